@@ -1,0 +1,1 @@
+"""Ask questions about pictures with LLaVA-1.5, from a browser, a Python client or the command line."""

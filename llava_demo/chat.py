@@ -1,0 +1,170 @@
+"""The values that cross the whole program: what is asked, how it is sampled, what comes back.
+
+They are frozen, comparable, valid from birth, and know nothing of I/O, torch and Gradio. A way in makes a
+`ChatRequest`; an engine turns it into `Chunk`s; the way in writes those out. Nothing else travels between the two.
+"""
+
+import math
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from llava_demo.errors import InvalidRequest
+from llava_demo.images import Image
+
+Role = Literal["system", "user", "assistant"]
+FinishReason = Literal["stop", "length"]
+
+MAX_MESSAGE_CHARACTERS = 6144  # Cloudflare's limit for the same model; longer text is refused, never cut
+MAX_STOP_STRINGS = 4  # OpenAI's limit
+MAX_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn. LLaVA-1.5 was trained with the pictures of a turn before its text; so are they kept here.
+
+    Raises:
+        InvalidRequest: an unknown role, more than MAX_MESSAGE_CHARACTERS characters, or pictures that the user did
+            not send.
+    """
+
+    role: Role
+    text: str
+    images: tuple[Image, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.role not in ("system", "user", "assistant"):
+            raise InvalidRequest(f"role is {self.role!r}; it must be system, user or assistant.", "messages")
+        if len(self.text) > MAX_MESSAGE_CHARACTERS:
+            raise InvalidRequest(
+                f"A message has {len(self.text):,} characters; at most {MAX_MESSAGE_CHARACTERS:,} are allowed.",
+                "messages",
+            )
+        if self.images and self.role != "user":
+            raise InvalidRequest(f"Only the user's messages may hold pictures; a {self.role} message does.", "messages")
+
+
+@dataclass(frozen=True)
+class Knob:
+    """What there is to know about one sampling parameter: its legal range, and its slider on the page."""
+
+    low: float
+    high: float
+    step: float
+    doc: str  # one sentence for people: slider help, API page, --help
+    is_whole: bool = False
+    page_default: float | None = None  # where the page starts, if not at the field's default
+    page_high: float | None = None  # where the slider ends, if before `high`
+    is_in_front: bool = False  # shown at once; the others stand behind "more"
+
+
+def _knob(default: Any, *args: Any, **kwargs: Any) -> Any:
+    return field(default=default, metadata={"knob": Knob(*args, **kwargs)})
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How the next token is drawn. The ranges here are the only ones: sliders, checks and documentation read them.
+
+    Raises:
+        InvalidRequest: a value that is no number, not finite, out of its range, or not whole where it must be;
+            `param` is its name. Whole numbers given as floats (5.0) are taken, booleans are not.
+    """
+
+    temperature: float = _knob(
+        0.2, 0, 2, 0.05, "0 always takes the likeliest token; higher is more varied.", page_high=1, is_in_front=True
+    )
+    top_p: float = _knob(
+        1.0, 0, 1, 0.05, "Keep the likeliest tokens up to this much probability.", page_default=0.7, is_in_front=True
+    )
+    max_tokens: int = _knob(
+        512, 1, 131_072, 1, "The longest answer, in tokens.", is_whole=True, page_high=1024, is_in_front=True
+    )
+    top_k: int = _knob(0, 0, 1000, 1, "Keep this many likeliest tokens; 0 keeps all.", is_whole=True, page_high=200)
+    min_p: float = _knob(0.0, 0, 1, 0.01, "Drop tokens less likely than this share of the likeliest; 0 keeps all.")
+    repetition_penalty: float = _knob(
+        1.0, 0.5, 2, 0.05, "Above 1 avoids tokens already in the prompt or the answer; 1 is off."
+    )
+    frequency_penalty: float = _knob(
+        0.0, -2, 2, 0.1, "Above 0 avoids tokens more, the more often the answer holds them; 0 is off."
+    )
+    presence_penalty: float = _knob(0.0, -2, 2, 0.1, "Above 0 avoids tokens that the answer already holds; 0 is off.")
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, knob in KNOBS.items():
+            object.__setattr__(self, name, _checked(name, getattr(self, name), knob.low, knob.high, knob.is_whole))
+        if self.seed is not None:
+            object.__setattr__(self, "seed", _checked("seed", self.seed, 0, MAX_SEED, is_whole=True))
+        is_list = isinstance(self.stop, list | tuple)
+        if not is_list or len(self.stop) > MAX_STOP_STRINGS or not all(isinstance(s, str) and s for s in self.stop):
+            raise InvalidRequest(f"stop must be at most {MAX_STOP_STRINGS} strings, none of them empty.", "stop")
+        object.__setattr__(self, "stop", tuple(self.stop))
+
+    @property
+    def is_greedy(self) -> bool:
+        """True where only one token can ever be drawn, so that no random number is needed."""
+        return self.temperature == 0 or self.top_p == 0 or self.top_k == 1 or self.min_p == 1
+
+
+KNOBS: dict[str, Knob] = {f.name: f.metadata["knob"] for f in fields(SamplingParams) if "knob" in f.metadata}
+
+
+def _checked(name: str, value: Any, low: float, high: float, is_whole: bool) -> float | int:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or not low <= value <= high or (is_whole and value != int(value)):
+        kind = "a whole number" if is_whole else "a number"
+        raise InvalidRequest(f"{name} is {value!r}; it must be {kind} from {low} to {high}.", name)
+    return int(value) if is_whole else float(value)
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """A conversation to be continued.
+
+    Raises:
+        InvalidRequest: no messages, or the last one is not the user's, or it has neither text nor pictures.
+    """
+
+    messages: tuple[Message, ...]
+    sampling: SamplingParams = SamplingParams()
+
+    def __post_init__(self) -> None:
+        if not self.messages or self.messages[-1].role != "user":
+            raise InvalidRequest("The last message must be the user's.", "messages")
+        last = self.messages[-1]
+        if not last.text.strip() and not last.images:
+            raise InvalidRequest("The last message is empty; write a question or add a picture.", "messages")
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        """Every picture of the conversation, in the order in which the model reads them."""
+        return tuple(image for message in self.messages for image in message.images)
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Token counts. `prompt_tokens` counts every picture as its feature rows (576 each for LLaVA-1.5)."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0  # of the prompt, those that were not computed again
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A piece of the answer. Exactly the last chunk of a stream has `finish_reason` and `usage`."""
+
+    text: str = ""
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True)
+class Completion:
+    """The whole answer: the texts of a stream's chunks joined, and what its last chunk says."""
+
+    text: str
+    finish_reason: FinishReason
+    usage: Usage

@@ -1,0 +1,66 @@
+"""Engines turn a `ChatRequest` into a stream of `Chunk`s. All answer alike; they differ in where and how."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from llava_demo.chat import ChatRequest, Chunk, Completion
+from llava_demo.errors import DemoError
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What was decided when the engine was made, and why. The page, `/info`, `check` and the log show it."""
+
+    model: str  # Hub id, folder name, or "miniature"
+    engine: str  # "generate"
+    device: str  # "CPU", "NVIDIA L4"
+    precision: str  # "4-bit NF4, float16 compute", "float32"
+    attention: str  # "sdpa", "flash_attention_2"
+    context_tokens: int
+    image_tokens: int  # that one ordinary picture takes
+    max_images: int  # in one conversation
+    is_miniature: bool
+    reasons: tuple[str, ...] = ()  # one sentence for each decision
+
+
+@dataclass(frozen=True)
+class EngineLoad:
+    """How busy the engine is at this moment."""
+
+    state: Literal["loading", "ready", "failed"]
+    running: int  # generations under way
+    waiting: int  # requests in line
+
+
+class Engine(Protocol):
+    info: EngineInfo
+
+    def stream(self, request: ChatRequest) -> AsyncGenerator[Chunk, None]:
+        """Answer `request`. Closing the generator early (`aclose`) cancels the work.
+
+        Yields:
+            Text as it comes; `Chunk()` without text as a heart-beat about twice a second while there is none, so that
+            a way in notices that its caller has gone; the last chunk, and only it, has `finish_reason` and `usage`.
+
+        Raises:
+            InvalidRequest: the caller's to mend; before the first text.
+            GenerationFailed: the model raised; the next request works.
+            EngineUnavailable: not now; the caller may try again.
+        """
+
+    def load(self) -> EngineLoad: ...
+
+    async def aclose(self) -> None: ...
+
+
+async def complete(engine: Engine, request: ChatRequest) -> Completion:
+    """The whole answer at once. Raises what `stream` raises."""
+    text = ""
+    async with aclosing(engine.stream(request)) as chunks:
+        async for chunk in chunks:
+            text += chunk.text
+            if chunk.finish_reason and chunk.usage:
+                return Completion(text, chunk.finish_reason, chunk.usage)
+    raise DemoError("The engine ended its stream without a last chunk.")

@@ -1,0 +1,64 @@
+"""What can go wrong, as a caller sees it: a status, a code, and words that can be acted on.
+
+    DemoError                     500  internal_error           a defect of ours
+    ├── InvalidRequest            400  invalid_request_error    the caller can mend it; `param` names the field
+    │   ├── InvalidImage          400  invalid_image            not a picture, or one that we refuse
+    │   │   └── ImageTooLarge     413  image_too_large          more bytes or pixels than are taken
+    │   └── PromptTooLong         400  context_length_exceeded  more tokens than the context holds
+    ├── GenerationFailed          500  generation_failed        the model raised while it answered
+    └── EngineUnavailable         503  engine_unavailable       not now: loading, out of memory, or a remote is down
+        └── EngineBusy            503  engine_busy              the line is full
+
+Every way in shows `str(error)` to its caller. So a message says what was wrong, what is allowed and what was given,
+and never holds a path, a prompt or a traceback.
+"""
+
+
+class DemoError(Exception):
+    """Something that a caller is told; `status` is the HTTP status, `code` the word for programs."""
+
+    status = 500
+    code = "internal_error"
+
+
+class InvalidRequest(DemoError):
+    """The caller's to mend; `param` is the field that is wrong, where there is one."""
+
+    status = 400
+    code = "invalid_request_error"
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class InvalidImage(InvalidRequest):
+    code = "invalid_image"
+
+
+class ImageTooLarge(InvalidImage):
+    status = 413
+    code = "image_too_large"
+
+
+class PromptTooLong(InvalidRequest):
+    code = "context_length_exceeded"
+
+
+class GenerationFailed(DemoError):
+    code = "generation_failed"
+
+
+class EngineUnavailable(DemoError):
+    """Worth another try after `retry_after_s` seconds."""
+
+    status = 503
+    code = "engine_unavailable"
+
+    def __init__(self, message: str, retry_after_s: int = 5) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class EngineBusy(EngineUnavailable):
+    code = "engine_busy"
