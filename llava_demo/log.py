@@ -1,0 +1,120 @@
+"""The program's log: one line per answer, written at its end, as text or as JSON.
+
+It never holds a prompt, a picture or a caller's address.
+"""
+
+import asyncio
+import json
+import logging
+import time
+import traceback
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from llava_demo.chat import Chunk, FinishReason, Usage
+from llava_demo.errors import DemoError
+
+LogFormat = Literal["text", "json"]
+
+logger = logging.getLogger("llava_demo")
+
+
+def setup(log_format: LogFormat = "text") -> None:
+    """Write the program's log to stderr. A second call replaces the first one's format."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Formatter(log_format))
+    for old in [h for h in logger.handlers if isinstance(h.formatter, _Formatter)]:
+        logger.removeHandler(old)
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+
+
+class Answer:
+    """Measures one answer while its chunks go by; times are in seconds since it was asked for."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+        self.first_token_s: float | None = None  # None until there is text
+        self.usage: Usage | None = None  # None until the last chunk
+        self.finish_reason: FinishReason | None = None
+
+    def saw(self, chunk: Chunk) -> None:
+        """Take note of a chunk; call it for each, heart-beats too."""
+        if chunk.text and self.first_token_s is None:
+            self.first_token_s = self.total_s
+        self.usage = chunk.usage or self.usage
+        self.finish_reason = chunk.finish_reason or self.finish_reason
+
+    @property
+    def total_s(self) -> float:
+        """Seconds until now."""
+        return time.perf_counter() - self._start
+
+
+@contextmanager
+def log_answer(door: str, engine: str, images: int) -> Iterator[Answer]:
+    """Log one line when the block ends, however it ends; pass every chunk to the answer's `saw`.
+
+        with log_answer("page", engine.info.engine, len(request.images)) as answer:
+            async with aclosing(engine.stream(request)) as chunks:
+                async for chunk in chunks:
+                    answer.saw(chunk)
+
+    `finish` is `stop` or `length`; a DemoError's code; `cancelled` where the caller went away or stopped it; or
+    `internal_error`, then with a line before it that has the traceback. What the block raises goes on. Of exceptions
+    the log has the class and the places in the code, not the words, for these may quote a prompt.
+    """
+    answer = Answer()
+    finish, cause = "cancelled", None
+    try:
+        yield answer
+        finish = answer.finish_reason or "cancelled"  # left without the last chunk: somebody pressed stop
+    except DemoError as error:
+        finish, cause = error.code, error.__cause__
+        raise
+    except (GeneratorExit, asyncio.CancelledError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        finish, cause = "internal_error", error
+        logger.error("a defect ended an answer", extra={"trace": "".join(traceback.format_tb(error.__traceback__))})
+        raise
+    finally:
+        logger.info("answer", extra={"fields": _fields(door, engine, images, answer, finish, cause)})
+
+
+def _fields(
+    door: str, engine: str, images: int, answer: Answer, finish: str, cause: BaseException | None
+) -> dict[str, object]:
+    usage = answer.usage
+    first = answer.first_token_s
+    fields = {
+        "id": uuid.uuid4().hex[:12],
+        "door": door,
+        "engine": engine,
+        "prompt_tokens": usage and usage.prompt_tokens,
+        "completion_tokens": usage and usage.completion_tokens,
+        "images": images,
+        "first_token_ms": None if first is None else round(first * 1000),
+        "total_ms": round(answer.total_s * 1000),
+        "finish": finish,
+        "cause": cause and type(cause).__name__,
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+class _Formatter(logging.Formatter):
+    def __init__(self, log_format: LogFormat) -> None:
+        super().__init__()
+        self._is_json = log_format == "json"
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields: dict[str, object] = getattr(record, "fields", {})
+        when = self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z")
+        trace: str = getattr(record, "trace", "")
+        if self._is_json:
+            line = {"time": when, "level": record.levelname.lower(), "message": record.getMessage(), **fields}
+            return json.dumps(line | ({"traceback": trace} if trace else {}), default=str)
+        pairs = "".join(f" {name}={value}" for name, value in fields.items())
+        return f"{when} {record.levelname} {record.getMessage()}{pairs}" + (f"\n{trace}" if trace else "")
