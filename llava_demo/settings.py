@@ -1,0 +1,196 @@
+"""`Settings`: everything that is set from outside. The only module that reads the environment or the command line.
+
+Each field is an option, `--max-queue`, and a variable, `LLAVA_MAX_QUEUE`; the option wins. Names, words, ranges and
+defaults stand at the fields and nowhere else. What a choice means for the machine at hand is decided elsewhere.
+"""
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin
+
+import annotated_types
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from llava_demo.images import ImageLimits
+
+
+class SettingError(ValueError):
+    """One sentence: the option or variable, what was given, what is allowed."""
+
+
+def _user_and_password(secret: SecretStr) -> SecretStr:
+    user, colon, password = secret.get_secret_value().partition(":")
+    if not (user and colon and password):
+        raise ValueError
+    return secret
+
+
+def _default_host() -> str:
+    return "0.0.0.0" if os.environ.get("SYSTEM") == "spaces" else "127.0.0.1"  # a Space is reached through a proxy
+
+
+class Settings(BaseSettings):
+    """What the program was told. `Settings(port=7861)` in Python; variables fill in what is not given.
+
+    A field's `title` says what is allowed where its type does not.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="LLAVA_", env_ignore_empty=True, frozen=True, extra="forbid", hide_input_in_errors=True
+    )
+
+    model: str = Field(
+        "auto",
+        min_length=1,
+        title="auto, miniature, a Hub id or a folder",
+        description="the checkpoint; auto is LLaVA-1.5-7B where there is a CUDA GPU, else the built-in miniature",
+    )
+    engine: Literal["auto", "generate"] = Field(
+        "auto", description="what answers; generate is transformers' own loop, one request at a time"
+    )
+    quantize: Literal["auto", "4bit", "8bit", "none"] = Field(
+        "auto", description="bits of the language model's weights; auto is 4bit (NF4) on CUDA, so that 7B fits in 8 GB"
+    )
+    dtype: Literal["auto", "float16", "bfloat16", "float32"] = Field(
+        "auto", description="type of the numbers computed with; auto is the fastest that the device does well"
+    )
+    attention: Literal["auto", "flash_attention_2", "sdpa", "eager"] = Field(
+        "auto",
+        description="how attention is computed; auto is flash attention where it is installed and able, else sdpa",
+    )
+    image_mode: Literal["pad", "crop", "resize"] = Field(
+        "pad",
+        description="how a picture becomes a square: pad keeps all of it, as LLaVA was trained; crop takes the middle, "
+        "as the Hub's processor does; resize squeezes it",
+    )
+
+    host: str = Field(
+        default_factory=_default_host,
+        min_length=1,
+        title="an address of this machine",
+        description="where to listen: 127.0.0.1 serves this machine only, 0.0.0.0, the default on Spaces, everybody",
+    )
+    port: int = Field(7860, ge=1, le=65_535, description="the port of the page")
+    share: bool = Field(False, description="also give the page a public address through Gradio's tunnel")
+    auth: Annotated[SecretStr, AfterValidator(_user_and_password)] | None = Field(
+        None,
+        title="USER:PASSWORD",
+        description="ask for a login; better as a variable, since everybody on the machine can read a command line",
+    )
+    log_format: Literal["text", "json"] = Field("text", description="the log's lines, for people or for programs")
+
+    max_concurrent: int = Field(16, ge=1, le=1024, description="most answers under way at once, where the engine can")
+    max_queue: int = Field(64, ge=0, le=10_000, description="most requests in line; one more is refused as busy")
+    max_images: int | None = Field(
+        None, ge=1, le=1000, description="most pictures in one conversation; if not set, as many as the context holds"
+    )
+    max_image_mb: int = Field(20, ge=1, le=1000, description="largest file of a picture")
+    max_image_megapixels: int = Field(50, ge=1, le=89, description="largest picture, by its header")
+
+    @property
+    def image_limits(self) -> ImageLimits:
+        return ImageLimits(max_bytes=self.max_image_mb * 2**20, max_pixels=self.max_image_megapixels * 1_000_000)
+
+    @property
+    def credentials(self) -> tuple[str, str] | None:
+        """User and password in plain text, for the login; None where there is none."""
+        if self.auth is None:
+            return None
+        user, _, password = self.auth.get_secret_value().partition(":")
+        return user, password
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> "Settings":
+        """Make settings of option texts by field name, and of the environment.
+
+        Raises:
+            SettingError: for the first value that is not allowed.
+        """
+        try:
+            return cls(**given)
+        except ValidationError as error:
+            name = str(error.errors()[0]["loc"][0])
+            raise SettingError(_complaint(name, error.errors()[0]["input"], is_option=name in given)) from None
+
+    @classmethod
+    def from_command_line(cls, arguments: Sequence[str] | None = None, program: str = "python app.py") -> "Settings":
+        """Read the options; after a bad one, or `--help`, the program ends with exit code 2, or 0."""
+        parser = OneLineParser(program, description="Serve the page on which people ask LLaVA-1.5 about pictures.")
+        add_options(parser)
+        try:
+            return cls.of(vars(parser.parse_args(arguments)))
+        except SettingError as error:
+            parser.error(str(error))
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argument parser whose complaints are one line, without the usage."""
+
+    def __init__(self, prog: str, **options: Any) -> None:
+        super().__init__(prog, allow_abbrev=False, argument_default=argparse.SUPPRESS, **options)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (--help lists the options)\n")
+
+
+GROUPS = {
+    "model": ("model", "engine", "quantize", "dtype", "attention", "image_mode"),
+    "server": ("host", "port", "share", "auth", "log_format"),
+    "limits": ("max_concurrent", "max_queue", "max_images", "max_image_mb", "max_image_megapixels"),
+}
+
+
+def add_options(parser: argparse.ArgumentParser, groups: Sequence[str] = tuple(GROUPS)) -> None:
+    """Add an option for each field of `groups`. Those that are not given are left out of the namespace."""
+    parser.epilog = "Each of these options is also read from a variable: --image-mode from LLAVA_IMAGE_MODE."
+    for group in groups:
+        section = parser.add_argument_group(group)
+        for name in GROUPS[group]:
+            _add_option(section, name, Settings.model_fields[name])
+
+
+def _add_option(section: Any, name: str, field: FieldInfo) -> None:
+    default = field.get_default(call_default_factory=True)
+    words = {False: "no", True: "yes"}.get(default, default)
+    text = f"{field.description}" + ("" if words is None else f" (default: {words})")
+    option = _option(name)
+    if field.annotation is bool:
+        section.add_argument(option, action=argparse.BooleanOptionalAction, help=text)
+    else:
+        metavar = "|".join(_choices(field)) or ("N" if _range(field) else name.upper())
+        section.add_argument(option, metavar=metavar, help=text)
+
+
+def _complaint(name: str, given: object, is_option: bool) -> str:
+    where = _option(name) if is_option else f"LLAVA_{name.upper()}"
+    if name not in Settings.model_fields:
+        return f"{where} is not an option."
+    field = Settings.model_fields[name]
+    is_secret = name == "auth"
+    return f"{where} is {'not of the right form' if is_secret else repr(given)}; it must be {_allowed(field)}."
+
+
+def _allowed(field: FieldInfo) -> str:
+    if field.title:
+        return field.title
+    if field.annotation is bool:
+        return "true or false"
+    limits = _range(field)
+    return f"a whole number from {limits[0]} to {limits[1]}" if limits else f"one of {', '.join(_choices(field))}"
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _choices(field: FieldInfo) -> tuple[str, ...]:
+    return get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+
+
+def _range(field: FieldInfo) -> tuple[Any, Any] | None:
+    low = [m.ge for m in field.metadata if isinstance(m, annotated_types.Ge)]
+    high = [m.le for m in field.metadata if isinstance(m, annotated_types.Le)]
+    return (low[0], high[0]) if low and high else None
