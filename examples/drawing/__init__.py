@@ -1,0 +1,1 @@
+"""The drawings behind the example pictures; `examples/draw.py` saves them."""
