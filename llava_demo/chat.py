@@ -4,7 +4,7 @@ They are frozen, comparable, valid from birth, and know nothing of I/O, torch an
 `ChatRequest`; an engine turns it into `Chunk`s; the way in writes those out. Nothing else travels between the two.
 """
 
-import math
+import reprlib
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
@@ -24,8 +24,8 @@ class Message:
     """One turn. LLaVA-1.5 was trained with the pictures of a turn before its text; so are they kept here.
 
     Raises:
-        InvalidRequest: an unknown role, more than MAX_MESSAGE_CHARACTERS characters, or pictures that the user did
-            not send.
+        InvalidRequest: an unknown role, pictures that the user did not send, text that is no text, or more than
+            MAX_MESSAGE_CHARACTERS characters of it; answers, which the model wrote, may be longer.
     """
 
     role: Role
@@ -34,8 +34,10 @@ class Message:
 
     def __post_init__(self) -> None:
         if self.role not in ("system", "user", "assistant"):
-            raise InvalidRequest(f"role is {self.role!r}; it must be system, user or assistant.", "messages")
-        if len(self.text) > MAX_MESSAGE_CHARACTERS:
+            raise InvalidRequest(f"role is {_shown(self.role)}; it must be system, user or assistant.", "messages")
+        if not _is_text(self.text):
+            raise InvalidRequest(f"A message's text is {_shown(self.text)}; it must be valid Unicode text.", "messages")
+        if len(self.text) > MAX_MESSAGE_CHARACTERS and self.role != "assistant":
             raise InvalidRequest(
                 f"A message has {len(self.text):,} characters; at most {MAX_MESSAGE_CHARACTERS:,} are allowed.",
                 "messages",
@@ -98,7 +100,7 @@ class SamplingParams:
         if self.seed is not None:
             object.__setattr__(self, "seed", _checked("seed", self.seed, 0, MAX_SEED, is_whole=True))
         is_list = isinstance(self.stop, list | tuple)
-        if not is_list or len(self.stop) > MAX_STOP_STRINGS or not all(isinstance(s, str) and s for s in self.stop):
+        if not is_list or len(self.stop) > MAX_STOP_STRINGS or not all(_is_text(s) and s for s in self.stop):
             raise InvalidRequest(f"stop must be at most {MAX_STOP_STRINGS} strings, none of them empty.", "stop")
         object.__setattr__(self, "stop", tuple(self.stop))
 
@@ -112,11 +114,23 @@ KNOBS: dict[str, Knob] = {f.name: f.metadata["knob"] for f in fields(SamplingPar
 
 
 def _checked(name: str, value: Any, low: float, high: float, is_whole: bool) -> float | int:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not is_number or not low <= value <= high or (is_whole and value != int(value)):
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not low <= value <= high or (is_whole and value != int(value)):  # NaN is in no range
         kind = "a whole number" if is_whole else "a number"
-        raise InvalidRequest(f"{name} is {value!r}; it must be {kind} from {low} to {high}.", name)
+        raise InvalidRequest(f"{name} is {_shown(value)}; it must be {kind} from {low} to {high}.", name)
     return int(value) if is_whole else float(value)
+
+
+def _is_text(value: Any) -> bool:
+    """False for half a character too (a lone surrogate, which JSON can spell): no tokenizer takes it."""
+    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def _shown(value: Any) -> str:
+    """What was given, cut to a length that fits a message."""
+    if isinstance(value, int) and value.bit_length() > 128:  # Python does not write out numbers of 4,300 digits
+        return "a huge number"
+    return reprlib.repr(value)
 
 
 @dataclass(frozen=True)
