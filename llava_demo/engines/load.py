@@ -1,0 +1,156 @@
+"""`load_engine`: from settings to an engine that answers. Decides the checkpoint; importing it costs nothing."""
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llava_demo.engines import Engine, EngineInfo
+from llava_demo.errors import EngineUnavailable
+from llava_demo.miniature import FOLDER
+from llava_demo.settings import Settings
+
+if TYPE_CHECKING:
+    from llava_demo.device import Hardware, Plan
+    from llava_demo.llava import Llava
+
+LLAVA_7B = "llava-hf/llava-1.5-7b-hf"
+LLAVA_7B_BYTES = 6 * 2**30  # in 4-bit with one conversation: 4.5 GiB of weights, CUDA's own and the cache of keys
+HUB_TIMEOUT_S = 5.0
+TEXT_AND_ANSWER_TOKENS = 512  # of the context that pictures leave free
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What is to be loaded: a Hub id or a folder, as transformers takes it, and why it is this one."""
+
+    source: str
+    reason: str
+    is_local: bool = True  # nothing is asked of the Hub
+
+    @property
+    def is_miniature(self) -> bool:
+        return self.source == str(FOLDER)
+
+    @property
+    def name(self) -> str:
+        """For people: never the path of a folder, only its name."""
+        if self.is_miniature:
+            return "miniature"
+        return Path(self.source).name if Path(self.source).is_dir() else self.source
+
+
+def load_engine(settings: Settings) -> Engine:
+    """Load what `settings` ask for; takes seconds for the miniature, minutes for a first download.
+
+    torch and transformers are imported here, so that importing this module is cheap.
+
+    Raises:
+        EngineUnavailable: the checkpoint cannot be had or loaded; the message says why.
+    """
+    from llava_demo.device import Hardware, Wishes, planned
+    from llava_demo.engines.generate import GenerateEngine
+
+    hardware = Hardware.found()
+    checkpoint = chosen_checkpoint(settings.model, hardware)
+    wishes = Wishes(settings.quantize, settings.dtype, settings.attention)
+    plan = planned(wishes, hardware, _stored_dtype(checkpoint), checkpoint.is_miniature)
+    started = time.monotonic()
+    _log.info("loading %s on %s, %s", checkpoint.name, hardware.name, plan.precision)
+    llava = _load(checkpoint, plan, settings)
+    info = _info(llava, checkpoint, plan, settings)
+    _log.info("loaded %s in %.1f s", checkpoint.name, time.monotonic() - started)
+    for reason in info.reasons:
+        _log.info(reason)
+    return GenerateEngine(llava, info, settings.max_queue)
+
+
+def chosen_checkpoint(model: str, hardware: "Hardware") -> Checkpoint:
+    """What `--model` means on this machine.
+
+    Raises:
+        EngineUnavailable: a Hub id was asked for, and it is neither on the Hub, as far as it can be reached, nor here.
+    """
+    if model == "auto":
+        return _automatic(hardware)
+    if model == "miniature":
+        return Checkpoint(str(FOLDER), "The built-in miniature, as asked.")
+    if Path(model).is_dir():
+        return Checkpoint(model, "The checkpoint in this folder, as asked.")
+    return _on_hub(model, f"{model}, as asked.")
+
+
+def _automatic(hardware: "Hardware") -> Checkpoint:
+    how = f"For the real one: a machine with an NVIDIA GPU, or --model {LLAVA_7B} and patience."
+    if not hardware.has_gpu:
+        return Checkpoint(str(FOLDER), f"The built-in miniature, since there is no CUDA GPU. {how}")
+    if hardware.free_bytes < LLAVA_7B_BYTES:
+        free = hardware.free_bytes / 2**30
+        return Checkpoint(
+            str(FOLDER), f"The built-in miniature: {free:.1f} GB of the GPU are free; LLaVA-1.5-7B needs 6. {how}"
+        )
+    try:
+        return _on_hub(LLAVA_7B, "LLaVA-1.5-7B, since there is a CUDA GPU with room for it.")
+    except EngineUnavailable as error:
+        return Checkpoint(str(FOLDER), f"The built-in miniature: {error} Restart when the Hub can be reached.")
+
+
+def _on_hub(model: str, reason: str) -> Checkpoint:
+    """One short question to the Hub: transformers would try for minutes before it gives up (5.23: 5 times a file)."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError, HTTPError, RepositoryNotFoundError
+
+    try:
+        is_here = isinstance(try_to_load_from_cache(model, "config.json"), str)
+        get_hf_file_metadata(hf_hub_url(model, "config.json"), timeout=HUB_TIMEOUT_S)
+    except HFValidationError as error:
+        raise EngineUnavailable(f"{model} is neither a folder nor a Hub id (owner/name).") from error
+    except RepositoryNotFoundError as error:
+        raise EngineUnavailable(f"The Hub has no checkpoint {model}, or it needs a login (HF_TOKEN).") from error
+    except (HTTPError, OSError) as error:
+        if is_here:
+            return Checkpoint(model, f"{reason} The Hub cannot be reached; this is the copy that was loaded before.")
+        raise EngineUnavailable(f"The Hub cannot be reached and {model} was never loaded here.") from error
+    return Checkpoint(model, reason, is_local=False)
+
+
+def _stored_dtype(checkpoint: Checkpoint):
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(checkpoint.source, local_files_only=checkpoint.is_local).dtype
+    except (OSError, ValueError) as error:
+        raise EngineUnavailable(f"{checkpoint.name} is no checkpoint that transformers can read.") from error
+
+
+def _load(checkpoint: Checkpoint, plan: "Plan", settings: Settings) -> "Llava":
+    import torch
+
+    from llava_demo.llava import Llava
+
+    try:
+        return Llava.load(checkpoint.source, plan, settings.image_mode, is_local=checkpoint.is_local)
+    except torch.OutOfMemoryError as error:
+        raise EngineUnavailable(f"The GPU has too little free memory for {checkpoint.name}.") from error
+    except (OSError, ValueError, ImportError) as error:
+        _log.debug("loading failed", exc_info=True)
+        raise EngineUnavailable(f"{checkpoint.name} could not be loaded: {error}") from error
+
+
+def _info(llava: "Llava", checkpoint: Checkpoint, plan: "Plan", settings: Settings) -> EngineInfo:
+    fitting = max(1, (llava.context_tokens - TEXT_AND_ANSWER_TOKENS) // llava.image_tokens)
+    return EngineInfo(
+        model=checkpoint.name,
+        engine="generate",
+        device=plan.hardware.name,
+        precision=plan.precision,
+        attention=plan.attention,
+        context_tokens=llava.context_tokens,
+        image_tokens=llava.image_tokens,
+        max_images=settings.max_images or fitting,
+        is_miniature=checkpoint.is_miniature,
+        reasons=(checkpoint.reason, *plan.reasons),
+    )
