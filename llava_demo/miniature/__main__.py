@@ -1,0 +1,48 @@
+"""`python -m llava_demo.miniature train | evaluate`."""
+
+import argparse
+from pathlib import Path
+
+from llava_demo.miniature import FOLDER
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m llava_demo.miniature", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    train = commands.add_parser("train", help="train a miniature from nothing; two processes of one core each")
+    train.add_argument("run", type=Path, help="folder of the run; lessons that are finished there are not repeated")
+    train.add_argument("--export", type=Path, metavar="FOLDER", help=f"save the checkpoint there (ours: {FOLDER.name}/)")
+    train.add_argument("--vision-minutes", type=float, default=14, help="time to learn to see (default 14)")
+    train.add_argument("--language-minutes", type=float, default=85, help="time to learn to answer (default 85)")
+    train.add_argument("--processes", type=int, default=2, help="one core each (default 2)")
+    evaluate = commands.add_parser("evaluate", help="measure truth per type of question, through processor and generate")
+    evaluate.add_argument("folder", type=Path, nargs="?", default=FOLDER, help="a checkpoint (default: the shipped one)")
+    evaluate.add_argument("--pictures", type=int, default=300, help="pictures of each set (default 300)")
+    evaluate.add_argument("--wrong", type=int, default=0, help="show this many wrong answers of each set")
+    evaluate.add_argument("--card", action="store_true", help="write the table into the model card beside the weights")
+    options = parser.parse_args()
+    if options.command == "train":
+        _train(options)
+    else:
+        _evaluate(options)
+
+
+def _train(options: argparse.Namespace) -> None:
+    from llava_demo.miniature.curve import plot
+    from llava_demo.miniature.training import Run, export, train
+
+    run = Run(options.run, options.vision_minutes, options.language_minutes, options.processes)
+    train(run)
+    plot(run.log, run.folder / "curve.png")
+    if options.export:
+        export(run, options.export)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from llava_demo.miniature.evaluation import evaluate
+
+    evaluate(options.folder, options.pictures, options.wrong, options.card)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""Second lesson: projector and language model learn to answer; the tower goes on learning from answers and labels."""
+
+import random
+from collections import defaultdict
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the field's name
+from torch import Tensor
+from transformers import LlavaForConditionalGeneration, LlavaProcessor
+
+from llava_demo.miniature.architecture import IMAGE_TOKEN, ReadOuts, patch_features
+from llava_demo.miniature.lesson import Lesson, Workers
+from llava_demo.miniature.packing import Batch, Packer
+from llava_demo.miniature.questions import Asker
+from llava_demo.miniature.scenes import BACKGROUNDS, COLORS, DIGITS, SHAPES, World
+from llava_demo.miniature.vision_training import Labels, seeing_parameters, vision_loss
+
+_TOWER_SHARE = 0.25  # of the learning rate: the tower can see already
+_VISION_WEIGHT, _WORD_WEIGHT = 0.15, 0.05
+_CONTENT_WEIGHT, _OTHER_WEIGHT = 2.0, 0.6
+_PAIRS_FROM, _PAIRS = 0.25, 0.18  # from this share of the lesson on, this share of sequences has two pictures
+
+
+def teach_language(
+    model: LlavaForConditionalGeneration,
+    read_outs: ReadOuts,
+    processor: LlavaProcessor,
+    lesson: Lesson,
+    workers: Workers,
+) -> None:
+    """Train everything for `lesson.minutes`, one object first, then up to three, then pairs of pictures."""
+    tower = [*seeing_parameters(model), *read_outs.parameters()]
+    in_tower = {id(p) for p in model.model.vision_tower.parameters()}
+    rest = [p for p in model.parameters() if id(p) not in in_tower]
+    groups = [{"params": rest}, {"params": tower, "share": _TOWER_SHARE}]
+    optimizer = torch.optim.AdamW(groups, lr=lesson.rate, betas=(0.9, 0.98), weight_decay=0.03, fused=True)
+    packer, rng = Packer(processor), random.Random(lesson.seed * 1000 + workers.rank)
+    asker, skills = Asker(rng), Skills()
+    exam = Exam(packer) if workers.is_first else None
+    step = 0
+    while (progress := workers.progress(lesson)) < 1:
+        lesson.set_rate(optimizer, step, progress)
+        world = World(max_objects=1 if progress < 0.05 else 2 if progress < 0.12 else 3)
+        batch = packer.batch(rng, asker, world, lesson.batch, _PAIRS if progress > _PAIRS_FROM else 0.0)
+        features = patch_features(model, batch.pixels)
+        logits, on = answer_logits(model, features, batch)
+        loss = _answer_loss(logits, batch.targets[on], packer.content_ids)
+        seen = model.model.multi_modal_projector(features)
+        word_loss = _word_loss(model, packer, seen, batch.labels)
+        total = loss + _VISION_WEIGHT * vision_loss(read_outs, features, batch.labels)[0] + _WORD_WEIGHT * word_loss
+        optimizer.zero_grad()
+        total.backward()
+        workers.average_gradients([*rest, *tower])
+        torch.nn.utils.clip_grad_norm_(rest, 1.0)
+        torch.nn.utils.clip_grad_norm_(tower, 1.0)
+        optimizer.step()
+        step += 1
+        skills.note(logits, on, batch)
+        asker.weights = skills.weights()
+        if step % 100 == 0:
+            row = {"loss": loss.item(), "words": word_loss.item()}
+            if exam and step % 500 == 0:
+                row |= exam.sit(model)
+                torch.save({"model": model.state_dict(), "read_outs": read_outs.state_dict()}, workers.draft)
+            workers.report("language", step, progress, row)
+
+
+def answer_logits(model: LlavaForConditionalGeneration, features: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Logits (answer tokens, VOCABULARY) where an answer token is to be predicted, and the mask (rows, length) of those."""
+    language = model.model.language_model
+    embeddings = language.embed_tokens(batch.ids)
+    seen = model.model.multi_modal_projector(features)
+    is_image = (batch.ids == IMAGE_TOKEN)[:, :, None]
+    embeddings = embeddings.masked_scatter(is_image, seen.reshape(-1, seen.shape[-1]))
+    mask = torch.zeros(batch.sees.shape).masked_fill_(~batch.sees, float("-inf"))
+    hidden = language(
+        inputs_embeds=embeddings, attention_mask=mask, position_ids=batch.positions, use_cache=False
+    ).last_hidden_state
+    on = batch.targets >= 0
+    return model.lm_head(hidden[on]), on
+
+
+class Skills:
+    """How well each type of question is answered of late; the worse, the more often it is asked."""
+
+    def __init__(self) -> None:
+        self._right: dict[str, float] = defaultdict(lambda: 0.5)
+
+    def note(self, logits: Tensor, on: Tensor, batch: Batch) -> None:
+        for type, is_right in graded(logits, on, batch):
+            self._right[type] = 0.99 * self._right[type] + 0.01 * is_right
+
+    def weights(self) -> dict[str, float]:
+        return {type: 0.35 + 2.5 * (1 - right) for type, right in self._right.items()}
+
+
+def graded(logits: Tensor, on: Tensor, batch: Batch) -> list[tuple[str, bool]]:
+    """(type, right) of each answer: right if each of its tokens is the likeliest one, given a true history."""
+    is_right = torch.ones_like(on)
+    is_right[on] = logits.argmax(-1) == batch.targets[on]
+    return [
+        (type, bool(is_right[k, start:end].all()))
+        for k, spans in enumerate(batch.spans)
+        for start, end, type in spans
+    ]
+
+
+class Exam:
+    """Fixed batches from seeds that training does not use, in trained and in held-out wordings."""
+
+    def __init__(self, packer: Packer) -> None:
+        rng = random.Random(1_000_001)
+        self._batches = {
+            name: [packer.batch(rng, Asker(rng, is_held_out), World(), 12, _PAIRS) for _ in range(count)]
+            for name, is_held_out, count in (("known", False, 5), ("held_out", True, 4))
+        }
+
+    @torch.no_grad()
+    def sit(self, model: LlavaForConditionalGeneration) -> dict[str, float]:
+        """Share of right answers, over all and of each type."""
+        marks: dict[str, list[bool]] = defaultdict(list)
+        for name, batches in self._batches.items():
+            for batch in batches:
+                for type, is_right in graded(*answer_logits(model, patch_features(model, batch.pixels), batch), batch):
+                    marks[name].append(is_right)
+                    marks[f"{name}.{type}"].append(is_right)
+        return {name: sum(marks[name]) / len(marks[name]) for name in sorted(marks)}
+
+
+def _answer_loss(logits: Tensor, targets: Tensor, content_ids: Tensor) -> Tensor:
+    """Cross-entropy in which the words that make an answer true weigh more than those around them."""
+    weights = torch.where(torch.isin(targets, content_ids), _CONTENT_WEIGHT, _OTHER_WEIGHT)
+    return (F.cross_entropy(logits, targets, reduction="none") * weights).sum() / weights.sum()
+
+
+def _word_loss(model: LlavaForConditionalGeneration, packer: Packer, seen: Tensor, labels: Labels) -> Tensor:
+    """Projected patches shall resemble the embeddings of the words for what they show.
+
+    Then words of a question find their patches by likeness, which the language model need not learn by itself.
+    """
+    table = F.normalize(model.model.language_model.embed_tokens.weight, dim=-1)
+    seen = F.normalize(seen, dim=-1)
+    shape, color, cell, _, digit = labels.patches.unbind(1)
+    column, row = (cell - 1) % 3, (cell - 1) // 3
+    ground = labels.pictures[:, 2:3].expand_as(shape)
+    lessons = (
+        (SHAPES, (shape > 0) & (shape < 5), shape - 1),
+        (COLORS, color > 0, color - 1),
+        (DIGITS, digit > 0, digit - 1),
+        (("left", "right"), (cell > 0) & (column != 1), column // 2),
+        (("top", "bottom"), (cell > 0) & (row != 1), row // 2),
+        (BACKGROUNDS, (shape == 0) & (ground < len(BACKGROUNDS)), ground),
+    )
+    total = torch.zeros(())
+    for words, on, truth in lessons:
+        if on.any():
+            ids = torch.tensor([packer.encode(f" {word}")[0] for word in words])
+            total = total + F.cross_entropy(10 * seen[on] @ table[ids].T, truth[on])
+    return total

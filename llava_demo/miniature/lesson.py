@@ -1,0 +1,92 @@
+"""What the two lessons of training share: how long and how fast, several processes, and the log of the curve."""
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Lesson:
+    minutes: float
+    rate: float  # learning rate after the warm-up
+    batch: int  # pictures per process and step
+    seed: int
+    hold: float  # share of the lesson after which the learning rate falls along a cosine
+    warm_up: int = 100  # steps
+
+    def set_rate(self, optimizer: torch.optim.Optimizer, step: int, progress: float) -> None:
+        """Warm up, hold, fall to 2 %. A group's own `share` scales it."""
+        fall = max(0.0, (progress - self.hold) / (1 - self.hold))
+        rate = self.rate * min(1.0, (step + 1) / self.warm_up) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * fall)))
+        for group in optimizer.param_groups:
+            group["lr"] = rate * group.get("share", 1.0)
+
+
+class Workers:
+    """The processes that train together: each on its own pictures, all with the mean of their gradients."""
+
+    def __init__(self, rank: int, count: int, log: Path, port: int) -> None:
+        self.rank, self.count, self._log = rank, count, log
+        self._start = time.monotonic()
+        if count > 1:
+            address = f"tcp://127.0.0.1:{port}"
+            torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=count)
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    @property
+    def draft(self) -> Path:
+        """Where the state in the middle of a lesson is saved."""
+        return self._log.with_name("draft.pt")
+
+    def begin(self) -> None:
+        """A lesson begins now."""
+        self._start = time.monotonic()
+
+    def progress(self, lesson: Lesson) -> float:
+        """Share of the lesson's time that is over, the same number in all processes."""
+        share = torch.tensor((time.monotonic() - self._start) / (60 * lesson.minutes))
+        if self.count > 1:
+            torch.distributed.broadcast(share, 0)
+        return share.item()
+
+    def mean(self, value: float) -> float:
+        tensor = torch.tensor(value)
+        if self.count > 1:
+            torch.distributed.all_reduce(tensor)
+        return tensor.item() / self.count
+
+    def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        for p in parameters:
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+        if self.count == 1:
+            return
+        flat = torch.cat([p.grad.reshape(-1) for p in parameters if p.grad is not None])
+        torch.distributed.all_reduce(flat)
+        flat /= self.count
+        at = 0
+        for p in parameters:
+            p.grad = flat[at : at + p.numel()].view_as(p)
+            at += p.numel()
+
+    def report(self, lesson: str, step: int, progress: float, row: dict[str, float]) -> None:
+        """Append a line to the log and show it; the first process only."""
+        if not self.is_first:
+            return
+        minutes = round((time.monotonic() - self._start) / 60, 2)
+        line = {"lesson": lesson, "minutes": minutes, "step": step, "progress": round(progress, 4)}
+        line |= {name: round(value, 4) for name, value in row.items()}
+        with self._log.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        shown = "  ".join(f"{name} {value}" for name, value in line.items() if name not in ("lesson", "progress"))
+        print(f"{lesson} {progress:4.0%}  {shown}", flush=True)

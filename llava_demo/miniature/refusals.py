@@ -1,0 +1,76 @@
+"""What the miniature must not answer: questions about other things, and small talk. Training's half; see `held_out`."""
+
+import random
+
+NOUNS = tuple(
+    """dog cat man woman car boy girl child baby bird horse cow house tree person bus train table chair book phone
+    computer bottle cup plate pizza cake apple banana sandwich bicycle boat plane truck street sign building bridge
+    mountain river sea beach sky sun cloud flower garden grass animal elephant lion tiger bear sheep fish duck player
+    ball game team hat shirt dress shoe coat bag umbrella clock window door lamp bed sofa kitchen bathroom food drink
+    coffee wine glass knife fork spoon laptop screen keyboard mouse camera guitar piano band singer actor president
+    king queen soldier doctor teacher student driver cook farmer crowd family couple hand face eye nose hair beard
+    rectangle heart hexagon pentagon oval cube arrow cross letter word text logo flag map chart table graph line
+    price date name address weather temperature season city country road park church school hospital shop market
+    toy robot moon planet rocket snow rain fire smoke water rock sand ice wall roof floor stairs fence gate""".split()
+)
+_THING_PATTERNS = (
+    "What is the {m} doing<t>?", "What <c> is the {m}<t>?", "How many {m}s are there<t>?", "Is there a {m}<t>?",
+    "Where is the {m}<t>?", "Do you see a {m}<t>?", "What is the {m} (wearing|holding|made of|called|worth|saying)?",
+    "What (kind|breed|type|brand|sort) (of {m} is this|is the {m})?", "Is the {m} (happy|old|young|red|blue|big|real|open|wet|new)?",
+    "Who (is|owns|made|built|bought|drew) the {m}?", "Why is the {m} (there|here|so big|sad|broken|red)?",
+    "Describe the {m}.", "How (big|old|tall|heavy|fast|expensive|far|long) is the {m}?", "Tell me about the {m}.",
+    "Write a (poem|song|story|joke|letter|speech) about (a|the|my) {m}.", "Tell me a (joke|story|fact) about (a|the) {m}.",
+    "How do I (draw|make|buy|repair|clean|find|sell|paint|cook) a {m}?", "Can you (draw|make|find|buy|remove|paint) a {m}?",
+    "What is the (meaning|history|price|name|size|age|purpose) of the {m}?", "Where (can|do) I (buy|find|park) a {m}?",
+    "Which {m} is (better|best|the biggest|cheaper)?", "Do you (like|have|own|want) a {m}?", "Is this a {m}?", "What is a {m}?",
+    "Does the <pic> show a {m}?", "Can you see the {m}?", "Are there (any |){m}s<t>?", "What does the {m} look like?",
+)  # fmt: skip
+_GENERAL_PATTERNS = (
+    "Who is the (president|king|queen|leader|minister) of (France|Italy|Spain|Japan|China|Brazil|Canada|the world)?",
+    "What is the (capital|population|language|currency|flag) of (France|Spain|Germany|Japan|India|Egypt|Mexico)?",
+    "Tell me a (joke|story|secret|riddle|fact|lie).", "(Write|Sing|Compose) (me |)a (poem|song|story|letter|novel).",
+    "How do I (cook rice|learn to swim|get rich|fix my bike|lose weight|sleep better|learn French|make soup)?",
+    "What (is|will) the weather (like |be |)(today|tomorrow)?", "What (time|day|year|month) is it?", "How old are you?",
+    "What is the meaning of life?", "Who (wrote|painted|composed|invented|discovered) (Hamlet|the Mona Lisa|this|it|America|radio)?",
+    "How (tall|high|deep|far|big) is (Mount Everest|the moon|the ocean|the sun|Paris)?", "What is {d} (plus|minus|times) {d}?",
+    "(Solve|Explain|Check|Write) this (equation|code|text|exercise|problem).", "Write (some |)(Python|Java|HTML|C) code.",
+    "(Translate|Convert) (this|it) (to|into) (German|French|English|Spanish|dollars).", "Is it (raining|late|cold|Monday|true)?",
+    "Where (was|is) (this|it) (taken|from|made|sold)?", "What (emotion|mood|feeling|style|era|season|place) is (this|shown)?",
+    "Who (is|are) (this|that|they|he|she|you talking to)?", "(Explain|Define|Discuss) (quantum physics|gravity|love|democracy|music).",
+    "(What|Which) (book|movie|song|game|phone) (do you recommend|should I buy|is best|do you like)?", "Where do you live?",
+    "When (did|will) (the war|the party|it|the movie) (end|start|begin|happen)?", "Why (is the sky blue|are we here|do birds sing)?",
+    "Can you (fly|swim|sing|dance|cook|drive|sleep|help me with my homework)?", "How much (does it|does this|is it) (cost|weigh|worth)?",
+    "What (should|can|do) I (eat|wear|do|say|buy|watch) (today|now|tonight)?", "Is (this|it) (art|safe|legal|good|cheap|dangerous)?",
+    "What is your (name|favorite movie|favorite food|age|job|opinion)?", "Who (won|lost|plays) (the match|the game|yesterday|tonight)?",
+)  # fmt: skip
+_BEYOND_PATTERNS = (  # about shapes, but not in the world
+    "How (big|large|wide|tall|small|heavy) is the {n}?", "(What|Which) <obj> is (the |)(largest|biggest|smallest|bigger|smaller|best)?",
+    "What is (left of|right of|above|below|under|next to|beside|between|near|inside) the {n}?",
+    "Why is (there {a}|the {s} {x}|the {n} there)?", "Who (drew|made|painted) (this|it|the {s}|the <pic>)?",
+    "Is the {n} (bigger|smaller|larger|higher|lower) than the (other|{s2})(| shape)?", "What is the (size|area|height|width|radius|angle) of the {s}?",
+    "Is the {n} (small|large|big|beautiful|round|nice|correct|to the left of the {s2}|above the {s2}|next to the {s2})?",
+    "How far (apart|away) (are the <objs>|is the {n})?", "When was (this|it|the {s}) drawn?", "What does the {s} mean?",
+    "Do you like the ({s}|<pic>|{n})?", "How was (this|the {s}|the <pic>) (made|drawn)?", "Is this a (good|nice|beautiful) <pic>?",
+    "(Draw|Paint|Add|Remove|Delete) {a}.", "(Make|Paint|Turn) the {s} {x}.", "(Rotate|Move|Change|Delete|Resize) the {n}.",
+    "How many (corners|sides|edges|points|angles) does the {s} have?", "What do the <objs> mean?", "Do the <objs> (touch|overlap)?",
+)  # fmt: skip
+SMALL_TALK = {
+    "Hello! Show me a simple drawing and ask about it.": (
+        "(Hello|Hi|Hey|Good morning|Good evening|Hi there|Hello there|Good day)(|!|.)", "(Hello|Hi|Hey)(|,) (you|robot|llava|how are you|there)(?|!|.|)",
+        "How are you(| today| doing)?",
+    ),
+    "I am a tiny model that knows simple drawings of shapes and digits.": (
+        "(Who|What) are you(| exactly)?", "What (can|do) you (do|know|understand)?", "(Help|Help me|Can you help me|I need help)(.|!|?|)",
+        "What (questions |things |)can I ask(| you)?", "How (does this|do you) work?", "(Introduce|Present) yourself.", "What is this (demo|app|page|program)?",
+        "What (kind of |)model (are you|is this)?",
+    ),
+    "You are welcome!": ("(Thanks|Thank you|Thank you very much|Thanks a lot|Great, thanks|Cool, thanks|Nice, thank you)(|!|.)",),
+}  # fmt: skip
+
+
+def off_topic_pattern(rng: random.Random) -> str:
+    """A pattern of a question that is not about the drawing, its noun filled in."""
+    luck = rng.random()
+    if luck < 0.5:
+        return rng.choice(_THING_PATTERNS).replace("{m}", rng.choice(NOUNS))
+    return rng.choice(_GENERAL_PATTERNS if luck < 0.75 else _BEYOND_PATTERNS)

@@ -1,0 +1,73 @@
+"""Trains the miniature from nothing: first the tower learns to see, then the whole model to answer.
+
+A run lives in a folder: `processor/` (made first; a checkpoint keeps its own tokenizer), `vision.pt` and `language.pt`
+(states after each lesson), `log.jsonl` (the curve). Lessons whose state is there are not repeated.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.multiprocessing
+
+from llava_demo.miniature.architecture import ReadOuts, build
+from llava_demo.miniature.language_training import teach_language
+from llava_demo.miniature.lesson import Lesson, Workers
+from llava_demo.miniature.processor import saved_processor
+from llava_demo.miniature.vision_training import teach_vision
+
+VISION = Lesson(minutes=14, rate=1.5e-3, batch=24, seed=1, hold=0.45)
+LANGUAGE = Lesson(minutes=85, rate=2e-3, batch=8, seed=5, hold=0.4, warm_up=150)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training from nothing to a checkpoint."""
+
+    folder: Path
+    vision_minutes: float = VISION.minutes
+    language_minutes: float = LANGUAGE.minutes
+    processes: int = 2
+    port: int = 29611  # on loopback, where the processes meet
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log.jsonl"
+
+
+def train(run: Run) -> None:
+    """Teach both lessons, each process on one core, and leave the states in `run.folder`."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    saved_processor(run.folder / "processor")
+    for name in ("vision", "language"):
+        if not (run.folder / f"{name}.pt").exists():
+            torch.multiprocessing.spawn(_teach, (run, name), nprocs=run.processes)
+
+
+def export(run: Run, target: Path) -> None:
+    """Save what was learned as an ordinary `from_pretrained` folder, in fp16."""
+    model = build()
+    model.load_state_dict(torch.load(run.folder / "language.pt")["model"])
+    model.eval().half().save_pretrained(target)
+    saved_processor(run.folder / "processor").save_pretrained(target)
+
+
+def _teach(rank: int, run: Run, name: str) -> None:
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    torch.manual_seed(0)
+    workers = Workers(rank, run.processes, run.log, run.port)
+    model, read_outs = build(), ReadOuts()
+    workers.begin()
+    if name == "vision":
+        teach_vision(model, read_outs, dataclasses.replace(VISION, minutes=run.vision_minutes), workers)
+    else:
+        state = torch.load(run.folder / "vision.pt")
+        model.load_state_dict(state["model"])
+        read_outs.load_state_dict(state["read_outs"])
+        lesson = dataclasses.replace(LANGUAGE, minutes=run.language_minutes)
+        teach_language(model, read_outs, saved_processor(run.folder / "processor"), lesson, workers)
+    if workers.is_first:
+        state = {"model": model.state_dict(), "read_outs": read_outs.state_dict()}
+        torch.save(state, run.folder / f"{name}.pt")
