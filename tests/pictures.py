@@ -6,10 +6,12 @@ from typing import Any
 import PIL.Image
 
 
-def encoded(picture: PIL.Image.Image, format: str, **options: Any) -> bytes:
-    """The picture as the bytes of a file."""
+def encoded(picture: PIL.Image.Image, format: str, frames: tuple[PIL.Image.Image, ...] = (), **options: Any) -> bytes:
+    """The picture as the bytes of a file, before other frames or pages if there are any."""
     file = io.BytesIO()
-    picture.save(file, format, **options)
+    if frames:  # copies: Pillow 12 leaves the options of one format in a picture for the next
+        options |= {"save_all": True, "append_images": [frame.copy() for frame in frames]}
+    picture.copy().save(file, format, **options)
     return file.getvalue()
 
 

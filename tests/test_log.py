@@ -1,0 +1,145 @@
+"""One line per answer, however it ended, with nothing of what was said."""
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
+
+import pytest
+
+from llava_demo import log
+from llava_demo.chat import Chunk, Usage
+from llava_demo.errors import EngineBusy, GenerationFailed
+
+SECRET = "my secret question"
+LAST = Chunk("!", "stop", Usage(prompt_tokens=600, completion_tokens=2))
+
+
+@pytest.fixture(autouse=True)
+def fresh_logger() -> Iterator[None]:
+    before = list(log.logger.handlers), log.logger.level
+    yield
+    log.logger.handlers[:], log.logger.level = before
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
+    return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+
+
+def test_an_answer_is_one_line_with_its_counts_and_times(capsys: pytest.CaptureFixture[str]) -> None:
+    log.setup("json")
+    with log.log_answer("page", "generate", images=1) as answer:
+        for chunk in (Chunk(), Chunk("A cat"), LAST):
+            answer.saw(chunk)
+    [line] = lines(capsys)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4}", str(line.pop("time")))
+    assert re.fullmatch("[0-9a-f]{12}", str(line.pop("id")))
+    first, total = line.pop("first_token_ms"), line.pop("total_ms")
+    assert isinstance(first, int)
+    assert isinstance(total, int)
+    assert 0 <= first <= total < 1000
+    assert line == {
+        "level": "info",
+        "message": "answer",
+        "door": "page",
+        "engine": "generate",
+        "prompt_tokens": 600,
+        "completion_tokens": 2,
+        "images": 1,
+        "finish": "stop",
+    }
+    assert answer.usage == LAST.usage
+    assert answer.first_token_s is not None
+
+
+def test_a_text_line_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    log.setup("text")
+    with log.log_answer("page", "generate", images=0) as answer:
+        answer.saw(LAST)
+    assert re.fullmatch(
+        r"\S+ INFO answer id=\w{12} door=page engine=generate prompt_tokens=600 completion_tokens=2 images=0 "
+        r"first_token_ms=\d+ total_ms=\d+ finish=stop\n",
+        capsys.readouterr().err,
+    )
+
+
+def test_heart_beats_are_no_first_token(capsys: pytest.CaptureFixture[str]) -> None:
+    log.setup("json")
+    with log.log_answer("page", "generate", images=0) as answer:
+        answer.saw(Chunk())
+    [line] = lines(capsys)
+    assert "first_token_ms" not in line
+    assert line["finish"] == "cancelled"  # the block was left without the last chunk
+
+
+def test_a_refusal_is_logged_by_its_code_and_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    log.setup("json")
+    with pytest.raises(EngineBusy), log.log_answer("client", "generate", images=0):
+        raise EngineBusy("The line is full.")
+    [line] = lines(capsys)
+    assert line["finish"] == "engine_busy"
+
+
+def test_the_cause_of_a_failure_is_logged_without_its_words(capsys: pytest.CaptureFixture[str]) -> None:
+    log.setup("json")
+    with pytest.raises(GenerationFailed), log.log_answer("client", "generate", images=0):
+        raise GenerationFailed("The model failed.") from ValueError(SECRET)
+    [line] = lines(capsys)
+    assert (line["finish"], line["cause"]) == ("generation_failed", "ValueError")
+    assert SECRET not in json.dumps(line)
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_a_defect_is_logged_with_its_place_and_without_its_words(
+    log_format: log.LogFormat, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log.setup(log_format)
+    question = SECRET
+    with pytest.raises(KeyError), log.log_answer("page", "generate", images=0):
+        raise KeyError(question)
+    written = capsys.readouterr().err
+    assert "test_log.py" in written
+    assert "raise KeyError(question)" in written
+    assert "finish" in written
+    assert "internal_error" in written
+    assert SECRET not in written
+
+
+@pytest.mark.parametrize("how", ["closed", "cancelled"])
+def test_an_answer_that_nobody_waits_for_is_logged_as_cancelled(how: str, capsys: pytest.CaptureFixture[str]) -> None:
+    log.setup("json")
+
+    async def answer() -> AsyncGenerator[Chunk, None]:
+        with log.log_answer("page", "generate", images=0) as measured:
+            while True:
+                measured.saw(Chunk("word "))
+                yield Chunk("word ")
+                await asyncio.sleep(10)
+
+    async def ask() -> None:
+        async with aclosing(answer()) as chunks:
+            async for _ in chunks:
+                if how == "closed":
+                    return
+
+    async def ask_for_a_moment() -> None:
+        task = asyncio.create_task(ask())
+        await asyncio.wait([task], timeout=0.05)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(ask_for_a_moment())
+    [line] = lines(capsys)
+    assert line["finish"] == "cancelled"
+    assert "first_token_ms" in line
+
+
+def test_setting_the_log_up_again_changes_its_format_and_does_not_double_its_lines(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    log.setup("text")
+    log.setup("json")
+    with log.log_answer("page", "generate", images=0) as answer:
+        answer.saw(LAST)
+    assert len(lines(capsys)) == 1
