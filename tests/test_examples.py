@@ -1,0 +1,88 @@
+"""The example pictures: as drawn, complete, and answered truthfully by the miniature."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image as Pictures
+from PIL import ImageChops
+
+from llava_demo.chat import ChatRequest, Message, SamplingParams
+from llava_demo.engines import Engine, complete
+from llava_demo.engines.load import load_engine
+from llava_demo.images import Image
+from llava_demo.settings import Settings
+
+FOLDER = Path(__file__).parents[1] / "examples"
+EXAMPLES = json.loads((FOLDER / "examples.json").read_text(encoding="utf-8"))
+NAMES = [example["image"] for example in EXAMPLES]
+
+# What a true answer to the question on the card must hold, and what every true description of the picture holds.
+TRUTHS = {
+    "circle-and-square.png": (("red circle", "blue square"), ("red circle", "blue square")),
+    "night-star.png": (("yellow",), ("yellow star",)),
+    "three-shapes.png": (("three",), ("green triangle", "purple star", "orange circle")),
+    "two-squares.png": (("yellow square", "purple square"), ("yellow square", "purple square")),
+    "seven.png": (("7",), ("7", "red")),
+    "night-four.png": (("4", "green"), ("4", "green")),
+}
+WORDS_OF_THE_WORLD = ("circle", "square", "triangle", "star", "red", "green", "blue", "yellow", "orange", "purple")
+
+
+@pytest.fixture(scope="module")
+def miniature() -> Engine:
+    return load_engine(Settings(model="miniature"))
+
+
+def answer(engine: Engine, name: str, prompt: str) -> str:
+    question = Message("user", prompt, (Image.from_path(FOLDER / name),))
+    return asyncio.run(complete(engine, ChatRequest((question,), SamplingParams(temperature=0)))).text
+
+
+def test_the_script_draws_the_committed_pictures_again_pixel_for_pixel(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, FOLDER / "draw.py", tmp_path], check=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(NAMES)
+    for name in NAMES:
+        with Pictures.open(tmp_path / name) as drawn, Pictures.open(FOLDER / name) as committed:
+            assert drawn.size == committed.size, name
+            assert ImageChops.difference(drawn, committed).getbbox() is None, f"{name} is old: run make examples"
+
+
+def test_every_example_says_what_to_show_and_for_which_model() -> None:
+    for example in EXAMPLES:
+        assert set(example) == {"image", "title", "prompt", "for"}, example
+        assert example["for"] in ("miniature", "7b")
+        assert example["title"].strip() and example["prompt"].strip()
+    assert len(set(NAMES)) == len(NAMES) >= 10
+    assert [e["image"] for e in EXAMPLES if e["for"] == "miniature"] == list(TRUTHS)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_picture_is_sharp_on_a_card_and_light_on_a_phone(name: str) -> None:
+    with Pictures.open(FOLDER / name) as picture:
+        width, height = picture.size
+    assert 600 <= width <= 1000 and 600 <= height <= 1000
+    assert (FOLDER / name).stat().st_size < 200_000
+
+
+@pytest.mark.parametrize("name", TRUTHS)
+def test_the_miniature_answers_its_cards_truthfully(miniature: Engine, name: str) -> None:
+    prompt = next(example["prompt"] for example in EXAMPLES if example["image"] == name)
+    on_card, described = TRUTHS[name]
+    assert_true(answer(miniature, name, prompt), on_card, described)
+    assert_true(answer(miniature, name, "What is in this picture?"), described, described)
+
+
+def assert_true(said: str, needed: tuple[str, ...], allowed: tuple[str, ...]) -> None:
+    """`said` holds all that is needed, and names no shape or colour that is not in the picture."""
+    assert all(words in said for words in needed), said
+    there = " ".join((*needed, *allowed))
+    assert not [word for word in WORDS_OF_THE_WORLD if word in said and word not in there], said
+
+
+@pytest.mark.parametrize("name", [example["image"] for example in EXAMPLES if example["for"] == "7b"])
+def test_the_miniature_says_that_it_does_not_know_the_other_pictures(miniature: Engine, name: str) -> None:
+    assert "only know simple drawings" in answer(miniature, name, "What is in this picture?")
