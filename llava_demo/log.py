@@ -67,20 +67,21 @@ def log_answer(door: str, engine: str, images: int) -> Iterator[Answer]:
     the log has the class and the places in the code, not the words, for these may quote a prompt.
     """
     answer = Answer()
-    finish, cause = "cancelled", None
+    failure: str | None = None
+    cause: BaseException | None = None
     try:
         yield answer
-        finish = answer.finish_reason or "cancelled"  # left without the last chunk: somebody pressed stop
     except DemoError as error:
-        finish, cause = error.code, error.__cause__
+        failure, cause = error.code, error.__cause__
         raise
-    except (GeneratorExit, asyncio.CancelledError, KeyboardInterrupt):
+    except (GeneratorExit, asyncio.CancelledError, KeyboardInterrupt, BrokenPipeError):
         raise
     except BaseException as error:
-        finish, cause = "internal_error", error
+        failure, cause = "internal_error", error
         logger.error("a defect ended an answer", extra={"trace": "".join(traceback.format_tb(error.__traceback__))})
         raise
     finally:
+        finish = failure or answer.finish_reason or "cancelled"  # without a last chunk, somebody pressed stop
         logger.info("answer", extra={"fields": _fields(door, engine, images, answer, finish, cause)})
 
 

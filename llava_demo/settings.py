@@ -52,7 +52,7 @@ class Settings(BaseSettings):
         "auto", description="what answers; generate is transformers' own loop, one request at a time"
     )
     quantize: Literal["auto", "4bit", "8bit", "none"] = Field(
-        "auto", description="bits of the language model's weights; auto is 4bit (NF4) on CUDA, so that 7B fits in 8 GB"
+        "auto", description="bits of the language model's weights; auto is 4bit (NF4) on CUDA, so that 7B takes 5 GB"
     )
     dtype: Literal["auto", "float16", "bfloat16", "float32"] = Field(
         "auto", description="type of the numbers computed with; auto is the fastest that the device does well"
@@ -61,11 +61,17 @@ class Settings(BaseSettings):
         "auto",
         description="how attention is computed; auto is flash attention where it is installed and able, else sdpa",
     )
+
     image_mode: Literal["pad", "crop", "resize"] = Field(
         "pad",
         description="how a picture becomes a square: pad keeps all of it, as LLaVA was trained; crop takes the middle, "
         "as the Hub's processor does; resize squeezes it",
     )
+    max_images: int | None = Field(
+        None, ge=1, le=1000, description="most pictures in one conversation; if not set, as many as the context holds"
+    )
+    max_image_mb: int = Field(20, ge=1, le=1000, description="largest file of a picture")
+    max_image_megapixels: int = Field(50, ge=1, le=89, description="largest picture, by its header")
 
     host: str = Field(
         default_factory=_default_host,
@@ -81,14 +87,7 @@ class Settings(BaseSettings):
         description="ask for a login; better as a variable, since everybody on the machine can read a command line",
     )
     log_format: Literal["text", "json"] = Field("text", description="the log's lines, for people or for programs")
-
-    max_concurrent: int = Field(16, ge=1, le=1024, description="most answers under way at once, where the engine can")
     max_queue: int = Field(64, ge=0, le=10_000, description="most requests in line; one more is refused as busy")
-    max_images: int | None = Field(
-        None, ge=1, le=1000, description="most pictures in one conversation; if not set, as many as the context holds"
-    )
-    max_image_mb: int = Field(20, ge=1, le=1000, description="largest file of a picture")
-    max_image_megapixels: int = Field(50, ge=1, le=89, description="largest picture, by its header")
 
     @property
     def image_limits(self) -> ImageLimits:
@@ -137,15 +136,15 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 GROUPS = {
-    "model": ("model", "engine", "quantize", "dtype", "attention", "image_mode"),
-    "server": ("host", "port", "share", "auth", "log_format"),
-    "limits": ("max_concurrent", "max_queue", "max_images", "max_image_mb", "max_image_megapixels"),
+    "model": ("model", "engine", "quantize", "dtype", "attention"),
+    "pictures": ("image_mode", "max_images", "max_image_mb", "max_image_megapixels"),
+    "server": ("host", "port", "share", "auth", "log_format", "max_queue"),
 }
 
 
 def add_options(parser: argparse.ArgumentParser, groups: Sequence[str] = tuple(GROUPS)) -> None:
     """Add an option for each field of `groups`. Those that are not given are left out of the namespace."""
-    parser.epilog = "Each of these options is also read from a variable: --image-mode from LLAVA_IMAGE_MODE."
+    parser.epilog = f"The options of {', '.join(groups)} are also variables: --image-mode is LLAVA_IMAGE_MODE."
     for group in groups:
         section = parser.add_argument_group(group)
         for name in GROUPS[group]:

@@ -135,6 +135,24 @@ def test_an_answer_that_nobody_waits_for_is_logged_as_cancelled(how: str, capsys
     assert "first_token_ms" in line
 
 
+def test_an_answer_whose_last_chunk_was_seen_is_not_cancelled_by_closing_it(capsys: pytest.CaptureFixture[str]) -> None:
+    """A way in that passes chunks on is closed while it stands at its last yield."""
+    log.setup("json")
+
+    async def answer() -> AsyncGenerator[Chunk, None]:
+        with log.log_answer("page", "generate", images=0) as measured:
+            measured.saw(LAST)
+            yield LAST
+
+    async def take_the_first() -> None:
+        async with aclosing(answer()) as chunks:
+            await anext(chunks)
+
+    asyncio.run(take_the_first())
+    [line] = lines(capsys)
+    assert line["finish"] == "stop"
+
+
 def test_setting_the_log_up_again_changes_its_format_and_does_not_double_its_lines(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

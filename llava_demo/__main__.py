@@ -1,0 +1,177 @@
+"""The command line: `python -m llava_demo serve | ask | check`. Heavy things are imported when a command needs them."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llava_demo import log
+from llava_demo.chat import KNOBS, MAX_SEED, MAX_STOP_STRINGS, ChatRequest, Message, SamplingParams
+from llava_demo.errors import DemoError, InvalidImage, InvalidRequest
+from llava_demo.images import Image, ImageLimits
+from llava_demo.settings import OneLineParser, SettingError, Settings, add_options
+
+if TYPE_CHECKING:
+    from llava_demo.engines import Engine
+
+PROGRAM = "python -m llava_demo"
+INTERRUPTED = 130  # what shells report for Ctrl-C: 128 + SIGINT
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 1 after an error, 2 after a bad option, 130 after Ctrl-C."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parser = OneLineParser(PROGRAM, description="Ask questions about pictures with LLaVA-1.5.", epilog=_COMMANDS_HELP)
+    parser.add_argument("command", choices=COMMANDS, metavar="serve|ask|check")
+    command = COMMANDS[parser.parse_args(given[:1]).command]
+    try:
+        return command(given[1:])
+    except SettingError as error:
+        return _failed(error, 2)
+    except DemoError as error:
+        return _failed(error, 1)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # as in `ask ... | head -1`; Python would complain once more when it flushes at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def serve(arguments: Sequence[str]) -> int:
+    settings = Settings.from_command_line(arguments, f"{PROGRAM} serve")
+    from llava_demo.serve import launch
+
+    launch(settings)
+    return 0
+
+
+def ask(arguments: Sequence[str]) -> int:
+    parser = OneLineParser(
+        f"{PROGRAM} ask",
+        usage=f"{PROGRAM} ask [options] [IMAGE ...] PROMPT",
+        description="Stream one answer to the terminal. Standard output holds the answer and nothing else.",
+    )
+    parser.add_argument("words", nargs="+", metavar="IMAGE ... PROMPT", help="picture files, then the question")
+    _add_sampling_options(parser)
+    add_options(parser, ("model", "pictures"))
+    given = vars(parser.parse_intermixed_args(arguments))
+    *paths, prompt = given.pop("words")
+    if not paths and Path(prompt).is_file():
+        parser.error("a question is missing after the picture.")
+    try:
+        sampling = SamplingParams(**{f.name: given.pop(f.name) for f in fields(SamplingParams) if f.name in given})
+        settings = Settings.of(given)
+    except (InvalidRequest, SettingError) as error:
+        parser.error(str(error))
+    images = tuple(_image(path, settings.image_limits) for path in paths)
+    request = ChatRequest((Message("user", prompt, images),), sampling)
+
+    log.setup(settings.log_format)
+    from llava_demo.engines.load import load_engine
+
+    asyncio.run(_write_answer(load_engine(settings), request))
+    return 0
+
+
+def check(arguments: Sequence[str]) -> int:
+    parser = OneLineParser(
+        f"{PROGRAM} check", description="Load the model, say what was chosen for this machine and why, and end."
+    )
+    add_options(parser, ("model", "pictures"))
+    settings = Settings.of(vars(parser.parse_args(arguments)))
+    from llava_demo.engines.load import load_engine
+
+    sys.stdout.write(_report(load_engine(settings)))
+    return 0
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"serve": serve, "ask": ask, "check": check}
+_COMMANDS_HELP = (
+    "serve: the page and its API. ask: one answer in the terminal. check: what was chosen for this machine, and why. "
+    "Each has its own --help."
+)
+
+
+def _failed(error: Exception, exit_code: int) -> int:
+    sys.stderr.write(f"{PROGRAM}: {error}\n")
+    return exit_code
+
+
+def _add_sampling_options(parser: OneLineParser) -> None:
+    section = parser.add_argument_group("sampling")
+    for name, knob in KNOBS.items():
+        default = getattr(SamplingParams(), name)
+        words = f"{knob.doc} From {knob.low} to {knob.high} (default: {default})"
+        section.add_argument(f"--{name.replace('_', '-')}", type=_number, metavar="N", help=words)
+    section.add_argument(
+        "--seed", type=_number, metavar="N", help=f"The same seed draws the same answer; 0 to {MAX_SEED}"
+    )
+    words = f"The answer ends before this text; may be given {MAX_STOP_STRINGS} times"
+    section.add_argument("--stop", action="append", metavar="TEXT", help=words)
+
+
+def _number(text: str) -> float | str:
+    """A number where it is one; of what is none `SamplingParams` says what is wanted."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
+
+
+def _image(path: str, limits: ImageLimits) -> Image:
+    try:
+        return Image.from_path(path, limits)
+    except InvalidImage as error:
+        raise type(error)(f"{path}: {error}") from error
+
+
+async def _write_answer(engine: "Engine", request: ChatRequest) -> None:
+    try:
+        with log.log_answer("ask", engine.info.engine, len(request.images)) as answer:
+            async with aclosing(engine.stream(request)) as chunks:
+                async for chunk in chunks:
+                    answer.saw(chunk)
+                    sys.stdout.write(chunk.text)
+                    sys.stdout.flush()
+            sys.stdout.write("\n")
+    finally:
+        await engine.aclose()
+
+
+def _report(engine: "Engine") -> str:
+    info = engine.info
+    rows = {
+        "model": info.model,
+        "engine": info.engine,
+        "device": info.device,
+        "precision": info.precision,
+        "attention": info.attention,
+        "memory": _memory(),
+        "context": f"{info.context_tokens:,} tokens",
+        "pictures": f"{info.image_tokens} tokens each, at most {info.max_images} in a conversation",
+    }
+    lines = [f"{name:<10} {value}" for name, value in rows.items()]
+    return "\n".join([*lines, "", *(f"- {reason}" for reason in info.reasons)]) + "\n"
+
+
+def _memory() -> str:
+    import psutil  # type: ignore[import-untyped]
+    import torch
+
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        taken, place = torch.cuda.memory_allocated(), "the GPU"
+    else:
+        taken, place = psutil.Process().memory_info().rss, "the machine"
+        free, total = psutil.virtual_memory().available, psutil.virtual_memory().total
+    return f"{taken / 2**30:.1f} GB taken, {free / 2**30:.1f} of {total / 2**30:.1f} GB of {place} free"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
