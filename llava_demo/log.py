@@ -1,6 +1,7 @@
 """The program's log: one line per answer, written at its end, as text or as JSON.
 
-It never holds a prompt, a picture or a caller's address.
+It never holds a prompt, a picture or a caller's address. So exceptions are logged with their classes and their places in
+the code, but without their words, which may quote a prompt.
 """
 
 import asyncio
@@ -63,8 +64,7 @@ def log_answer(door: str, engine: str, images: int) -> Iterator[Answer]:
                     answer.saw(chunk)
 
     `finish` is `stop` or `length`; a DemoError's code; `cancelled` where the caller went away or stopped it; or
-    `internal_error`, then with a line before it that has the traceback. What the block raises goes on. Of exceptions
-    the log has the class and the places in the code, not the words, for these may quote a prompt.
+    `internal_error`, then with a line before it that has the traceback. What the block raises goes on.
     """
     answer = Answer()
     failure: str | None = None
@@ -78,7 +78,7 @@ def log_answer(door: str, engine: str, images: int) -> Iterator[Answer]:
         raise
     except BaseException as error:
         failure, cause = "internal_error", error
-        logger.error("a defect ended an answer", extra={"trace": "".join(traceback.format_tb(error.__traceback__))})
+        logger.exception("a defect ended an answer")
         raise
     finally:
         finish = failure or answer.finish_reason or "cancelled"  # without a last chunk, somebody pressed stop
@@ -113,9 +113,18 @@ class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         fields: dict[str, object] = getattr(record, "fields", {})
         when = self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z")
-        trace: str = getattr(record, "trace", "")
+        trace = _trace(record.exc_info[1]) if record.exc_info else ""
         if self._is_json:
             line = {"time": when, "level": record.levelname.lower(), "message": record.getMessage(), **fields}
             return json.dumps(line | ({"traceback": trace} if trace else {}), default=str)
         pairs = "".join(f" {name}={value}" for name, value in fields.items())
         return f"{when} {record.levelname} {record.getMessage()}{pairs}" + (f"\n{trace}" if trace else "")
+
+
+def _trace(error: BaseException | None) -> str:
+    """The places and classes of an exception and of those that led to it, the first one first."""
+    chain = []
+    while error is not None:
+        chain.append("".join(traceback.format_tb(error.__traceback__)) + type(error).__qualname__)
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return "\n".join(reversed(chain))

@@ -91,18 +91,19 @@ def test_the_cause_of_a_failure_is_logged_without_its_words(capsys: pytest.Captu
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
-def test_a_defect_is_logged_with_its_place_and_without_its_words(
+def test_a_defect_is_logged_with_its_places_and_without_its_words(
     log_format: log.LogFormat, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log.setup(log_format)
     question = SECRET
     with pytest.raises(KeyError), log.log_answer("page", "generate", images=0):
-        raise KeyError(question)
+        try:
+            int(question)
+        except ValueError as error:
+            raise KeyError(question) from error
     written = capsys.readouterr().err
-    assert "test_log.py" in written
-    assert "raise KeyError(question)" in written
-    assert "finish" in written
-    assert "internal_error" in written
+    for expected in ("test_log.py", "int(question)", "ValueError", "raise KeyError(question)", "internal_error"):
+        assert expected in written
     assert SECRET not in written
 
 
