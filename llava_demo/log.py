@@ -1,7 +1,7 @@
 """The program's log: one line per answer, written at its end, as text or as JSON.
 
-It never holds a prompt, a picture or a caller's address. So exceptions are logged with their classes and their places in
-the code, but without their words, which may quote a prompt.
+It never holds a prompt, a picture or a caller's address. So exceptions are logged with their classes and their places
+in the code, but without their words, which may quote a prompt.
 """
 
 import asyncio
