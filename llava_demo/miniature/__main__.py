@@ -1,6 +1,7 @@
 """`python -m llava_demo.miniature train | evaluate`."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from llava_demo.miniature import FOLDER
@@ -11,14 +12,21 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     train = commands.add_parser("train", help="train a miniature from nothing; two processes of one core each")
     train.add_argument("run", type=Path, help="folder of the run; lessons that are finished there are not repeated")
-    train.add_argument("--export", type=Path, metavar="FOLDER", help=f"save the checkpoint there (ours: {FOLDER.name}/)")
+    train.add_argument(
+        "--export", type=Path, metavar="FOLDER", help=f"save the checkpoint there (ours: {FOLDER.name}/)"
+    )
     train.add_argument("--vision-minutes", type=float, default=14, help="time to learn to see (default 14)")
     train.add_argument("--language-minutes", type=float, default=85, help="time to learn to answer (default 85)")
     train.add_argument("--processes", type=int, default=2, help="one core each (default 2)")
-    evaluate = commands.add_parser("evaluate", help="measure truth per type of question, through processor and generate")
-    evaluate.add_argument("folder", type=Path, nargs="?", default=FOLDER, help="a checkpoint (default: the shipped one)")
+    evaluate = commands.add_parser(
+        "evaluate", help="measure truth per type of question, through processor and generate"
+    )
+    evaluate.add_argument(
+        "folder", type=Path, nargs="?", default=FOLDER, help="a checkpoint (default: the shipped one)"
+    )
     evaluate.add_argument("--pictures", type=int, default=300, help="pictures of each set (default 300)")
     evaluate.add_argument("--wrong", type=int, default=0, help="show this many wrong answers of each set")
+    evaluate.add_argument("--quantize", choices=("auto", "4bit", "none"), default="auto", help="as for the demo")
     evaluate.add_argument("--card", action="store_true", help="write the table into the model card beside the weights")
     options = parser.parse_args()
     if options.command == "train":
@@ -39,9 +47,19 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from llava_demo.miniature.evaluation import evaluate
+    from llava_demo.device import Hardware, Wishes, planned
+    from llava_demo.llava import Llava
+    from llava_demo.miniature.evaluation import evaluate, table, write_card
 
-    evaluate(options.folder, options.pictures, options.wrong, options.card)
+    plan = planned(Wishes(options.quantize), Hardware.found(), None, True)
+    results = evaluate(Llava.load(str(options.folder), plan, is_local=True), options.pictures)
+    sys.stdout.write(table(results) + "\n")
+    for name, marks in results.items():
+        for mark in [mark for mark in marks if not mark.is_right][: options.wrong]:
+            asked = f"{name} | {mark.turn.type} | {mark.turn.question}"
+            sys.stdout.write(f"{asked} | true: {mark.turn.answer} | said: {mark.answer}\n")
+    if options.card:
+        write_card(options.folder, table(results))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,9 @@ _FONT_FAMILIES = ("dejavu", "liberation", "freefont", "ubuntu", "roboto", "open-
 def font_files() -> tuple[str, ...]:
     """The installed fonts with ordinary digits; empty where none is."""
     files = (p for family in _FONT_FAMILIES for p in sorted((_FONT_FOLDER / family).rglob("*.ttf")))
-    return tuple(str(p) for p in files if not any(word in p.name for word in ("Math", "ExtraLight", "Thin", "Hairline")))
+    return tuple(
+        str(p) for p in files if not any(word in p.name for word in ("Math", "ExtraLight", "Thin", "Hairline"))
+    )
 
 
 @cache
@@ -55,10 +57,8 @@ def draw(scene: Scene, rng: random.Random, side: int) -> tuple[Image.Image, Box 
         picture = _as_jpeg(picture, rng.randint(55, 92))
     square = Image.new("RGB", (full, full), CLIP_MEAN_RGB)
     square.paste(picture, ((full - width) // 2, (full - height) // 2))
-    if rng.random() < 0.5:
-        small = square.reduce(scale)
-    else:
-        small = square.resize((side, side), Image.Resampling.BICUBIC)
+    is_box = rng.random() < 0.5
+    small = square.reduce(scale) if is_box else square.resize((side, side), Image.Resampling.BICUBIC)
     return _disturbed(small, rng, scene.difficulty), box
 
 

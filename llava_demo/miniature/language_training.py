@@ -63,10 +63,12 @@ def teach_language(
                 row |= exam.sit(model)
                 torch.save({"model": model.state_dict(), "read_outs": read_outs.state_dict()}, workers.draft)
             workers.report("language", step, progress, row)
+    if exam:
+        workers.report("language", step, 1.0, exam.sit(model))
 
 
 def answer_logits(model: LlavaForConditionalGeneration, features: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Logits (answer tokens, VOCABULARY) where an answer token is to be predicted, and the mask (rows, length) of those."""
+    """Logits (answer tokens, VOCABULARY) where an answer token is to be predicted; where that is, (rows, length)."""
     language = model.model.language_model
     embeddings = language.embed_tokens(batch.ids)
     seen = model.model.multi_modal_projector(features)
@@ -99,9 +101,7 @@ def graded(logits: Tensor, on: Tensor, batch: Batch) -> list[tuple[str, bool]]:
     is_right = torch.ones_like(on)
     is_right[on] = logits.argmax(-1) == batch.targets[on]
     return [
-        (type, bool(is_right[k, start:end].all()))
-        for k, spans in enumerate(batch.spans)
-        for start, end, type in spans
+        (type, bool(is_right[k, start:end].all())) for k, spans in enumerate(batch.spans) for start, end, type in spans
     ]
 
 

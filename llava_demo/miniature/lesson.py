@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -89,4 +90,5 @@ class Workers:
         with self._log.open("a") as file:
             file.write(json.dumps(line) + "\n")
         shown = "  ".join(f"{name} {value}" for name, value in line.items() if name not in ("lesson", "progress"))
-        print(f"{lesson} {progress:4.0%}  {shown}", flush=True)
+        sys.stdout.write(f"{lesson} {progress:4.0%}  {shown}\n")
+        sys.stdout.flush()

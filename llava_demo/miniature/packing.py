@@ -20,8 +20,10 @@ from llava_demo.miniature.vision_training import Labels, paint
 
 _IGNORED = -100  # as a target: nothing is learned there
 _PICTURE, _ALONE, _PADDING = 0, -2, -1  # segments; dialogues count from 1, _ALONE has no picture
-_CONTENT = (*COLORS, *SHAPES, *(f"{s}s" for s in SHAPES), *BACKGROUNDS, *DIGITS,
-            "Yes", "No", "no", "one", "two", "three", "top", "bottom", "left", "right", "center", "first", "second")  # fmt: skip
+_CONTENT = (
+    *COLORS, *SHAPES, *(f"{shape}s" for shape in SHAPES), *BACKGROUNDS, *DIGITS,
+    "Yes", "No", "no", "one", "two", "three", "top", "bottom", "left", "right", "center", "first", "second",
+)  # fmt: skip
 
 
 @dataclass
@@ -89,7 +91,7 @@ class Packer:
         return torch.tensor([row + [padding] * (self.length - len(row)) for row in rows])
 
     def _tokens(self, turns: Sequence[Turn], is_first: bool) -> tuple[list[int], list[int], list[tuple[int, int, str]]]:
-        """Ids, targets and answer spans of turns; `is_first` where `USER:` (and a picture) stand before them already."""
+        """Ids, targets and answer spans; `is_first` where `USER:` (and a picture) stand before the turns already."""
         ids: list[int] = []
         targets: list[int] = []
         spans = []

@@ -7,8 +7,9 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import CLIPImageProcessorPil, LlavaProcessor, PreTrainedTokenizerFast
 
+from llava_demo.miniature.answers import CELLS
 from llava_demo.miniature.architecture import BOS, CONTEXT, PATCH, SIDE, VOCABULARY
-from llava_demo.miniature.questions import CELLS, Asker
+from llava_demo.miniature.questions import Asker
 from llava_demo.miniature.scenes import BACKGROUNDS, COLORS, DIGITS, SHAPES, World
 
 # Word for word the template of llava-hf/llava-1.5-7b-hf, so that the prompts look the same.
@@ -19,7 +20,8 @@ CHAT_TEMPLATE = (
     "{% for content in message['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>\n' }}{% endfor %}"
     "{# Render all text next #}"
     "{% if message['role'] != 'assistant' %}"
-    "{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}{{ content['text'] + ' '}}{% endfor %}"
+    "{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}"
+    "{{ content['text'] + ' '}}{% endfor %}"
     "{% else %}"
     "{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}"
     "{% generation %}{{ content['text'] + ' '}}{% endgeneration %}{% endfor %}"
@@ -55,9 +57,7 @@ def make_processor() -> LlavaProcessor:
         model_max_length=CONTEXT,
     )
     return LlavaProcessor(
-        image_processor=CLIPImageProcessorPil(
-            size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}
-        ),
+        image_processor=CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}),
         tokenizer=tokenizer,
         patch_size=PATCH,
         vision_feature_select_strategy="default",

@@ -5,25 +5,38 @@ a question about a picture that is no drawing of the world, or about something e
 """
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from llava_demo.miniature.answers import (
+    NO_PICTURE,
+    NOT_A_DRAWING,
+    NOT_MY_TOPIC,
+    TWO_PICTURES,
+    contents,
+    description,
+    how_many,
+    place,
+    thing,
+    with_article,
+)
 from llava_demo.miniature.held_out import HELD_OUT
 from llava_demo.miniature.held_out import OFF_TOPIC as HELD_OUT_OFF_TOPIC
+from llava_demo.miniature.phrasing import phrase, roughened
 from llava_demo.miniature.refusals import SMALL_TALK, off_topic_pattern
 from llava_demo.miniature.scenes import COLORS, DIGITS, SHAPES, Scene, Shape, World
-from llava_demo.miniature.wordings import PATTERNS, phrase, roughened
+from llava_demo.miniature.wordings import PATTERNS
 
-NOT_A_DRAWING = "I only know simple drawings of shapes and digits, and this does not look like one."
-NOT_MY_TOPIC = "Sorry, I can only answer simple questions about drawings of shapes and digits."
-NO_PICTURE = "Please show me a picture first."
-TWO_PICTURES = "With two pictures I can only say what is in the first or in the second one."
-
-NUMBERS = ("no", "one", "two", "three")
-CELLS = (
-    "in the top left", "at the top", "in the top right", "on the left", "in the center", "on the right",
-    "in the bottom left", "at the bottom", "in the bottom right",
-)  # fmt: skip
+_OF_SHAPES = {  # how often each type is asked about shapes
+    "describe": 1.6, "count_all": 0.9, "count": 1.6, "exists": 2.6, "color": 2.4, "is_color": 1.8, "shape": 1.8,
+    "where": 3.0, "background": 0.9, "number": 0.15, "has_number": 0.15, "is_number": 0.1, "number_color": 0.1,
+    "off_topic": 1.1,
+}  # fmt: skip
+_OF_DIGITS = {
+    "describe": 1.6, "number": 2.2, "number_color": 1.2, "has_number": 0.7, "is_number": 1.4, "background": 0.6,
+    "off_topic": 0.8, "count_all": 0.2, "count": 0.2, "exists": 0.5, "color": 0.2, "is_color": 0.15, "shape": 0.2,
+    "where": 0.2,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -31,38 +44,6 @@ class Turn:
     question: str
     answer: str
     type: str
-
-
-def with_article(words: str) -> str:
-    return ("an " if words[0] in "aeio" else "a ") + words
-
-
-def joined(words: Iterable[str]) -> str:
-    *most, last = words
-    return f"{', '.join(most)} and {last}" if most else last
-
-
-def thing(shape: str | None = None, color: str | None = None, is_plural: bool = False) -> str:
-    return (f"{color} " if color else "") + (shape or "shape") + ("s" if is_plural else "")
-
-
-def contents(scene: Scene) -> str:
-    """`a red circle and a blue square`, or `the number 7 in red`."""
-    if scene.digit:
-        return f"the number {scene.digit} in {scene.digit_color}"
-    return joined(with_article(f"{o.color} {o.shape}") for o in scene.objects)
-
-
-def description(scene: Scene) -> str:
-    return f"The image shows {contents(scene)}."
-
-
-def how_many(count: int, shape: str | None = None, color: str | None = None) -> str:
-    return f"There {'is' if count < 2 else 'are'} {NUMBERS[count]} {thing(shape, color, count > 1)}."
-
-
-def place(o: Shape) -> str:
-    return CELLS[3 * o.row + o.column]
 
 
 class Asker:
@@ -77,12 +58,16 @@ class Asker:
 
     # Wording ------------------------------------------------------------------------------------------------------
 
-    def ask(self, type: str, shape: str | None = None, color: str | None = None, other: str = "", digit: str = "") -> str:
+    def ask(
+        self, type: str, shape: str | None = None, color: str | None = None, other: str = "", digit: str = ""
+    ) -> str:
         """A question of this type about a thing; `other` is a colour that is asked for."""
         pattern = self.rng.choice((HELD_OUT if self.is_held_out else PATTERNS)[type])
         return self._worded(pattern, shape, color, other, digit)
 
-    def _worded(self, pattern: str, shape: str | None = None, color: str | None = None, other: str = "", digit: str = "") -> str:
+    def _worded(
+        self, pattern: str, shape: str | None = None, color: str | None = None, other: str = "", digit: str = ""
+    ) -> str:
         rng, words = self.rng, phrase(pattern, self.rng)
         if shape and "{s}" in pattern and rng.random() < 0.06 and not self.is_held_out:
             words = words.replace("the {s}", "the {s} shape")
@@ -132,13 +117,21 @@ class Asker:
 
     def color(self, scene: Scene) -> Turn:
         shape, _ = self._target(scene, 0.88, "s")
-        return Turn(self.ask("color", shape), self._about(scene, shape, None, lambda o: f"The {shape} is {o.color}."), "color")
+        return Turn(
+            self.ask("color", shape), self._about(scene, shape, None, lambda o: f"The {shape} is {o.color}."), "color"
+        )
 
     def is_color(self, scene: Scene) -> Turn:
         shape, _ = self._target(scene, 0.93, "s")
         truth = [o.color for o in scene.matching(shape)]
-        asked = truth[0] if truth and self.rng.random() < 0.5 else self.rng.choice([o.color for o in scene.objects] + list(COLORS))
-        answer = self._about(scene, shape, None, lambda o: f"{'Yes' if o.color == asked else 'No'}, the {shape} is {o.color}.")
+        asked = (
+            truth[0]
+            if truth and self.rng.random() < 0.5
+            else self.rng.choice([o.color for o in scene.objects] + list(COLORS))
+        )
+        answer = self._about(
+            scene, shape, None, lambda o: f"{'Yes' if o.color == asked else 'No'}, the {shape} is {o.color}."
+        )
         return Turn(self.ask("is_color", shape, other=asked), answer, "is_color")
 
     def shape(self, scene: Scene) -> Turn:
@@ -148,13 +141,19 @@ class Asker:
 
     def where(self, scene: Scene) -> Turn:
         target = self._target(scene, 0.9, "ssbc")
-        return Turn(self.ask("where", *target), self._about(scene, *target, lambda o: f"The {thing(*target)} is {place(o)}."), "where")
+        return Turn(
+            self.ask("where", *target),
+            self._about(scene, *target, lambda o: f"The {thing(*target)} is {place(o)}."),
+            "where",
+        )
 
     def background(self, scene: Scene) -> Turn:
         return Turn(self.ask("background"), f"The background is {scene.background}.", "background")
 
     def number(self, scene: Scene) -> Turn:
-        return Turn(self.ask("number"), f"The number is {scene.digit}." if scene.digit else "There is no number.", "number")
+        return Turn(
+            self.ask("number"), f"The number is {scene.digit}." if scene.digit else "There is no number.", "number"
+        )
 
     def has_number(self, scene: Scene) -> Turn:
         answer = f"Yes, the number is {scene.digit}." if scene.digit else "No, there is no number."
@@ -162,7 +161,11 @@ class Asker:
 
     def is_number(self, scene: Scene) -> Turn:
         asked = scene.digit if scene.digit and self.rng.random() < 0.5 else self.rng.choice(DIGITS)
-        answer = f"{'Yes' if asked == scene.digit else 'No'}, the number is {scene.digit}." if scene.digit else "No, there is no number."
+        answer = (
+            f"{'Yes' if asked == scene.digit else 'No'}, the number is {scene.digit}."
+            if scene.digit
+            else "No, there is no number."
+        )
         return Turn(self.ask("is_number", digit=asked), answer, "is_number")
 
     def number_color(self, scene: Scene) -> Turn:
@@ -190,21 +193,12 @@ class Asker:
 
     # Dialogues ----------------------------------------------------------------------------------------------------
 
-    _OF_SHAPES = {
-        "describe": 1.6, "count_all": 0.9, "count": 1.6, "exists": 2.6, "color": 2.4, "is_color": 1.8, "shape": 1.8, "where": 3.0,
-        "background": 0.9, "number": 0.15, "has_number": 0.15, "is_number": 0.1, "number_color": 0.1, "off_topic": 1.1,
-    }  # fmt: skip
-    _OF_DIGITS = {
-        "describe": 1.6, "number": 2.2, "number_color": 1.2, "has_number": 0.7, "is_number": 1.4, "background": 0.6, "off_topic": 0.8,
-        "count_all": 0.2, "count": 0.2, "exists": 0.5, "color": 0.2, "is_color": 0.15, "shape": 0.2, "where": 0.2,
-    }  # fmt: skip
-
     def one(self, scene: Scene) -> Turn:
         """One question about the scene."""
         if scene.kind == "other":
             asked = self.one(World().sample(self.rng, self.rng.choice(("shapes", "shapes", "digit"))))
             return Turn(asked.question, NOT_A_DRAWING, "stranger")
-        shares = self._OF_SHAPES if scene.kind == "shapes" else self._OF_DIGITS
+        shares = _OF_SHAPES if scene.kind == "shapes" else _OF_DIGITS
         scaled = [share * self.weights.get(type, 1.0) for type, share in shares.items()]
         return getattr(self, self.rng.choices(list(shares), scaled)[0])(scene)
 
@@ -222,14 +216,22 @@ class Asker:
         if scene.digit:
             first = rng.choice((self.number, self.describe, self.is_number, self.has_number))(scene)
             return [first, Turn(self.ask("then_color"), f"It is {scene.digit_color}.", "then_color")]
-        unique = [t for o in scene.objects for t in ((o.shape, None), (None, o.color), (o.shape, o.color)) if len(scene.matching(*t)) == 1]
+        unique = [
+            t
+            for o in scene.objects
+            for t in ((o.shape, None), (None, o.color), (o.shape, o.color))
+            if len(scene.matching(*t)) == 1
+        ]
         if unique and rng.random() < 0.6:
             return self._about_it(scene, *rng.choice(unique))
         (one, _), (two, _) = self._target(scene, 0.7, "s"), self._target(scene, 0.55, "s")
         if rng.random() < 0.5:
             if rng.random() < 0.5:
                 first = Turn(self.ask("exists", one), self._yes_no(scene, one, None), "exists")
-                return [first, Turn(self.ask("then_how_many"), how_many(len(scene.matching(one)), one), "then_how_many")]
+                return [
+                    first,
+                    Turn(self.ask("then_how_many"), how_many(len(scene.matching(one)), one), "then_how_many"),
+                ]
             first = Turn(self.ask("count", one), how_many(len(scene.matching(one)), one), "count")
             return [first, Turn(self.ask("then_count", two), how_many(len(scene.matching(two)), two), "then_count")]
         first = Turn(self.ask("exists", one), self._yes_no(scene, one, None), "exists")
@@ -243,12 +245,14 @@ class Asker:
         if not color:
             first.append(Turn(self.ask("color", shape), f"The {shape} is {o.color}.", "color"))
         if not shape:
-            first.append(Turn(self.ask("shape", color=color), f"The {color} shape is {with_article(o.shape)}.", "shape"))
+            first.append(
+                Turn(self.ask("shape", color=color), f"The {color} shape is {with_article(o.shape)}.", "shape")
+            )
         if len(scene.objects) == 1:
             first.append(self.describe(scene))
         start = self.rng.choice(first)
         rest = [Turn(self.ask("then_where"), f"It is {place(o)}.", "then_where")] if start.type != "where" else []
-        if not color and start.type != "color" or self.rng.random() < 0.15:
+        if (not color and start.type != "color") or self.rng.random() < 0.15:
             rest.append(Turn(self.ask("then_color"), f"It is {o.color}.", "then_color"))
         self.rng.shuffle(rest)
         return [start, *rest[: self.rng.choice((1, 2, 2))]]

@@ -154,7 +154,9 @@ def _background(rng: random.Random, difficulty: float) -> tuple[str, RGB]:
 def _place(rng: random.Random, frame: Frame, count: int, shape: str, color: str, difficulty: float) -> Shape:
     """A shape somewhere in one of the nine places of the frame, wholly inside of it."""
     while True:
-        share = rng.uniform(0.24 - 0.11 * difficulty, 0.37) if count == 1 else rng.uniform(0.19 - 0.07 * difficulty, 0.2)
+        share = (
+            rng.uniform(0.24 - 0.11 * difficulty, 0.37) if count == 1 else rng.uniform(0.19 - 0.07 * difficulty, 0.2)
+        )
         column, row = (1, 1) if count == 1 and rng.random() < 0.3 else (rng.randrange(3), rng.randrange(3))
         x = frame.left + frame.width * rng.uniform(*_BANDS[column])
         y = frame.top + frame.height * rng.uniform(*_BANDS[row])

@@ -131,7 +131,9 @@ class _Graphic:
             self.write(text, self.rng.uniform(0.12, 0.4) * self.short)
 
     def letter(self) -> None:
-        self.write(self.rng.choice("ABCDEFGHJKLMNPQRTUVWXYZabdefghkmnqrtuwxyz"), self.rng.uniform(0.5, 0.9) * self.short)
+        self.write(
+            self.rng.choice("ABCDEFGHJKLMNPQRTUVWXYZabdefghkmnqrtuwxyz"), self.rng.uniform(0.5, 0.9) * self.short
+        )
 
     def numbers(self) -> None:
         self.write(str(self.rng.randint(100, 99999)), self.rng.uniform(0.25, 0.5) * self.short)
@@ -187,12 +189,16 @@ class _Graphic:
         else:
             for k in range(3):
                 top = y - r + k * r * 0.4
-                self.brush.polygon([(x, top), (x - r * 0.6, top + r * 0.6), (x + r * 0.6, top + r * 0.6)], fill=(0, 110, 40))
+                self.brush.polygon(
+                    [(x, top), (x - r * 0.6, top + r * 0.6), (x + r * 0.6, top + r * 0.6)], fill=(0, 110, 40)
+                )
 
     def car(self) -> None:
         x, y, r, color = self.x, self.y, self.reach, self.color()
         self.brush.rectangle((x - r, y, x + r, y + r * 0.5), fill=color)
-        self.brush.polygon([(x - r * 0.6, y), (x - r * 0.3, y - r * 0.45), (x + r * 0.4, y - r * 0.45), (x + r * 0.7, y)], fill=color)
+        self.brush.polygon(
+            [(x - r * 0.6, y), (x - r * 0.3, y - r * 0.45), (x + r * 0.4, y - r * 0.45), (x + r * 0.7, y)], fill=color
+        )
         for side in (-0.55, 0.55):
             self.circle(x + r * side, y + r * 0.5, r * 0.22, fill=(20, 20, 20), outline=(200, 200, 200))
 
@@ -203,7 +209,9 @@ class _Graphic:
             left = self.width * 0.1 + i * step
             box = (left, self.height * self.rng.uniform(0.15, 0.8), left + step * 0.7, self.height * 0.9)
             self.brush.rectangle(box, fill=color if is_one_color else self.color())
-        self.brush.line([(self.width * 0.08, self.height * 0.9), (self.width * 0.94, self.height * 0.9)], fill=self.color(), width=2)
+        self.brush.line(
+            [(self.width * 0.08, self.height * 0.9), (self.width * 0.94, self.height * 0.9)], fill=self.color(), width=2
+        )
 
     def pie(self) -> None:
         box, start = (self.x - self.reach, self.y - self.reach, self.x + self.reach, self.y + self.reach), 0.0
@@ -238,12 +246,20 @@ def _stripes(rng: random.Random, noise: np.random.Generator, width: int, height:
 
 def _scenery(rng: random.Random, noise: np.random.Generator, width: int, height: int) -> Image.Image:
     """Clouds of colour at many scales, with soft things before them: what a photo is at this size."""
-    total, waves, weight, decay = np.zeros((height, width, 3), np.float32), rng.choice((2, 3, 4)), 1.0, rng.uniform(0.45, 0.95)
+    total, waves, weight, decay = (
+        np.zeros((height, width, 3), np.float32),
+        rng.choice((2, 3, 4)),
+        1.0,
+        rng.uniform(0.45, 0.95),
+    )
     while waves <= min(width, 96):
         grain = noise.standard_normal((waves, waves, 3)).astype(np.float32)
         if rng.random() < 0.5:
             grain = grain.mean(2, keepdims=True).repeat(3, 2) * 1.5
-        layers = [Image.fromarray(np.ascontiguousarray(grain[:, :, c])).resize((width, height), Image.Resampling.BILINEAR) for c in range(3)]
+        layers = [
+            Image.fromarray(np.ascontiguousarray(grain[:, :, c])).resize((width, height), Image.Resampling.BILINEAR)
+            for c in range(3)
+        ]
         total += weight * np.stack([np.asarray(layer) for layer in layers], 2)
         weight, waves = weight * decay, waves * 2
     base = noise.uniform(50, 200, 3)

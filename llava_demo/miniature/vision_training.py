@@ -101,10 +101,13 @@ def teach_vision(model: LlavaForConditionalGeneration, read_outs: ReadOuts, less
             difficulty = max(min(1.0, difficulty + (0.02 if skill > 0.85 else 0.0)), min(1.0, progress / 0.6))
         if step % 50 == 0:
             row = {"difficulty": difficulty, "skill": skill, "loss": loss.item()}
-            if step % 300 == 0:
-                with torch.no_grad():
-                    row |= vision_loss(read_outs, patch_features(model, exam[0]), exam[1])[1]
-            workers.report("vision", step, progress, row)
+            workers.report("vision", step, progress, row | (_marks(model, read_outs, exam) if step % 300 == 0 else {}))
+    workers.report("vision", step, 1.0, _marks(model, read_outs, exam))
+
+
+@torch.no_grad()
+def _marks(model: LlavaForConditionalGeneration, read_outs: ReadOuts, exam: tuple[Tensor, Labels]) -> dict[str, float]:
+    return vision_loss(read_outs, patch_features(model, exam[0]), exam[1])[1]
 
 
 def seeing_parameters(model: LlavaForConditionalGeneration) -> list[torch.nn.Parameter]:
@@ -121,7 +124,11 @@ def _labels(scene: Scene, box: Box | None) -> tuple[np.ndarray, np.ndarray, np.n
     elif box:
         margin = 0.03
         on = (x > box[0] - margin) & (x < box[2] + margin) & (y > box[1] - margin) & (y < box[3] + margin)
-        patches[0][on], patches[1][on], patches[4][on] = _THING, 1 + COLORS.index(scene.digit_color), 1 + int(scene.digit)
+        patches[0][on], patches[1][on], patches[4][on] = (
+            _THING,
+            1 + COLORS.index(scene.digit_color),
+            1 + int(scene.digit),
+        )
     elif scene.objects:
         distance = np.stack([np.hypot(x - o.x, y - o.y) / o.radius for o in scene.objects])
         nearest = distance.argmin(0)

@@ -1,0 +1,48 @@
+"""The miniature's answers: their canonical words. It knows scenes and no questions."""
+
+from collections.abc import Iterable
+
+from llava_demo.miniature.scenes import Scene, Shape
+
+NOT_A_DRAWING = "I only know simple drawings of shapes and digits, and this does not look like one."
+NOT_MY_TOPIC = "Sorry, I can only answer simple questions about drawings of shapes and digits."
+NO_PICTURE = "Please show me a picture first."
+TWO_PICTURES = "With two pictures I can only say what is in the first or in the second one."
+
+NUMBERS = ("no", "one", "two", "three")
+CELLS = (
+    "in the top left", "at the top", "in the top right", "on the left", "in the center", "on the right",
+    "in the bottom left", "at the bottom", "in the bottom right",
+)  # fmt: skip
+
+
+def with_article(words: str) -> str:
+    return ("an " if words[0] in "aeio" else "a ") + words
+
+
+def joined(words: Iterable[str]) -> str:
+    *most, last = words
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def thing(shape: str | None = None, color: str | None = None, is_plural: bool = False) -> str:
+    return (f"{color} " if color else "") + (shape or "shape") + ("s" if is_plural else "")
+
+
+def contents(scene: Scene) -> str:
+    """`a red circle and a blue square`, or `the number 7 in red`."""
+    if scene.digit:
+        return f"the number {scene.digit} in {scene.digit_color}"
+    return joined(with_article(f"{o.color} {o.shape}") for o in scene.objects)
+
+
+def description(scene: Scene) -> str:
+    return f"The image shows {contents(scene)}."
+
+
+def how_many(count: int, shape: str | None = None, color: str | None = None) -> str:
+    return f"There {'is' if count < 2 else 'are'} {NUMBERS[count]} {thing(shape, color, count > 1)}."
+
+
+def place(o: Shape) -> str:
+    return CELLS[3 * o.row + o.column]
