@@ -84,7 +84,7 @@ def test_every_snippet_runs_and_prints_what_the_readme_says(address: str, langua
         run = subprocess.run([sys.executable, *words], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
         assert run.returncode == 0, run.stderr
         printed += run.stdout
-    for line in re.findall(r"^#> (.*)$", snippet, re.MULTILINE):
+    for line in re.findall(r"^# → (.*)$", snippet, re.MULTILINE):
         assert line in printed
 
 
