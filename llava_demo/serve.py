@@ -1,0 +1,118 @@
+"""Serving: the page, its API and the health routes on one port. `python -m llava_demo serve` and app.py call this."""
+
+import socket
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+import gradio as gr
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from llava_demo import log
+from llava_demo.engines import Engine
+from llava_demo.engines.load import load_engine
+from llava_demo.settings import SettingError, Settings
+from llava_demo.ui import build_page, look
+
+
+def launch(settings: Settings, engine: Engine | None = None, **options: Any) -> tuple[gr.Blocks, str]:
+    """Serve until Ctrl-C, or return at once with `prevent_thread_lock=True`; gives the page and its address.
+
+    An engine that is made here is closed with the server; one that is given stays its owner's. `options` go on to
+    `gr.Blocks.launch`.
+
+    Raises:
+        SettingError: the port is in use, or the address is none of this machine's.
+    """
+    log.setup(settings.log_format)
+    _check_address(settings.host, settings.port)
+    is_ours = engine is None
+    engine = engine or load_engine(settings)
+    page = build_page(engine, settings)
+    is_waiting = not options.pop("prevent_thread_lock", False)
+    _, local_url, share_url = page.queue().launch(
+        server_name=settings.host,
+        server_port=settings.port,
+        share=settings.share,
+        auth=settings.credentials,
+        max_file_size=settings.image_limits.max_bytes,
+        prevent_thread_lock=True,
+        quiet=True,
+        ssr_mode=False,  # a Space turns it on, and Node would answer /health with the page's HTML
+        run_history=False,  # would keep what people asked in their browsers
+        enable_monitoring=False,
+        pwa=False,
+        footer_links=["api"],
+        app_kwargs={"routes": health_routes(engine), "lifespan": partial(_closing, [engine] if is_ours else [])},
+        **look(),
+        **options,
+    )
+    url = share_url or local_url
+    sys.stdout.write(start_text(engine, url))
+    sys.stdout.flush()
+    if is_waiting:
+        page.block_thread()
+    return page, url
+
+
+def health_routes(engine: Engine) -> list[Route]:
+    """`/health/live`: the process answers. `/health/ready`: so does the model; 503 while it does not."""
+
+    async def live(_: Request) -> JSONResponse:
+        return JSONResponse(_health(engine))
+
+    async def ready(_: Request) -> JSONResponse:
+        health = _health(engine)
+        return JSONResponse(health, 200 if health["status"] == "ready" else 503)
+
+    return [Route("/health/live", live), Route("/health/ready", ready)]
+
+
+def start_text(engine: Engine, url: str) -> str:
+    """What the terminal says once the page is up."""
+    info = engine.info
+    lines = [
+        "",
+        f"  Ask a picture   {url}",
+        f"  Model           {info.model}",
+        f"  Engine          {info.engine} on {info.device}, {info.precision}, {info.attention}",
+        *(f"                  {reason}" for reason in info.reasons),
+        "",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _health(engine: Engine) -> dict[str, Any]:
+    load = engine.load()
+    return {
+        "status": load.state,
+        "model": engine.info.model,
+        "engine": engine.info.engine,
+        "running": load.running,
+        "waiting": load.waiting,
+    }
+
+
+def _check_address(host: str, port: int) -> None:
+    """Before a model is loaded for minutes: would Gradio be able to listen there?"""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise SettingError(
+                f"Port {port} on {host} cannot be listened on ({error.strerror}); choose another with --port or --host."
+            ) from error
+
+
+@asynccontextmanager
+async def _closing(engines: Sequence[Engine], _: Starlette) -> AsyncIterator[None]:
+    yield
+    for engine in engines:
+        await engine.aclose()

@@ -1,0 +1,81 @@
+"""The sampling controls of the page, derived from `chat.KNOBS`, and their values as `SamplingParams`."""
+
+from typing import Any
+
+import gradio as gr
+
+from llava_demo.chat import KNOBS, MAX_SEED, MAX_STOP_STRINGS, Knob, SamplingParams
+from llava_demo.errors import InvalidRequest
+
+
+class SamplingControls:
+    """One control for each field of SamplingParams; made inside a `gr.Blocks`, in front or behind "More"."""
+
+    def __init__(self, context_tokens: int) -> None:
+        self._context_tokens = context_tokens
+        self._by_name: dict[str, gr.components.Component] = {}
+        for name, knob in KNOBS.items():
+            if knob.is_in_front:
+                self._by_name[name] = self._slider(name, knob)
+        with gr.Accordion("More", open=False, elem_id="more"):
+            for name, knob in KNOBS.items():
+                if not knob.is_in_front:
+                    self._by_name[name] = self._slider(name, knob)
+            self._by_name["seed"] = gr.Textbox(
+                label="Seed",
+                info="A whole number gives the same answer again; empty draws anew each time.",
+                placeholder="random",
+                elem_id="seed",
+            )
+            self._by_name["stop"] = gr.Textbox(
+                label="Stop",
+                info=f"End the answer before any of these, one a line, at most {MAX_STOP_STRINGS}.",
+                lines=2,
+                elem_id="stop",
+            )
+
+    @property
+    def components(self) -> list[gr.components.Component]:
+        return list(self._by_name.values())
+
+    def sampling_from(self, values: tuple[Any, ...]) -> SamplingParams:
+        """The values of `components`, in their order, as parameters.
+
+        Raises:
+            InvalidRequest: a value out of its range, or a seed that is not a whole number.
+        """
+        given = dict(zip(self._by_name, values, strict=True))
+        lines = (given.pop("stop") or "").splitlines()
+        return SamplingParams(**given | {"seed": _seed_from(given["seed"]), "stop": tuple(filter(None, lines))})
+
+    def _slider(self, name: str, knob: Knob) -> gr.Slider:
+        high = knob.high if knob.page_high is None else knob.page_high
+        default = getattr(SamplingParams(), name) if knob.page_default is None else knob.page_default
+        if name == "max_tokens":
+            high = min(high, self._context_tokens)
+        return gr.Slider(
+            knob.low,
+            high,
+            min(default, high),
+            step=knob.step,
+            label=label_of(name),
+            info=knob.doc,
+            elem_id=name,
+            buttons=["reset"],
+        )
+
+
+def label_of(name: str) -> str:
+    """A parameter's name as people write it: `top_p` is Top-p, `max_tokens` is Max tokens."""
+    return {"top_p": "Top-p", "top_k": "Top-k", "min_p": "Min-p"}.get(name, name.replace("_", " ").capitalize())
+
+
+def _seed_from(text: str | None) -> int | None:
+    text = (text or "").strip()
+    if not text:
+        return None
+    if not text.isdecimal() or len(text) > len(str(MAX_SEED)):
+        raise InvalidRequest(
+            f"Seed is {text[:40]!r}; it must be a whole number from 0 to {MAX_SEED}, or empty.", "seed"
+        )
+    return int(text)

@@ -1,0 +1,121 @@
+"""What the Chatbot holds, and the conversation that the model reads: one to the other. It knows no engine.
+
+The Chatbot's value is a list of entries, `{"role", "content", "metadata"}`. A turn of the user is a run of entries, one
+for each picture and one for the text: with both in one entry Gradio 6.31 loses the pictures when the text is edited.
+An entry with a title is a note to the reader (waiting, numbers, a failure); the model never reads it.
+"""
+
+import html
+import re
+from collections.abc import Callable
+from itertools import groupby
+from typing import Any
+
+from llava_demo.chat import Message
+from llava_demo.images import Image
+
+Entry = dict[str, Any]
+ReadImage = Callable[[str], Image]  # from a path inside Gradio's cache
+
+
+def question_entries(text: str, files: list[str]) -> list[Entry]:
+    """A turn of the user: its pictures first, as the model reads them."""
+    parts: list[dict[str, Any]] = [{"path": path} for path in files]
+    if text.strip():
+        parts.append(_text_part(text))
+    return [{"role": "user", "content": [part]} for part in parts]
+
+
+def answer_entry(text: str) -> Entry:
+    return {"role": "assistant", "content": [_text_part(text)]}
+
+
+def pending_entry(words: str) -> Entry:
+    """The line above an answer while it is on its way."""
+    return _note(words, "", status="pending")
+
+
+def byline_entry(words: str) -> Entry:
+    """The line above an answer when it has ended: its numbers, or "Stopped"."""
+    return _note(words, "", status="done")
+
+
+def failure_entry(title: str, message: str) -> Entry:
+    """Why there is no answer, or no more of it; the one kind of note that stands open and has a text."""
+    return _note(title, message)
+
+
+def is_note(entry: Entry) -> bool:
+    return bool((entry.get("metadata") or {}).get("title"))
+
+
+def is_pending(entry: Entry) -> bool:
+    return (entry.get("metadata") or {}).get("status") == "pending"
+
+
+def messages_from(history: list[Entry], read_image: ReadImage) -> tuple[Message, ...]:
+    """The conversation that the model reads; raises what `read_image` and `Message` raise.
+
+    Of a question that was never answered (stopped, failed) the pictures stay, since a later question may be about
+    them; its text goes, since the model would answer it instead of the new one.
+    """
+    messages: list[Message] = []
+    for (role, is_for_reader), entries in groupby(history, key=lambda entry: (entry["role"], is_note(entry))):
+        if is_for_reader:
+            continue
+        text, files = _content_of(list(entries))
+        images = tuple(map(read_image, files))
+        if role == "user":
+            if messages and messages[-1].role == "user":
+                images = messages.pop().images + images
+            messages.append(Message("user", text, images))
+        elif text.strip():
+            messages.append(Message("assistant", text))
+    return tuple(messages)
+
+
+def edited(history: list[Entry]) -> list[Entry]:
+    """The history that ends with a text from the Chatbot's editor, with that text as `shown`."""
+    *before, last = history
+    text, _ = _content_of([last])
+    return [*before, *(question_entries(text, []) or [last])]
+
+
+def turn_start(history: list[Entry], index: int) -> int:
+    """Where the run of the user's entries around `index` begins."""
+    while index > 0 and history[index - 1]["role"] == "user":
+        index -= 1
+    return index
+
+
+def question_of(history: list[Entry], index: int) -> dict[str, Any]:
+    """The turn that ends at `index`, as the message box takes it: `{"text", "files"}`."""
+    text, files = _content_of(history[turn_start(history, index) : index + 1])
+    return {"text": text, "files": files}
+
+
+def _note(title: str, text: str, status: str | None = None) -> Entry:
+    metadata = {"title": title} | ({"status": status} if status else {})
+    return {"role": "assistant", "content": [_text_part(text)], "metadata": metadata}
+
+
+def _text_part(text: str) -> dict[str, Any]:
+    # A plain string would pass through inspect.cleandoc and lose the blanks at its ends.
+    return {"type": "text", "text": shown(text)}
+
+
+def shown(text: str) -> str:
+    """Text such that the Chatbot, which takes all text for HTML, shows it as it is; `html.unescape` undoes it.
+
+    Only what HTML would take for a tag or a character's name is changed, since Edit and Copy show the change.
+    """
+    if html.unescape(text) != text:
+        text = text.replace("&", "&amp;")
+    return re.sub(r"<(?=[a-zA-Z/!?])", "&lt;", text)
+
+
+def _content_of(entries: list[Entry]) -> tuple[str, list[str]]:
+    parts = [part for entry in entries for part in entry["content"]]
+    texts = [html.unescape(part["text"]) for part in parts if part.get("type") == "text"]
+    files = [part.get("file", part)["path"] for part in parts if part.get("type") != "text"]
+    return "\n".join(texts), files

@@ -1,0 +1,149 @@
+"""What happens on the page when somebody does something. One queued event for each action.
+
+No handler raises: Gradio 6.31 would cover the whole conversation with the word "Error". A failure is shown in the
+answer's place; the question stays, to be sent again with Retry or changed with Edit or Undo.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from functools import partial
+from typing import Any
+
+import gradio as gr
+
+from llava_demo.chat import ChatRequest
+from llava_demo.engines import Engine
+from llava_demo.errors import DemoError, InvalidRequest
+from llava_demo.images import Image, ImageLimits
+from llava_demo.ui import conversation, panels
+from llava_demo.ui.controls import SamplingControls
+from llava_demo.ui.conversation import Entry
+from llava_demo.ui.examples import Example
+from llava_demo.ui.growth import Growth, growing_answer, numbers_of
+
+logger = logging.getLogger(__name__)
+
+Update = tuple[Any, Any, Any]  # of the message box, of the conversation, of what the model sees
+
+IDLE: dict[str, Any] = {"submit_btn": True, "stop_btn": False}
+BUSY: dict[str, Any] = {"submit_btn": False, "stop_btn": True}
+
+_LOOKING = "Looking"
+_BROKEN = "Something broke on our side, and the server's log says what. Please try again."
+
+
+class Handlers:
+    """The page's events, bound to one engine. The only state is the Chatbot's value, and it lives in the browser."""
+
+    def __init__(
+        self, engine: Engine, limits: ImageLimits, controls: SamplingControls, examples: list[Example]
+    ) -> None:
+        self._engine = engine
+        self._controls = controls
+        self._examples = examples
+        self._read_image = partial(Image.from_path, limits=limits)
+
+    def check(self, box: dict[str, Any], history: list[Entry], *knobs: Any) -> list[dict[str, Any]]:
+        """Refuse what cannot be sent before it leaves the message box, so that nothing of it is lost."""
+        problem = ""
+        try:
+            self._request(_asked(history, box["text"], box["files"]), knobs)
+        except InvalidRequest as error:
+            problem = str(error)
+        return [gr.validate(not problem, problem), *[gr.validate(True, "")] * (1 + len(knobs))]
+
+    async def send(self, box: dict[str, Any], history: list[Entry], *knobs: Any) -> AsyncGenerator[Update, None]:
+        emptied = gr.MultimodalTextbox(value=None, **BUSY)
+        async with aclosing(self._turn(emptied, _asked(history, box["text"], box["files"]), knobs)) as updates:
+            async for update in updates:
+                yield update
+
+    async def send_example(
+        self, event: gr.SelectData, history: list[Entry], *knobs: Any
+    ) -> AsyncGenerator[Update, None]:
+        example = self._examples[event.index]  # by its place: nobody has checked a path in a browser's event
+        asked = _asked(history, example.prompt, [example.path])
+        async with aclosing(self._turn(gr.MultimodalTextbox(**BUSY), asked, knobs)) as updates:
+            async for update in updates:
+                yield update
+
+    async def retry(self, event: gr.RetryData, history: list[Entry], *knobs: Any) -> AsyncGenerator[Update, None]:
+        asked = history[: _index(event) + 1]
+        async with aclosing(self._turn(gr.MultimodalTextbox(**BUSY), asked, knobs)) as updates:
+            async for update in updates:
+                yield update
+
+    async def edit(self, event: gr.EditData, history: list[Entry], *knobs: Any) -> AsyncGenerator[Update, None]:
+        asked = conversation.edited(history[: _index(event) + 1])
+        async with aclosing(self._turn(gr.MultimodalTextbox(**BUSY), asked, knobs)) as updates:
+            async for update in updates:
+                yield update
+
+    def undo(self, event: gr.UndoData, history: list[Entry]) -> tuple[Any, Any]:
+        """Take the last turn back; its question returns to the message box, pictures and all."""
+        last = _index(event)
+        question = conversation.question_of(history, last)
+        return gr.MultimodalTextbox(value=question), history[: conversation.turn_start(history, last)]
+
+    def stopped(self, history: list[Entry]) -> tuple[Any, Any]:
+        """After the work was cancelled: keep what has been said."""
+        stopped = conversation.byline_entry("Stopped")
+        said = [stopped if conversation.is_pending(entry) else entry for entry in history]
+        return gr.MultimodalTextbox(**IDLE), said
+
+    def cleared(self) -> Update:
+        """After the work was cancelled and the conversation emptied."""
+        return gr.MultimodalTextbox(**IDLE), [], panels.seen_html([], 0)
+
+    async def _turn(self, box: Any, asked: list[Entry], knobs: tuple[Any, ...]) -> AsyncGenerator[Update, None]:
+        """Show `box` and the question, then the growing answer or the failure, then the box ready for the next."""
+        yield box, [*asked, conversation.pending_entry(_LOOKING)], gr.skip()
+        said: list[Entry] = []
+        try:
+            request = await asyncio.to_thread(self._request, asked, knobs)
+            yield gr.skip(), gr.skip(), await asyncio.to_thread(self._seen, request)
+            async with aclosing(growing_answer(self._engine, request, "page")) as growth:
+                async for grown in growth:
+                    said = self._said(grown)
+                    yield gr.skip(), asked + said, gr.skip()
+        except DemoError as error:
+            said = _failed(said, str(error))
+        except Exception:  # the top of a handler: whatever it is, the page must stay usable
+            logger.exception("a defect ended a turn on the page")
+            said = _failed(said, _BROKEN)
+        yield gr.MultimodalTextbox(**IDLE), asked + said, gr.skip()
+
+    def _request(self, asked: list[Entry], knobs: tuple[Any, ...]) -> ChatRequest:
+        messages = conversation.messages_from(asked, self._read_image)
+        return ChatRequest(messages, self._controls.sampling_from(knobs))
+
+    def _said(self, grown: Growth) -> list[Entry]:
+        if grown.is_whole:
+            byline = conversation.byline_entry(numbers_of(grown.measured))
+        elif grown.text:
+            byline = conversation.pending_entry("Writing")
+        else:
+            waiting = self._engine.load().waiting
+            byline = conversation.pending_entry(f"{_LOOKING} · {waiting} in line" if waiting else _LOOKING)
+        return [byline, conversation.answer_entry(grown.text)] if grown.text else [byline]
+
+    def _seen(self, request: ChatRequest) -> str:
+        see = getattr(self._engine, "seen", None)  # a remote engine keeps what it sees to itself
+        squares = [see(image) for image in request.images] if see else []
+        return panels.seen_html(squares, self._engine.info.image_tokens)
+
+
+def _asked(history: list[Entry], text: str, files: list[str]) -> list[Entry]:
+    return [*history, *conversation.question_entries(text, files)]
+
+
+def _index(event: gr.RetryData | gr.EditData | gr.UndoData) -> int:
+    """Of the user's last entry. Gradio's type still allows for the pairs of an older Chatbot."""
+    return event.index if isinstance(event.index, int) else event.index[0]
+
+
+def _failed(said: list[Entry], message: str) -> list[Entry]:
+    kept = [entry for entry in said if not conversation.is_note(entry)]
+    return [*kept, conversation.failure_entry("The answer broke off" if kept else "No answer", message)]

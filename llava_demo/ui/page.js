@@ -1,0 +1,85 @@
+// What the page does in the browser beyond Gradio: keys, the two switches of the masthead, how busy the engine is.
+() => {
+  const $ = (selector) => document.querySelector(selector);
+  const isStreaming = () => $("#box .stop-button") !== null;
+
+  // --- keys: Esc stops; while an answer streams Enter must not send a second question beside it
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") $("#box .stop-button")?.click();
+    const isSending = event.key === "Enter" && !event.shiftKey && event.target.closest?.("#box textarea");
+    if (isSending && isStreaming()) {
+      event.preventDefault();
+      event.stopImmediatePropagation();
+    }
+  }, { capture: true });
+
+  // --- dark and light: the system's choice until somebody presses the switch
+  const KEY = "ask-a-picture-theme";
+  const isDark = () => document.body.classList.contains("dark");
+  const setDark = (dark) => {
+    document.body.classList.toggle("dark", dark);
+    const name = dark ? "Light colours" : "Dark colours";
+    $("#theme-switch")?.setAttribute("aria-label", name);
+    $("#theme-switch")?.setAttribute("title", name);
+  };
+  const kept = localStorage.getItem(KEY);
+  setDark(kept ? kept === "dark" : isDark());
+  $("#theme-switch")?.addEventListener("click", () => {
+    setDark(!isDark());
+    localStorage.setItem(KEY, isDark() ? "dark" : "light");
+  });
+
+  // --- the panel with the settings: open where there is room for it beside the conversation
+  const sidebar = $("#panel") ?? $(".sidebar");
+  const isOpen = () => sidebar.classList.contains("open");
+  const tell = () => $("#panel-switch")?.setAttribute("aria-expanded", String(isOpen()));
+  const toggle = () => { sidebar.querySelector(".toggle-button").click(); setTimeout(tell, 50); };
+  $("#panel-switch")?.addEventListener("click", toggle);
+  if (innerWidth >= 1180 && !isOpen()) toggle();
+
+  // --- the empty page begins at its top; Gradio scrolls every conversation to its end
+  const toTop = () => {
+    if ($("#conversation .placeholder-content")) $("#conversation .bubble-wrap").scrollTop = 0;
+  };
+  $("#conversation").addEventListener("load", toTop, { capture: true });
+  for (const ms of [0, 100, 400]) setTimeout(toTop, ms);
+
+  // --- Copy: the Chatbot holds its texts as HTML (see conversation.shown); what is copied is the text
+  const write = navigator.clipboard?.writeText.bind(navigator.clipboard);
+  if (write) {
+    navigator.clipboard.writeText = (html) => {
+      const decoder = document.createElement("textarea");
+      decoder.innerHTML = html.replaceAll("<", "&lt;");
+      return write(decoder.value);
+    };
+  }
+
+  // --- names for what Gradio leaves without one: uploaded pictures, the message box, its button
+  const name = () => {
+    for (const img of document.querySelectorAll('#conversation .user-row img[alt=""]')) {
+      img.alt = `Your picture ${decodeURIComponent(img.src.split("/").pop())}`;
+    }
+    $("#box textarea")?.setAttribute("aria-label", "Your question");
+    $("#box .upload-button")?.setAttribute("aria-label", "Add pictures");
+  };
+  new MutationObserver(name).observe($("#conversation"), { childList: true, subtree: true });
+  name();
+
+  // --- how busy the engine is, for the status line
+  const show = ({ status, running, waiting }) => {
+    $(".masthead .lamp").dataset.state = status === "ready" && running ? "busy" : status;
+    const words = status !== "ready" ? [status] : [running && `${running} answering`, waiting && `${waiting} in line`];
+    $(".masthead .load").textContent = words.filter(Boolean).join(", ");
+  };
+  const root = (window.gradio_config?.root ?? "").replace(/\/$/, "");
+  const look = async () => {
+    if (document.visibilityState !== "visible") return;
+    try {
+      show(await (await fetch(`${root}/health/live`)).json());
+    } catch {
+      show({ status: "unreachable", running: 0, waiting: 0 });
+    }
+  };
+  look();
+  setInterval(look, 3000);
+}

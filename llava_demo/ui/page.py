@@ -1,0 +1,106 @@
+"""The page: what stands where, and which handler hears what. It knows no model and no format."""
+
+from dataclasses import replace
+from typing import Any
+
+import gradio as gr
+
+from llava_demo.engines import Engine
+from llava_demo.settings import Settings
+from llava_demo.ui import panels
+from llava_demo.ui.controls import SamplingControls
+from llava_demo.ui.endpoints import add_endpoints
+from llava_demo.ui.examples import Example, examples_for
+from llava_demo.ui.handlers import IDLE, Handlers
+
+CHECK_FOR_OLD_UPLOADS_S = 3600
+KEEP_UPLOADS_S = 7 * 24 * 3600  # an open conversation reads its pictures again at each turn
+
+
+def build_page(engine: Engine, settings: Settings) -> gr.Blocks:
+    """The page and its three API endpoints. `serve.launch` adds the look and puts it on a port."""
+    with gr.Blocks(
+        title="Ask a picture",
+        fill_height=True,
+        analytics_enabled=False,
+        delete_cache=(CHECK_FOR_OLD_UPLOADS_S, KEEP_UPLOADS_S),
+    ) as page:
+        gr.HTML(panels.masthead_html(engine.info), elem_id="masthead", padding=False)
+        with gr.Sidebar(position="right", open=False, width=340, elem_id="panel"):
+            seen = gr.HTML(panels.seen_html([], 0), elem_id="seen", padding=False)
+            gr.HTML("<h2>How it answers</h2>", elem_id="sampling", padding=False)
+            controls = SamplingControls(engine.info.context_tokens)
+            gr.HTML(panels.about_html(engine.info), elem_id="about", padding=False)
+        chat, examples = _chatbot(engine)
+        box = _message_box()
+        handlers = Handlers(engine, settings.image_limits, controls, examples)
+        _connect(handlers, box, chat, seen, controls.components)
+        add_endpoints(page, engine, settings.image_limits)
+    return page
+
+
+def _chatbot(engine: Engine) -> tuple[gr.Chatbot, list[Example]]:
+    """The conversation, and the examples with the paths of their pictures inside Gradio's cache."""
+    examples = examples_for(engine.info.is_miniature)
+    chat = gr.Chatbot(
+        elem_id="conversation",
+        label="Conversation",
+        show_label=False,
+        scale=1,
+        layout="bubble",
+        editable="user",
+        buttons=["copy", "copy_all"],
+        feedback_options=None,
+        # Text is text: as Markdown a picture's address in an answer would make the browser ask another host.
+        render_markdown=False,
+        allow_file_downloads=False,
+        group_consecutive_messages=False,
+        placeholder=panels.welcome_html(engine.info),
+        examples=[{"text": example.prompt, "files": [example.path]} for example in examples],
+    )
+    paths = [_path_of(card) for card in chat.examples or []]
+    chat.keep_in_cache.update(paths)  # else they are deleted with old uploads, and the cards lose their pictures
+    return chat, [replace(example, path=path) for example, path in zip(examples, paths, strict=True)]
+
+
+def _path_of(card: Any) -> str:
+    return card["files"][0]["path"]  # the Chatbot has put it there
+
+
+def _message_box() -> gr.MultimodalTextbox:
+    return gr.MultimodalTextbox(
+        elem_id="box",
+        label="Message",
+        show_label=False,
+        placeholder="Ask about a picture…",
+        # Browsers and Python's table of types know these two by their endings only.
+        file_types=["image", ".heic", ".avif"],
+        file_count="multiple",
+        max_plain_text_length=10_000,  # longer pasted text would become a file
+        max_lines=8,
+        autofocus=True,
+        **IDLE,
+    )
+
+
+def _connect(
+    handlers: Handlers,
+    box: gr.MultimodalTextbox,
+    chat: gr.Chatbot,
+    seen: gr.HTML,
+    controls: list[gr.components.Component],
+) -> None:
+    """One queued event for each action; the engine, not Gradio, decides how many are answered at once."""
+    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    answer: dict[str, Any] = {"outputs": [box, chat, seen], "concurrency_limit": None, **quiet}
+    answering: list[Any] = [
+        box.submit(handlers.send, [box, chat, *controls], validator=handlers.check, **answer),
+        chat.example_select(handlers.send_example, [chat, *controls], **answer),
+        chat.retry(handlers.retry, [chat, *controls], **answer),
+        chat.edit(handlers.edit, [chat, *controls], **answer),
+    ]
+    chat.undo(handlers.undo, chat, [box, chat], queue=False, **quiet)
+    stopping = box.stop(None, cancels=answering, **quiet)
+    stopping.then(handlers.stopped, chat, [box, chat], queue=False, **quiet)
+    clearing = chat.clear(None, cancels=answering, **quiet)
+    clearing.then(handlers.cleared, None, [box, chat, seen], queue=False, **quiet)

@@ -1,0 +1,105 @@
+"""The page's own markup: the masthead, the empty conversation, what the model sees, and what is being served."""
+
+import base64
+import io
+import math
+from html import escape
+from pathlib import PurePath
+
+import PIL.Image
+
+from llava_demo.engines import EngineInfo
+
+# A picture as the model reads it, in patches; the last one is the tail of a speech bubble.
+MARK = """<svg class="mark" viewBox="0 0 32 32" aria-hidden="true" focusable="false">
+<g fill="currentColor"><rect x="1" y="1" width="9" height="9" rx="2"/><rect x="11.5" y="1" width="9" height="9" rx="2"/>
+<rect class="lit" x="22" y="1" width="9" height="9" rx="2"/><rect x="1" y="11.5" width="9" height="9" rx="2"/>
+<rect x="11.5" y="11.5" width="9" height="9" rx="2"/><rect x="22" y="11.5" width="9" height="9" rx="2"/>
+<path d="M3 22h5a2 2 0 0 1 2 2c0 4-3.4 6.6-7.6 7a1.3 1.3 0 0 1-1.4-1.3V24a2 2 0 0 1 2-2z"/></g></svg>"""
+
+_MOON_AND_SUN = """<svg class="moon" viewBox="0 0 24 24" aria-hidden="true">
+<path d="M20 14.6A8 8 0 0 1 9.4 4 8 8 0 1 0 20 14.6z"/></svg>
+<svg class="sun" viewBox="0 0 24 24" aria-hidden="true"><circle cx="12" cy="12" r="4.2"/>
+<path
+d="M12 3v1.6m0 14.8V21M3 12h1.6m14.8 0H21M5.6 5.6l1.2 1.2m10.4 10.4 1.2 1.2m0-12.8-1.2 1.2M6.8 17.2l-1.2 1.2"/></svg>"""
+_KNOBS = """<svg viewBox="0 0 24 24" aria-hidden="true"><path d="M4 7h9m5 0h2M4 17h2m5 0h9"/>
+<circle cx="15.5" cy="7" r="2.3"/><circle cx="8.5" cy="17" r="2.3"/></svg>"""
+
+
+def model_name(info: EngineInfo) -> str:
+    """The model as people call it: "Miniature LLaVA", or the last part of its Hub id."""
+    return "Miniature LLaVA" if info.is_miniature else PurePath(info.model).name
+
+
+def masthead_html(info: EngineInfo) -> str:
+    """The top line: whose page it is, what answers, how busy it is (page.js keeps that current), two switches."""
+    served = " · ".join((info.device, info.precision, f"{info.engine} engine"))
+    return f"""<header class="masthead">
+<a class="wordmark" href="." aria-label="Ask a picture, start anew">{MARK}<span>Ask a picture</span></a>
+<p class="status"><i class="lamp" data-state="ready"></i><b>{escape(model_name(info))}</b>
+<span class="served">{escape(served)}</span><span class="load" role="status" aria-live="off"></span></p>
+<div class="switches">
+<button type="button" id="theme-switch" aria-label="Dark colours" title="Dark or light">{_MOON_AND_SUN}</button>
+<button type="button" id="panel-switch" aria-label="Settings" title="Settings" aria-expanded="false">{_KNOBS}</button>
+</div></header>"""
+
+
+def welcome_html(info: EngineInfo) -> str:
+    """The empty conversation, above the example cards."""
+    return f"""<div class="welcome">
+<h1>Show a picture, ask about it</h1>
+<p class="lead">Drop one on the line below, paste it, or start with one of these. LLaVA-1.5 looks and answers, and you
+can go on asking.</p>
+{_miniature_notice() if info.is_miniature else ""}</div>"""
+
+
+def about_html(info: EngineInfo) -> str:
+    """What is being served and why, and whose work it is."""
+    facts = {
+        "Model": info.model,
+        "Device": info.device,
+        "Precision": info.precision,
+        "Engine": info.engine,
+        "Attention": info.attention,
+        "Context": f"{info.context_tokens:,} tokens",
+        "A picture": f"{info.image_tokens:,} tokens, at most {info.max_images} in a conversation",
+    }
+    rows = "".join(f"<dt>{name}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())
+    reasons = "".join(f"<li>{escape(reason)}</li>" for reason in info.reasons)
+    return f"""<section class="about"><h2>What answers here</h2><dl>{rows}</dl>
+{f"<ul>{reasons}</ul>" if reasons else ""}
+<p>LLaVA-1.5 by Liu, Li, Li and Lee, 2023
+(<a href="https://arxiv.org/abs/2310.03744" target="_blank" rel="noreferrer">paper</a>).
+It can be wrong, and sure of it. The 7B and 13B weights are under the Llama 2 Community License.</p></section>"""
+
+
+def seen_html(squares: list[PIL.Image.Image], image_tokens: int) -> str:
+    """The squares that the vision tower reads, with its patches drawn over them; words where there is none yet."""
+    if not squares:
+        return """<section class="seen"><h2>What the model sees</h2>
+<p class="hint">Your picture, as the square that the model reads, appears here with the first question.</p></section>"""
+    patches = math.isqrt(image_tokens)
+    is_grid = patches * patches == image_tokens
+    figures = "".join(
+        f'<div class="square" style="--patches:{patches if is_grid else 1}">'
+        f'<img src="{_data_url(square)}" alt="Picture {number} as the model sees it"></div>'
+        for number, square in enumerate(squares, 1)
+    )
+    side = squares[-1].width
+    grid = f", read in {patches} by {patches} patches" if is_grid else ""
+    return f"""<section class="seen"><h2>What the model sees</h2><div class="squares">{figures}</div>
+<p class="hint">{side} by {side} pixels{grid}: {image_tokens:,} tokens a picture.</p></section>"""
+
+
+def _miniature_notice() -> str:
+    return """<aside class="notice"><p><strong>The built-in miniature is answering.</strong>
+It knows plain drawings: one to three circles, squares, triangles or stars, or one large digit. Shown anything else it
+says so.</p>
+<p>For photos, run this program on a machine with an NVIDIA GPU, or choose the model yourself:
+<code>python app.py --model llava-hf/llava-1.5-7b-hf</code></p></aside>"""
+
+
+def _data_url(picture: PIL.Image.Image) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=88)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
