@@ -5,7 +5,14 @@ import math
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+from transformers import (
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    LlamaConfig,
+    LlamaModel,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+)
 
 from llava_demo.miniature.scenes import BACKGROUNDS, COLORS, DIGITS, MAX_OBJECTS, SHAPES
 
@@ -54,6 +61,7 @@ def build() -> LlavaForConditionalGeneration:
         )
     )
     _start_vision(model.model.vision_tower)
+    _start_language(model.model.language_model)
     defaults = model.generation_config
     defaults.bos_token_id, defaults.eos_token_id, defaults.pad_token_id = BOS, EOS, PAD
     return model
@@ -108,6 +116,14 @@ def _start_vision(tower: CLIPVisionModel) -> None:
         nn.init.normal_(layer.self_attn.out_proj.weight, std=0.05)
         nn.init.normal_(layer.mlp.fc1.weight, std=0.09)
         nn.init.normal_(layer.mlp.fc2.weight, std=0.04)
+
+
+@torch.no_grad()
+def _start_language(language: LlamaModel) -> None:
+    """Keys start as queries: attention begins as likeness, so a word finds the patches that training likens to it."""
+    for layer in language.layers:
+        nn.init.normal_(layer.self_attn.q_proj.weight, std=0.085)
+        layer.self_attn.k_proj.weight.copy_(layer.self_attn.q_proj.weight)
 
 
 def _positions() -> Tensor:

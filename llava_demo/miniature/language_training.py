@@ -16,7 +16,7 @@ from llava_demo.miniature.scenes import BACKGROUNDS, COLORS, DIGITS, SHAPES, Wor
 from llava_demo.miniature.vision_training import Labels, seeing_parameters, vision_loss
 
 _TOWER_SHARE = 0.25  # of the learning rate: the tower can see already
-_VISION_WEIGHT, _WORD_WEIGHT = 0.15, 0.05
+_VISION_WEIGHT, _WORD_WEIGHT = 0.15, 0.1
 _CONTENT_WEIGHT, _OTHER_WEIGHT = 2.0, 0.6
 _PAIRS_FROM, _PAIRS = 0.25, 0.18  # from this share of the lesson on, this share of sequences has two pictures
 

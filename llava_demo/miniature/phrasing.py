@@ -50,7 +50,9 @@ def roughened(question: str, rng: random.Random) -> str:
 
 def _mistyped(question: str, rng: random.Random) -> str:
     """Two neighbours swapped, or a letter left out or doubled."""
-    at = rng.randrange(1, len(question) - 2) if len(question) > 6 else 1
+    if len(question) < 7:
+        return question
+    at = rng.randrange(1, len(question) - 2)
     here, there = question[at], question[at + 1]
     if not (here.isalpha() and there.isalpha()):
         return question

@@ -29,7 +29,7 @@ class Run:
     vision_minutes: float = VISION.minutes
     language_minutes: float = LANGUAGE.minutes
     processes: int = 2
-    port: int = 29611  # on loopback, where the processes meet
+    port: int = 29617  # on loopback, where the processes meet
 
     @property
     def log(self) -> Path:
@@ -64,7 +64,8 @@ def _teach(rank: int, run: Run, name: str) -> None:
         teach_vision(model, read_outs, dataclasses.replace(VISION, minutes=run.vision_minutes), workers)
     else:
         state = torch.load(run.folder / "vision.pt")
-        model.load_state_dict(state["model"])
+        tower = {name: weight for name, weight in state["model"].items() if "vision_tower" in name}
+        model.load_state_dict(tower, strict=False)  # the rest has learned nothing yet
         read_outs.load_state_dict(state["read_outs"])
         lesson = dataclasses.replace(LANGUAGE, minutes=run.language_minutes)
         teach_language(model, read_outs, saved_processor(run.folder / "processor"), lesson, workers)
