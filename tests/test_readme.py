@@ -22,7 +22,7 @@ from llava_demo.settings import Settings
 TEXT = README.read_text(encoding="utf-8")
 DEFAULT_ADDRESS = "http://127.0.0.1:7860"
 ENVIRONMENT = os.environ | {"LLAVA_MODEL": "miniature", "PYTHONUNBUFFERED": "1"}
-START_LIMIT_S = 60
+START_LIMIT_S = 180  # seconds; a test machine may be busy with other things
 COLORS = ("red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray")  # that a Space's card may have
 
 

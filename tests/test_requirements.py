@@ -31,7 +31,7 @@ def imported_by(*folders: str) -> set[str]:
             elif isinstance(node, ast.ImportFrom) and node.module:
                 modules.add(node.module.split(".")[0])
     found = packages_distributions()
-    return {canonicalize_name(found[name][0]) for name in modules - OURS - sys.stdlib_module_names}
+    return {canonicalize_name(found.get(name, [name])[0]) for name in modules - OURS - sys.stdlib_module_names}
 
 
 def test_the_program_imports_nothing_that_is_not_pinned() -> None:
