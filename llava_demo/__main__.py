@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def serve(arguments: Sequence[str]) -> int:
-    settings = Settings.from_command_line(arguments, f"{PROGRAM} serve")
+    settings = Settings.from_command_line(arguments)
     from llava_demo.serve import launch
 
     launch(settings)
@@ -60,7 +60,7 @@ def ask(arguments: Sequence[str]) -> int:
     add_options(parser, ("model", "pictures"))
     given = vars(parser.parse_intermixed_args(arguments))
     *paths, prompt = given.pop("words")
-    if not paths and Path(prompt).is_file():
+    if not paths and _is_file(prompt):
         parser.error("a question is missing after the picture.")
     try:
         sampling = SamplingParams(**{f.name: given.pop(f.name) for f in fields(SamplingParams) if f.name in given})
@@ -122,6 +122,13 @@ def _number(text: str) -> float | str:
         except ValueError:
             pass
     return text
+
+
+def _is_file(word: str) -> bool:
+    try:
+        return Path(word).is_file()
+    except OSError:  # too long for a name: a question
+        return False
 
 
 def _image(path: str, limits: ImageLimits) -> Image:

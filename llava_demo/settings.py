@@ -115,9 +115,11 @@ class Settings(BaseSettings):
             raise SettingError(_complaint(name, error.errors()[0]["input"], is_option=name in given)) from None
 
     @classmethod
-    def from_command_line(cls, arguments: Sequence[str] | None = None, program: str = "python app.py") -> "Settings":
-        """Read the options; after a bad one, or `--help`, the program ends with exit code 2, or 0."""
-        parser = OneLineParser(program, description="Serve the page on which people ask LLaVA-1.5 about pictures.")
+    def from_command_line(cls, arguments: Sequence[str]) -> "Settings":
+        """Read the options of `serve`; after a bad one, or `--help`, the program ends with exit code 2, or 0."""
+        parser = OneLineParser(
+            "python -m llava_demo serve", description="Serve the page on which people ask LLaVA-1.5 about pictures."
+        )
         add_options(parser)
         try:
             return cls.of(vars(parser.parse_args(arguments)))

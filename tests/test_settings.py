@@ -126,7 +126,7 @@ def test_a_bad_option_stops_the_start_with_what_is_allowed(
 ) -> None:
     given, allowed = (part.strip() for part in words.split(";"))
     said = complaint(capsys, [f"{option(name)}={text}"])
-    assert said.startswith(f"python app.py: {option(name)} is {given}; it must be {allowed}.")
+    assert said.startswith(f"python -m llava_demo serve: {option(name)} is {given}; it must be {allowed}.")
 
 
 @pytest.mark.parametrize(("name", "text", "words"), [*BAD_VALUES[1:], ("share", "perhaps", "'perhaps'; true or false")])
@@ -136,7 +136,7 @@ def test_a_bad_variable_stops_the_start_with_what_is_allowed(
     given, allowed = (part.strip() for part in words.split(";"))
     monkeypatch.setenv(f"LLAVA_{name.upper()}", text)
     said = complaint(capsys, [])
-    assert said.startswith(f"python app.py: LLAVA_{name.upper()} is {given}; it must be {allowed}.")
+    assert said.startswith(f"python -m llava_demo serve: LLAVA_{name.upper()} is {given}; it must be {allowed}.")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,283 @@
+"""The command line, run as people run it, with a real model of random weights."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from pictures import png
+
+from llava_demo import log
+from llava_demo.__main__ import COMMANDS, main
+from llava_demo.chat import KNOBS, ChatRequest, Message, SamplingParams
+from llava_demo.engines import complete
+from llava_demo.engines.generate import GenerateEngine
+from llava_demo.images import Image
+from llava_demo.settings import GROUPS
+
+ROOT = Path(__file__).parents[1]
+QUESTION = "What is in this picture?"
+MAX_S = 400  # for a process that imports torch, loads a model and answers
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in [name for name in os.environ if name.startswith("LLAVA_")]:
+        monkeypatch.delenv(name)
+    before = list(log.logger.handlers), log.logger.level
+    yield
+    log.logger.handlers[:], log.logger.level = before
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> str:
+    path = tmp_path / "picture.png"
+    path.write_bytes(png())
+    return str(path)
+
+
+def answer_line(written: str) -> dict[str, str]:
+    """The fields of the one line that the log has for the answer."""
+    [line] = [line for line in written.splitlines() if " INFO answer " in line]
+    return dict(field.split("=") for field in line.split(" answer ")[1].split())
+
+
+@contextmanager
+def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """The command as a process of its own, that Ctrl-C reaches even where the tests run in the background."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "llava_demo", *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        guard = threading.Timer(MAX_S, process.kill)  # whatever hangs ends, and fails its test
+        guard.start()
+        yield process
+        guard.cancel()
+
+
+def test_ask_writes_the_engines_own_answer_and_nothing_else(
+    tiny_folder: str, tiny_engine: GenerateEngine, picture: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sampling = SamplingParams(temperature=0, max_tokens=24)
+    request = ChatRequest((Message("user", QUESTION, (Image.from_path(picture),)),), sampling)
+    expected = asyncio.run(complete(tiny_engine, request))
+    options = ["--temperature", "0", "--max-tokens", "24", "--model", tiny_folder]
+    assert main(["ask", picture, QUESTION, *options]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == expected.text + "\n"
+    fields = answer_line(printed.err)
+    assert fields["door"] == "ask"
+    assert fields["images"] == "1"
+    assert int(fields["prompt_tokens"]) == expected.usage.prompt_tokens
+    assert fields["completion_tokens"] == "24"
+    assert fields["finish"] == "length"
+    assert QUESTION not in printed.err
+
+
+def test_ask_takes_pictures_and_options_in_any_order_or_no_picture(
+    tiny_folder: str, picture: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--model", tiny_folder, "--max-tokens", "5.0", "--seed", "7", "--top-p", "0.9", "--temperature=1.5"]
+    assert main(["ask", picture, *options[:4], picture, *options[4:], QUESTION]) == 0
+    first = capsys.readouterr()
+    assert answer_line(first.err)["images"] == "2"
+    assert main(["ask", *options, picture, picture, QUESTION]) == 0
+    assert capsys.readouterr().out == first.out  # the same seed
+    assert main(["ask", QUESTION, *options]) == 0
+    alone = answer_line(capsys.readouterr().err)
+    assert (alone["images"], alone["completion_tokens"]) == ("0", "5")
+
+
+def test_ask_ends_before_a_stop_string(tiny_folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--model", tiny_folder, "--temperature", "0", "--max-tokens", "40"]
+    assert main(["ask", QUESTION, *options]) == 0
+    whole = capsys.readouterr().out
+    end = whole[10:14]
+    assert main(["ask", QUESTION, *options, "--stop", "never said by it", "--stop", end]) == 0
+    assert capsys.readouterr().out == whole[: whole.index(end)] + "\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "arguments are required: serve|ask|check"),
+        (["bogus"], "invalid choice: 'bogus'"),
+        (["ask"], "arguments are required"),
+        (["ask", QUESTION, "--temperature", "3"], "temperature is 3; it must be a number from 0 to 2."),
+        (["ask", QUESTION, "--temperature", "nan"], "temperature is nan; it must be a number from 0 to 2."),
+        (["ask", QUESTION, "--top-k", "warm"], "top_k is 'warm'; it must be a whole number from 0 to 1000."),
+        (["ask", QUESTION, "--seed", "-1"], "seed is -1"),
+        (["ask", QUESTION, "--stop", ""], "stop must be at most 4 strings, none of them empty."),
+        (["ask", QUESTION, "--image-mode", "zoom"], "--image-mode is 'zoom'; it must be one of pad, crop, resize."),
+        (["ask", QUESTION, "--port", "1"], "unrecognized arguments: --port"),
+        (["check", "--dtype", "int3"], "--dtype is 'int3'"),
+        (["check", "stray"], "unrecognized arguments: stray"),
+        (["serve", "--port", "0"], "--port is '0'; it must be a whole number from 1 to 65535."),
+    ],
+)
+def test_a_bad_option_is_one_line_and_exit_code_2(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code = main(arguments)
+    except SystemExit as stopped:
+        code = stopped.code
+    printed = capsys.readouterr()
+    assert code == 2
+    assert printed.out == ""
+    assert printed.err.startswith("python -m llava_demo")
+    assert words in printed.err
+    assert printed.err.count("\n") == 1
+
+
+def test_a_picture_without_a_question_is_told_so(picture: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["ask", picture])
+    assert stopped.value.code == 2
+    assert "a question is missing after the picture" in capsys.readouterr().err
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What a command says before it ends with exit code 1: the last line, and no traceback."""
+    assert main(arguments) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "Traceback" not in printed.err
+    return printed.err.splitlines()[-1]
+
+
+def test_what_cannot_be_asked_is_refused_before_a_model_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(png()[:40])
+    assert "missing.png: There is no such picture file." in refusal(capsys, "ask", "missing.png", QUESTION)
+    assert f"{broken}: The file is not a picture" in refusal(capsys, "ask", str(broken), QUESTION)
+    assert "write a question" in refusal(capsys, "ask", " ")
+    assert "6,145 characters; at most 6,144" in refusal(capsys, "ask", "x" * 6145)
+
+
+def test_the_limits_of_pictures_hold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wide = tmp_path / "wide.png"
+    wide.write_bytes(png(size=(1500, 1000)))
+    said = refusal(capsys, "ask", str(wide), QUESTION, "--max-image-megapixels", "1")
+    assert "1,500 x 1,000, 1.5 megapixels; at most 1 are taken" in said
+
+
+def test_what_the_engine_refuses_is_said_in_one_sentence(
+    tiny_folder: str, picture: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--model", tiny_folder, "--max-images", "1")
+    assert "2 pictures; at most 1" in refusal(capsys, "ask", picture, picture, QUESTION, *options)
+    assert "1,024" in refusal(capsys, "ask", "many words " * 500, *options)  # the context
+
+
+@pytest.mark.parametrize("command", ["ask", "check"])
+def test_a_folder_without_a_checkpoint_is_told_so(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    question = [QUESTION] if command == "ask" else []
+    assert "checkpoint" in refusal(capsys, command, *question, "--model", str(tmp_path))
+
+
+def test_check_says_what_was_chosen_and_why(tiny_folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "--model", tiny_folder, "--image-mode", "crop"]) == 0
+    text = capsys.readouterr().out
+    rows = dict(line.split(maxsplit=1) for line in text.split("\n\n")[0].splitlines())
+    assert list(rows) == ["model", "engine", "device", "precision", "attention", "memory", "context", "pictures"]
+    assert rows["model"] == "tiny"
+    assert rows["engine"] == "generate"
+    assert rows["context"] == "1,024 tokens"
+    assert rows["pictures"].startswith("16 tokens each, at most ")
+    assert " GB taken, " in rows["memory"]
+    reasons = text.split("\n\n")[1].splitlines()
+    assert len(reasons) >= 4
+    assert all(reason.startswith("- ") and reason.endswith(".") for reason in reasons)
+    assert any("cropped" in reason for reason in reasons)
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_and_bad_options_answer_before_anything_heavy_is_imported(command: str) -> None:
+    program = (
+        "import sys; from llava_demo.__main__ import main\n"
+        "try: main(sys.argv[1:])\n"
+        "finally: print([name for name in ('torch', 'transformers', 'gradio') if name in sys.modules], file=sys.stderr)"
+    )
+    arguments = [command, "--help"] if command else ["--help"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.startswith(f"usage: python -m llava_demo {command}")
+    assert done.stderr == "[]\n"
+
+
+def test_the_help_of_ask_has_every_knob_and_the_options_that_concern_it(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["ask", "--help"])
+    text = capsys.readouterr().out
+    for name in (*KNOBS, "seed", "stop", *GROUPS["model"], *GROUPS["pictures"]):
+        assert f"--{name.replace('_', '-')} " in text
+    for name in GROUPS["server"]:
+        assert f"--{name.replace('_', '-')}" not in text
+    for knob in KNOBS.values():
+        assert knob.doc in " ".join(text.split())
+
+
+def test_ctrl_c_ends_an_answer_at_once_and_without_a_traceback(tiny_folder: str) -> None:
+    with started("ask", QUESTION, "--model", tiny_folder, "--max-tokens", "900") as process:
+        assert process.stdout
+        assert process.stdout.read(1)  # it is answering
+        process.send_signal(signal.SIGINT)
+        _, written = process.communicate()
+    assert process.returncode == 130
+    assert "Traceback" not in written
+    assert answer_line(written)["finish"] == "cancelled"
+
+
+def test_a_reader_that_has_read_enough_ends_the_answer_without_a_traceback(tiny_folder: str) -> None:
+    with started("ask", QUESTION, "--model", tiny_folder, "--max-tokens", "900") as process:
+        assert process.stdout
+        assert process.stderr
+        assert process.stdout.read(1)
+        process.stdout.close()  # as `| head -c 1` does
+        written = process.stderr.read()
+    assert process.returncode == 1
+    assert "Traceback" not in written
+    assert "BrokenPipe" not in written
+    assert answer_line(written)["finish"] == "cancelled"
+
+
+def test_serve_answers_on_its_port_until_ctrl_c(tiny_folder: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    with started("serve", "--model", tiny_folder, "--port", str(port)) as process:
+        assert process.stdout
+        assert any(url in line for line in process.stdout)
+        with urllib.request.urlopen(f"{url}/health/ready", timeout=20) as answer:
+            health = json.load(answer)
+        process.send_signal(signal.SIGINT)
+        _, written = process.communicate()
+    assert (health["status"], health["model"]) == ("ready", "tiny")
+    assert "Traceback" not in written
+    assert process.returncode in (0, 130)
+
+
+def test_a_port_that_is_taken_is_said_before_a_model_is_loaded(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["serve", "--port", str(port), "--model", "/nonexistent"]) == 2
+    assert f"Port {port} on 127.0.0.1 cannot be listened on" in capsys.readouterr().err
