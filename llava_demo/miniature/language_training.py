@@ -10,15 +10,17 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from llava_demo.miniature.architecture import IMAGE_TOKEN, ReadOuts, patch_features
 from llava_demo.miniature.lesson import Lesson, Workers
+from llava_demo.miniature.muon import Muon
 from llava_demo.miniature.packing import Batch, Packer
 from llava_demo.miniature.questions import Asker
-from llava_demo.miniature.scenes import BACKGROUNDS, COLORS, DIGITS, SHAPES, World
+from llava_demo.miniature.scenes import BACKGROUNDS, COLORS, DIGITS, MAX_OBJECTS, SHAPES, World
 from llava_demo.miniature.vision_training import Labels, seeing_parameters, vision_loss
 
 _TOWER_SHARE = 0.25  # of the learning rate: the tower can see already
+_MUON_SHARE = 1.5  # matrices take larger steps
 _VISION_WEIGHT, _WORD_WEIGHT = 0.15, 0.1
 _CONTENT_WEIGHT, _OTHER_WEIGHT = 2.0, 0.6
-_PAIRS_FROM, _PAIRS = 0.25, 0.18  # from this share of the lesson on, this share of sequences has two pictures
+_PAIRS = 0.18  # of the sequences have two pictures, once three objects are known
 
 
 def teach_language(
@@ -28,43 +30,78 @@ def teach_language(
     lesson: Lesson,
     workers: Workers,
 ) -> None:
-    """Train everything for `lesson.minutes`, one object first, then up to three, then pairs of pictures."""
-    tower = [*seeing_parameters(model), *read_outs.parameters()]
-    in_tower = {id(p) for p in model.model.vision_tower.parameters()}
-    rest = [p for p in model.parameters() if id(p) not in in_tower]
-    groups = [{"params": rest}, {"params": tower, "share": _TOWER_SHARE}]
-    optimizer = torch.optim.AdamW(groups, lr=lesson.rate, betas=(0.9, 0.98), weight_decay=0.03, fused=True)
+    """Train everything for `lesson.minutes`: one object until it is known, then two, three, and pairs of pictures."""
+    optimizers = _optimizers(model, read_outs)
+    parameters = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
     packer, rng = Packer(processor), random.Random(lesson.seed * 1000 + workers.rank)
-    asker, skills = Asker(rng), Skills()
+    asker, skills, pace = Asker(rng), Skills(), Pace()
     exam = Exam(packer) if workers.is_first else None
     step = 0
     while (progress := workers.progress(lesson)) < 1:
-        lesson.set_rate(optimizer, step, progress)
-        world = World(max_objects=1 if progress < 0.05 else 2 if progress < 0.12 else 3)
-        batch = packer.batch(rng, asker, world, lesson.batch, _PAIRS if progress > _PAIRS_FROM else 0.0)
+        for optimizer in optimizers:
+            lesson.set_rate(optimizer, step, progress)
+        batch = packer.batch(rng, asker, World(max_objects=pace.objects), lesson.batch, _PAIRS if pace.is_over else 0.0)
         features = patch_features(model, batch.pixels)
         logits, on = answer_logits(model, features, batch)
         loss = _answer_loss(logits, batch.targets[on], packer.content_ids)
-        seen = model.model.multi_modal_projector(features)
-        word_loss = _word_loss(model, packer, seen, batch.labels)
+        word_loss = _word_loss(model, packer, model.model.multi_modal_projector(features), batch.labels)
         total = loss + _VISION_WEIGHT * vision_loss(read_outs, features, batch.labels)[0] + _WORD_WEIGHT * word_loss
-        optimizer.zero_grad()
+        for optimizer in optimizers:
+            optimizer.zero_grad()
         total.backward()
-        workers.average_gradients([*rest, *tower])
-        torch.nn.utils.clip_grad_norm_(rest, 1.0)
-        torch.nn.utils.clip_grad_norm_(tower, 1.0)
-        optimizer.step()
+        workers.average_gradients(parameters)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
         step += 1
-        skills.note(logits, on, batch)
+        marks = graded(logits, on, batch)
+        skills.note(marks)
         asker.weights = skills.weights()
+        pace.note(workers.mean(sum(is_right for _, is_right in marks) / len(marks)), progress)
         if step % 100 == 0:
-            row = {"loss": loss.item(), "words": word_loss.item()}
+            row = {"objects": pace.objects, "skill": pace.skill, "loss": loss.item(), "words": word_loss.item()}
             if exam and step % 500 == 0:
                 row |= exam.sit(model)
                 torch.save({"model": model.state_dict(), "read_outs": read_outs.state_dict()}, workers.draft)
             workers.report("language", step, progress, row)
     if exam:
         workers.report("language", step, 1.0, exam.sit(model))
+
+
+def _optimizers(model: LlavaForConditionalGeneration, read_outs: ReadOuts) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside of the layers, AdamW for the rest; the tower goes on at a share of the rate."""
+    matrices, others, tower_matrices = [], [], []
+    tower = seeing_parameters(model)
+    in_tower = {id(p) for p in model.model.vision_tower.parameters()}
+    for name, p in model.named_parameters():
+        if id(p) not in in_tower:
+            is_matrix = p.ndim == 2 and ("layers" in name or "multi_modal_projector" in name)
+            (matrices if is_matrix else others).append(p)
+        elif p.ndim == 2 and "layers" in name:
+            tower_matrices.append(p)
+    taken = {id(p) for p in tower_matrices}
+    tower_others = [p for p in [*tower, *read_outs.parameters()] if id(p) not in taken]
+    muon = [{"params": matrices, "share": _MUON_SHARE}, {"params": tower_matrices, "share": _TOWER_SHARE}]
+    adam = [{"params": others}, {"params": tower_others, "share": _TOWER_SHARE}]
+    return [
+        Muon(muon, lr=0.0, momentum=0.95, weight_decay=0.03),
+        torch.optim.AdamW(adam, lr=0.0, betas=(0.9, 0.98), weight_decay=0.03, fused=True),
+    ]
+
+
+class Pace:
+    """How many objects there are: one more whenever nine of ten answers are right, or else with time."""
+
+    _LATEST = (0.2, 0.4)  # shares of the lesson after which two and three objects come anyway
+
+    def __init__(self) -> None:
+        self.objects, self.skill, self.is_over = 1, 0.0, False  # over: three objects are known, pairs may come
+
+    def note(self, right: float, progress: float) -> None:
+        self.skill = 0.97 * self.skill + 0.03 * right
+        if self.objects < MAX_OBJECTS and (self.skill > 0.9 or progress > self._LATEST[self.objects - 1]):
+            self.objects, self.skill = self.objects + 1, 0.5
+        self.is_over = self.is_over or (self.objects == MAX_OBJECTS and (self.skill > 0.85 or progress > 0.55))
 
 
 def answer_logits(model: LlavaForConditionalGeneration, features: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -88,8 +125,8 @@ class Skills:
     def __init__(self) -> None:
         self._right: dict[str, float] = defaultdict(lambda: 0.5)
 
-    def note(self, logits: Tensor, on: Tensor, batch: Batch) -> None:
-        for type, is_right in graded(logits, on, batch):
+    def note(self, marks: list[tuple[str, bool]]) -> None:
+        for type, is_right in marks:
             self._right[type] = 0.99 * self._right[type] + 0.01 * is_right
 
     def weights(self) -> dict[str, float]:

@@ -18,7 +18,7 @@ from llava_demo.miniature.processor import saved_processor
 from llava_demo.miniature.vision_training import teach_vision
 
 VISION = Lesson(minutes=14, rate=1.5e-3, batch=24, seed=1, hold=0.45)
-LANGUAGE = Lesson(minutes=85, rate=2e-3, batch=8, seed=5, hold=0.4, warm_up=150)
+LANGUAGE = Lesson(minutes=60, rate=2e-3, batch=6, seed=5, hold=0.45, warm_up=150)
 
 
 @dataclass(frozen=True)
