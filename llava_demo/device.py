@@ -58,18 +58,26 @@ class Wishes:
     attention: str = "auto"
 
 
-def planned(wishes: Wishes, hardware: Hardware, stored: torch.dtype | None, is_small: bool) -> Plan:
-    """Decide what was left to us. `stored` is the dtype of the checkpoint's weights; the miniature is small."""
-    quantize, why_quantize = _quantize(wishes.quantize, hardware, is_small)
-    dtype, why_dtype = _dtype(wishes.dtype, hardware, stored, is_small)
+@dataclass(frozen=True)
+class Weights:
+    """What is known of a checkpoint before it is loaded."""
+
+    dtype: torch.dtype | None  # that they are stored in
+    is_small: bool = False  # the miniature: nothing is won by making it smaller
+
+
+def planned(wishes: Wishes, hardware: Hardware, weights: Weights) -> Plan:
+    """Decide what was left to us."""
+    quantize, why_quantize = _quantize(wishes.quantize, hardware, weights)
+    dtype, why_dtype = _dtype(wishes.dtype, hardware, weights, is_int8=quantize == "8bit")
     attention, why_attention = _attention(wishes.attention, hardware, dtype)
     return Plan(hardware, quantize, dtype, attention, (why_quantize, why_dtype, why_attention))
 
 
-def _quantize(wish: str, hardware: Hardware, is_small: bool) -> tuple[str, str]:
+def _quantize(wish: str, hardware: Hardware, weights: Weights) -> tuple[str, str]:
     if wish != "auto":
         return wish, f"Quantization is {wish}, as asked."
-    if is_small:
+    if weights.is_small:
         return "none", "Not quantized: the miniature is small enough as it is."
     if not hardware.has_gpu:
         return "none", "Not quantized: on a CPU, 4-bit weights save memory and cost speed; --quantize 4bit does it."
@@ -81,17 +89,19 @@ def _quantize(wish: str, hardware: Hardware, is_small: bool) -> tuple[str, str]:
     )
 
 
-def _dtype(wish: str, hardware: Hardware, stored: torch.dtype | None, is_small: bool) -> tuple[torch.dtype, str]:
+def _dtype(wish: str, hardware: Hardware, weights: Weights, is_int8: bool) -> tuple[torch.dtype, str]:
     if wish != "auto":
         return getattr(torch, wish), f"The precision is {wish}, as asked."
+    if is_int8:
+        return torch.float16, "float16: LLM.int8() computes in it, and would convert anything else at every step."
     if not hardware.has_gpu:
         return torch.float32, "float32: CPUs are slower in 16 bits unless they have special instructions."
-    if is_small:
+    if weights.is_small:
         return torch.float32, "float32: the miniature is small, and its answers are then the same as on a CPU."
     if not hardware.is_ampere:
         return torch.float16, f"float16: {hardware.name} has no bfloat16 in hardware."
-    if stored in (torch.float16, torch.bfloat16):
-        return stored, f"{str(stored).removeprefix('torch.')}: the precision that the checkpoint is stored in."
+    if weights.dtype in (torch.float16, torch.bfloat16):
+        return weights.dtype, f"{str(weights.dtype).removeprefix('torch.')}: the checkpoint is stored in it."
     return torch.bfloat16, "bfloat16: the range of float32 at half the memory."
 
 

@@ -1,9 +1,12 @@
 """Token ids in, text out, as soon as it is certain: no half characters, no part of a stop string."""
 
+import re
 from collections.abc import Sequence
 
-from tokenizers.decoders import DecodeStream
 from transformers import PreTrainedTokenizerBase
+
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")  # how Llama's vocabulary writes a byte of a character that it lacks
+_HALF = "\N{REPLACEMENT CHARACTER}"  # what a half character decodes to
 
 
 class Detokenizer:
@@ -12,37 +15,50 @@ class Detokenizer:
     Two differences: the space that many vocabularies put before a first word is left out (LLaVA's template writes it
     again in the next turn), and the text ends before the first stop string.
 
-    Not transformers' `TextIteratorStreamer`: with Llama's vocabulary that loses a space at the start of every line
-    (5.23: "a\n  - b" becomes "a\n - b"), because it decodes each line on its own.
+    Not transformers' `TextIteratorStreamer`, which decodes each line on its own and so loses the space at its start
+    (5.23 with Llama's vocabulary: "a\\n  - b" becomes "a\\n - b"); not tokenizers' `DecodeStream`, which raises when a
+    byte makes the bytes before it invalid (0.23: "H" and then half a character).
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str] = ()) -> None:
         self._tokenizer = tokenizer.backend_tokenizer
-        self._decoding = DecodeStream([], skip_special_tokens=True)
         self._stop = tuple(stop)
-        self._ids: list[int] = []
-        self._decoded = ""
+        self._ids: list[int] = []  # those before `_done` are decoded, those from `_context` on keep spaces right
+        self._context = self._done = 0
+        self._is_at_start = True
         self._held = ""  # decoded, but it may become a stop string
         self.has_stopped = False  # a stop string came: what follows is no part of the answer
 
     def add(self, token: int) -> str:
         """The text that is certain now that `token` came; often empty."""
         self._ids.append(token)
-        return self._released(self._decoding.step(self._tokenizer, token) or "")
+        if not self._decode([token]) or _BYTE.fullmatch(self._tokenizer.id_to_token(token) or ""):
+            return ""  # bytes in a row, special tokens left out, are decoded together, and one wrong byte spoils all
+        new = self._undecoded()
+        if not new or new.endswith(_HALF):
+            return ""
+        self._context, self._done = self._done, len(self._ids)
+        return self._released(new)
 
     def end(self) -> str:
         """The rest: a half character at the very end, and what was held back for a stop string that did not come."""
-        rest = self._tokenizer.decode(self._ids, skip_special_tokens=True)[len(self._decoded) :]
-        text = self._released(rest) + self._held
+        text = self._released(self._undecoded()) + self._held
         self._held = ""
         return text
 
+    def _undecoded(self) -> str:
+        before, all_of_it = (self._decode(self._ids[self._context : end]) for end in (self._done, len(self._ids)))
+        return all_of_it[len(before) :]
+
+    def _decode(self, ids: list[int]) -> str:
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=True)
+        return text
+
     def _released(self, new: str) -> str:
-        if self.has_stopped:
+        if self.has_stopped or not new:
             return ""
-        is_first = not self._decoded
-        self._decoded += new
-        text = self._held + (new.removeprefix(" ") if is_first else new)
+        text = self._held + (new.removeprefix(" ") if self._is_at_start else new)
+        self._is_at_start = False
         starts = [at for at in map(text.find, self._stop) if at >= 0]
         if starts:
             self.has_stopped, self._held = True, ""

@@ -1,13 +1,18 @@
-"""GenerateEngine: plain `model.generate`, one request at a time, in a thread. The reference for every other engine."""
+"""GenerateEngine: plain `model.generate`, one request at a time, in a thread. The reference for every other engine.
+
+It knows nothing of the ways in: requests come from `stream`, on any event loop, and chunks go back to it.
+"""
 
 import asyncio
 import logging
 import secrets
 import threading
+import traceback
 from collections import deque
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
+import PIL.Image
 import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
@@ -15,7 +20,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria,
 from llava_demo.chat import MAX_SEED, ChatRequest, Chunk, SamplingParams, Usage
 from llava_demo.engines import EngineInfo, EngineLoad
 from llava_demo.engines.detokenizer import Detokenizer
-from llava_demo.engines.sampler import draw_key, filtered, gumbel_noise, penalised
+from llava_demo.engines.sampler import MIN_TEMPERATURE, draw_key, filtered, gumbel_noise, penalised
 from llava_demo.errors import (
     DemoError,
     EngineBusy,
@@ -24,6 +29,7 @@ from llava_demo.errors import (
     InvalidRequest,
     PromptTooLong,
 )
+from llava_demo.images import Image
 from llava_demo.llava import Llava
 
 HEARTBEAT_S = 0.5
@@ -50,13 +56,20 @@ class _Job:
 
 
 class GenerateEngine:
-    def __init__(self, llava: Llava, info: EngineInfo, max_queue: int = 16) -> None:
-        self.llava, self.info, self._max_queue = llava, info, max_queue
-        self._lock = threading.Lock()  # over the three below
+    """An `Engine` whose callers may be on any number of threads and event loops.
+
+    One request is answered at a time, the others wait in a line of `max_queue` places. A thread answers them; it exists
+    only while there is work.
+    """
+
+    def __init__(self, llava: Llava, info: EngineInfo, max_queue: int) -> None:
+        self.llava, self.info = llava, info
+        self._max_queue = max_queue
+        self._lock = threading.Lock()  # over the four below
         self._line: deque[_Job] = deque()
         self._running: _Job | None = None  # while there is one, there is a thread
         self._thread: threading.Thread | None = None
-        self._is_closed = False
+        self._refusal: str | None = None  # why nothing is answered any more
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[Chunk, None]:
         """Answer `request`; see `Engine.stream`."""
@@ -80,24 +93,18 @@ class GenerateEngine:
 
     def load(self) -> EngineLoad:
         with self._lock:
-            return EngineLoad(
-                "failed" if self._is_closed else "ready",
-                running=int(self._running is not None),
-                waiting=len(self._line),
-            )
+            state = EngineLoad("ready", running=int(self._running is not None), waiting=len(self._line))
+            return EngineLoad("failed", state.running, state.waiting) if self._refusal else state
 
     async def aclose(self) -> None:
         """End what runs, refuse what waits and what will come; returns when the thread has ended."""
-        with self._lock:
-            self._is_closed = True
-            ended = [*self._line, *([self._running] if self._running else [])]
-            self._line.clear()
-            thread = self._thread
-        for job in ended:
-            job.is_cancelled.set()
-            job.put(EngineUnavailable("The server is shutting down."))
+        thread = self._refuse_all("The server is shutting down.")
         if thread is not None:
             await asyncio.to_thread(thread.join)
+
+    def seen(self, image: Image) -> PIL.Image.Image:
+        """The square that the model looks at for `image`."""
+        return self.llava.seen(image)
 
     def _check_pictures(self, request: ChatRequest) -> None:
         if len(request.images) > self.info.max_images:
@@ -108,12 +115,12 @@ class GenerateEngine:
 
     def _admit(self, job: _Job) -> None:
         with self._lock:
-            if self._is_closed:
-                raise EngineUnavailable("The server is shutting down.")
+            if self._refusal:
+                raise EngineUnavailable(self._refusal)
             if self._running is None:
-                self._running = job
-                self._thread = threading.Thread(target=self._work, args=(job,), name="generate", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._work, args=(job,), name="generate", daemon=True)
+                thread.start()
+                self._running, self._thread = job, thread
             elif len(self._line) < self._max_queue:
                 self._line.append(job)
             else:
@@ -128,14 +135,26 @@ class GenerateEngine:
             if job in self._line:
                 self._line.remove(job)
 
+    def _refuse_all(self, why: str) -> threading.Thread | None:
+        """Refuse all requests, there or to come, with `why`; returns the thread that may still be at work."""
+        with self._lock:
+            self._refusal = why
+            refused = [*self._line, *([self._running] if self._running else [])]
+            self._line.clear()
+            thread = self._thread
+        for job in refused:
+            job.is_cancelled.set()
+            job.put(EngineUnavailable(why))
+        return thread
+
     def _work(self, job: _Job | None) -> None:
         """The thread: answers one job after the other until the line is empty."""
         while job is not None:
             last = self._outcome(job)
-            with self._lock:  # before the caller gets the end, so that the seat is free when it asks again
+            with self._lock:
                 done, job = job, self._line.popleft() if self._line else None
                 self._running = job
-            done.put(last)
+            done.put(last)  # only now: who has its answer finds the engine free again
 
     def _outcome(self, job: _Job) -> Chunk | DemoError:
         """The last chunk, or why there is none."""
@@ -143,44 +162,55 @@ class GenerateEngine:
             return self._answer(job)
         except DemoError as error:
             return error
-        except (torch.OutOfMemoryError, MemoryError):
-            _log.exception("out of memory")
-        except Exception:  # noqa: BLE001, the top of a thread: whatever it is, the caller must hear of it
-            _log.exception("generation failed")
-            return GenerationFailed("The model failed while it answered; please try again.")
+        except Exception as error:  # noqa: BLE001, the top of a thread: whatever it is, the caller must hear of it
+            # As everywhere in the log: the class and the places in the code, not the words, which may quote a prompt.
+            trace = "".join(traceback.format_tb(error.__traceback__))
+            _log.error("generation failed: %s", type(error).__name__, extra={"trace": trace})
+            if isinstance(error, torch.AcceleratorError):  # CUDA answers every call with it from now on
+                self._refuse_all("The GPU reported an error that only a restart of the server mends.")
+            failure = _failure_of(error)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()  # here, where the exception no longer holds the tensors of its frames
-        return EngineUnavailable("Out of memory: try again with fewer or smaller pictures or a shorter answer.")
+        return failure
 
     def _answer(self, job: _Job) -> Chunk:
         if job.is_cancelled.is_set():
             return Chunk(finish_reason="stop", usage=Usage(0, 0))  # nobody reads it
         sampling = job.request.sampling
         inputs = self.llava.prompt(job.request.messages)
-        prompt_tokens = inputs["input_ids"].shape[1]
+        ids = inputs["input_ids"]
         watch = _Watch(job, Detokenizer(self.llava.tokenizer, sampling.stop), self.llava.end_ids)
         self.llava.model.generate(
             **inputs,
-            do_sample=False,  # `_Sampler` leaves scores whose argmax is the choice
-            max_new_tokens=self._room(prompt_tokens, sampling.max_tokens),
-            logits_processor=LogitsProcessorList([_Sampler(sampling, inputs["input_ids"], self.llava.image_token_id)]),
+            do_sample=False,  # what `_Sampler` returns has its maximum at the choice
+            max_new_tokens=self._room(ids.shape[1], sampling.max_tokens),
+            logits_processor=LogitsProcessorList([_Sampler(sampling, ids, self.llava.image_token_id)]),
             stopping_criteria=StoppingCriteriaList([watch]),
         )
         rest = watch.text.end()
         is_whole = watch.has_ended or watch.text.has_stopped
-        return Chunk(rest, "stop" if is_whole else "length", Usage(prompt_tokens, watch.tokens))
+        return Chunk(rest, "stop" if is_whole else "length", Usage(ids.shape[1], watch.tokens))
 
     def _room(self, prompt_tokens: int, max_tokens: int) -> int:
         """How many tokens the answer may have: `max_tokens`, or what the prompt leaves of the context."""
-        left = self.llava.context_tokens - prompt_tokens
-        if left < min(max_tokens, MIN_ANSWER_TOKENS):
+        left, needed = self.llava.context_tokens - prompt_tokens, min(max_tokens, MIN_ANSWER_TOKENS)
+        if left < needed:
             raise PromptTooLong(
-                f"The conversation takes {prompt_tokens:,} tokens, a picture {self.llava.image_tokens:,} of them; "
-                f"the model reads {self.llava.context_tokens:,}, and the answer needs at least "
-                f"{min(max_tokens, MIN_ANSWER_TOKENS)}. Start a new conversation, or send less.",
+                f"The conversation takes {prompt_tokens:,} tokens (a picture takes {self.llava.image_tokens:,}), and "
+                f"its answer at least {needed}; the model holds {self.llava.context_tokens:,}. Send less, or start a "
+                "new conversation.",
                 "messages",
             )
         return min(max_tokens, left)
+
+
+def _failure_of(error: Exception) -> DemoError:
+    is_cpu_memory = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # torch's words
+    if is_cpu_memory or isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return EngineUnavailable("Out of memory: try again with fewer pictures, or with a shorter conversation.")
+    if isinstance(error, torch.AcceleratorError):
+        return EngineUnavailable("The GPU reported an error.")
+    return GenerationFailed("The model failed while it answered; please try again.")
 
 
 class _Watch(StoppingCriteria):
@@ -206,31 +236,33 @@ class _Watch(StoppingCriteria):
 
 
 class _Sampler(LogitsProcessor):
-    """Applies the knobs of one request; the argmax of what it returns is the next token."""
+    """The knobs of one request; what it returns has its maximum at the next token."""
 
     def __init__(self, sampling: SamplingParams, prompt: Tensor, image_token_id: int) -> None:
-        self.sampling = sampling
+        def row(knob: float) -> Tensor:
+            return torch.tensor([[knob]], device=prompt.device)
+
         self.seed = sampling.seed if sampling.seed is not None else secrets.randbelow(MAX_SEED)
+        self.is_greedy = sampling.is_greedy
+        self.temperature = row(max(sampling.temperature, MIN_TEMPERATURE))
+        self.filters = [row(sampling.top_k), row(sampling.top_p), row(sampling.min_p)]
+        penalties = (sampling.repetition_penalty, sampling.frequency_penalty, sampling.presence_penalty)
+        self.penalties = [row(penalty) for penalty in penalties] if penalties != (1, 0, 0) else []
         self.prompt_tokens = prompt.shape[1]
         self.image_token_id = image_token_id
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        scores = self._penalised(input_ids, scores)
-        if self.sampling.is_greedy:
+        if self.penalties:
+            scores = self._penalised(input_ids, scores)
+        if self.is_greedy:
             return scores
-        knobs = (self.sampling.top_k, self.sampling.top_p, self.sampling.min_p)
-        top_k, top_p, min_p = (torch.tensor([[knob]], device=scores.device) for knob in knobs)
-        kept = filtered(scores / self.sampling.temperature, top_k, top_p, min_p)
         key = draw_key(self.seed, input_ids.shape[1] - self.prompt_tokens)
-        return kept + gumbel_noise(torch.tensor([[key]], device=scores.device), scores.shape[-1])
+        noise = gumbel_noise(torch.tensor([[key]], device=scores.device), scores.shape[-1])
+        return filtered(scores / self.temperature, *self.filters) + noise
 
     def _penalised(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        sampling = self.sampling
-        if sampling.repetition_penalty == 1 and not sampling.frequency_penalty and not sampling.presence_penalty:
-            return scores
         prompt, answer = input_ids[:, : self.prompt_tokens], input_ids[:, self.prompt_tokens :]
         counts = torch.zeros_like(scores).scatter_add_(1, answer, torch.ones_like(answer, dtype=scores.dtype))
         in_prompt = torch.zeros_like(scores, dtype=torch.bool).scatter_(1, prompt, True)
-        in_prompt[:, self.image_token_id] = False  # a stand-in for picture rows, which are no text
-        penalties = (sampling.repetition_penalty, sampling.frequency_penalty, sampling.presence_penalty)
-        return penalised(scores, in_prompt, counts, *(torch.tensor([[p]], device=scores.device) for p in penalties))
+        in_prompt[:, self.image_token_id] = False  # it stands for the rows of pictures and is no text
+        return penalised(scores, in_prompt, counts, *self.penalties)

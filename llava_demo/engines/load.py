@@ -12,6 +12,8 @@ from llava_demo.miniature import FOLDER
 from llava_demo.settings import Settings
 
 if TYPE_CHECKING:
+    import torch
+
     from llava_demo.device import Hardware, Plan
     from llava_demo.llava import Llava
 
@@ -51,13 +53,13 @@ def load_engine(settings: Settings) -> Engine:
     Raises:
         EngineUnavailable: the checkpoint cannot be had or loaded; the message says why.
     """
-    from llava_demo.device import Hardware, Wishes, planned
+    from llava_demo.device import Hardware, Weights, Wishes, planned
     from llava_demo.engines.generate import GenerateEngine
 
     hardware = Hardware.found()
     checkpoint = chosen_checkpoint(settings.model, hardware)
     wishes = Wishes(settings.quantize, settings.dtype, settings.attention)
-    plan = planned(wishes, hardware, _stored_dtype(checkpoint), checkpoint.is_miniature)
+    plan = planned(wishes, hardware, Weights(_stored_dtype(checkpoint), checkpoint.is_miniature))
     started = time.monotonic()
     _log.info("loading %s on %s, %s", checkpoint.name, hardware.name, plan.precision)
     llava = _load(checkpoint, plan, settings)
@@ -84,7 +86,7 @@ def chosen_checkpoint(model: str, hardware: "Hardware") -> Checkpoint:
 
 
 def _automatic(hardware: "Hardware") -> Checkpoint:
-    how = f"For the real one: a machine with an NVIDIA GPU, or --model {LLAVA_7B} and patience."
+    how = f"For the real one: a machine with an NVIDIA GPU, or --model {LLAVA_7B} (28 GB of memory, and slow)."
     if not hardware.has_gpu:
         return Checkpoint(str(FOLDER), f"The built-in miniature, since there is no CUDA GPU. {how}")
     if hardware.free_bytes < LLAVA_7B_BYTES:
@@ -117,7 +119,7 @@ def _on_hub(model: str, reason: str) -> Checkpoint:
     return Checkpoint(model, reason, is_local=False)
 
 
-def _stored_dtype(checkpoint: Checkpoint):
+def _stored_dtype(checkpoint: Checkpoint) -> "torch.dtype | None":
     from transformers import AutoConfig
 
     try:
@@ -152,5 +154,15 @@ def _info(llava: "Llava", checkpoint: Checkpoint, plan: "Plan", settings: Settin
         image_tokens=llava.image_tokens,
         max_images=settings.max_images or fitting,
         is_miniature=checkpoint.is_miniature,
-        reasons=(checkpoint.reason, *plan.reasons),
+        reasons=(checkpoint.reason, *plan.reasons, _image_mode_reason(llava, settings)),
     )
+
+
+def _image_mode_reason(llava: "Llava", settings: Settings) -> str:
+    if llava.mode != settings.image_mode:
+        return "Pictures go to the processor as they are: it cuts them into tiles and so shows all of them."
+    return {
+        "pad": "Pictures are padded to a square, as the original LLaVA was given them, so that all of them is seen.",
+        "crop": "Pictures are cropped as the Hub's processor does, as asked.",
+        "resize": "Pictures are squeezed into a square, as asked.",
+    }[llava.mode]

@@ -9,6 +9,8 @@ import hashlib
 import torch
 from torch import Tensor
 
+MIN_TEMPERATURE = 1e-4  # below it logits divided by the temperature could overflow; the choice is the likeliest anyway
+
 
 def penalised(
     logits: Tensor, in_prompt: Tensor, counts: Tensor, repetition: Tensor, frequency: Tensor, presence: Tensor
@@ -35,8 +37,8 @@ def filtered(logits: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Ten
     kept = (rank < top_k) | (top_k == 0)
     probabilities = ordered.masked_fill(~kept, -torch.inf).softmax(dim=-1)
     before = probabilities.cumsum(dim=-1) - probabilities
-    kept &= (before < top_p) | (top_p == 1)  # with 1 nothing is dropped, whatever the rounding of the sum
-    kept &= probabilities >= min_p * probabilities[:, :1]
+    kept = kept & ((before < top_p) | (top_p == 1))  # with 1 nothing is dropped, whatever the rounding of the sum
+    kept = kept & (probabilities >= min_p * probabilities[:, :1])
     kept[:, 0] = True
     return logits.masked_fill(~torch.zeros_like(kept).scatter(1, order, kept), -torch.inf)
 

@@ -1,0 +1,3 @@
+"""Fixtures for all tests: tiny checkpoints, running servers, one browser for the whole session."""
+
+pytest_plugins = ["checkpoints", "servers", "browsers"]

@@ -1,0 +1,110 @@
+"""From settings to an engine: which checkpoint, and what is said when it cannot be had. No test asks the real Hub."""
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+
+from llava_demo.chat import ChatRequest, Message, SamplingParams
+from llava_demo.device import Hardware
+from llava_demo.engines import complete
+from llava_demo.engines.load import LLAVA_7B, chosen_checkpoint, load_engine
+from llava_demo.errors import EngineUnavailable
+from llava_demo.miniature import FOLDER
+from llava_demo.settings import Settings
+
+CPU = Hardware("CPU")
+L4 = Hardware("NVIDIA L4", (8, 9), 22 * 2**30)
+SMALL = Hardware("Quadro P600", (6, 1), 2 * 2**30)
+
+
+@pytest.fixture
+def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A Hub that refuses connections, and an empty cache."""
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+
+
+def test_auto_without_a_gpu_is_the_miniature_and_tells_how_to_get_the_real_one() -> None:
+    checkpoint = chosen_checkpoint("auto", CPU)
+    assert checkpoint.source == str(FOLDER)
+    assert checkpoint.is_miniature
+    assert checkpoint.name == "miniature"
+    assert f"--model {LLAVA_7B}" in checkpoint.reason
+
+
+def test_auto_on_a_gpu_without_room_is_the_miniature() -> None:
+    checkpoint = chosen_checkpoint("auto", SMALL)
+    assert checkpoint.is_miniature
+    assert "2.0 GB of the GPU are free" in checkpoint.reason
+
+
+@pytest.mark.usefixtures("no_hub")
+def test_auto_without_the_hub_is_the_miniature_and_says_so() -> None:
+    checkpoint = chosen_checkpoint("auto", L4)
+    assert checkpoint.is_miniature
+    assert "The Hub cannot be reached" in checkpoint.reason
+
+
+@pytest.mark.usefixtures("no_hub")
+def test_an_id_that_was_asked_for_is_never_replaced() -> None:
+    with pytest.raises(
+        EngineUnavailable, match=r"Hub cannot be reached and llava-hf/llava-1.5-13b-hf was never loaded"
+    ):
+        chosen_checkpoint("llava-hf/llava-1.5-13b-hf", L4)
+
+
+@pytest.mark.usefixtures("no_hub")
+def test_what_was_loaded_before_needs_no_hub(tmp_path: Path) -> None:
+    """transformers alone asks five times for each file, and so starts after minutes (5.23)."""
+    snapshot = tmp_path / f"models--{LLAVA_7B.replace('/', '--')}" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    refs = snapshot.parents[1] / "refs"
+    refs.mkdir()
+    (refs / "main").write_text("abc")
+    checkpoint = chosen_checkpoint("auto", L4)
+    assert checkpoint.source == LLAVA_7B
+    assert checkpoint.is_local
+    assert "loaded before" in checkpoint.reason
+
+
+def test_what_is_neither_a_folder_nor_an_id_is_refused() -> None:
+    with pytest.raises(EngineUnavailable, match="neither a folder nor a Hub id"):
+        chosen_checkpoint("no/such/folder/here", CPU)
+
+
+def test_a_folder_without_a_checkpoint_is_refused_and_its_path_not_told(tmp_path: Path) -> None:
+    with pytest.raises(EngineUnavailable, match="is no checkpoint") as caught:
+        load_engine(Settings(model=str(tmp_path)))
+    assert str(tmp_path.parent) not in str(caught.value)
+
+
+def test_a_folder_is_loaded_and_everything_decided_is_told(tiny_folder: str) -> None:
+    engine = load_engine(Settings(model=tiny_folder))
+    info = engine.info
+    assert (info.model, info.engine, info.is_miniature) == ("tiny", "generate", False)
+    assert (info.context_tokens, info.image_tokens, info.max_images) == (1024, 16, 32)
+    assert len(info.reasons) == 5
+    assert all(reason.endswith(".") for reason in info.reasons)
+    assert tiny_folder not in " ".join(info.reasons)
+
+
+def test_max_images_is_the_operators_where_given(tiny_folder: str) -> None:
+    assert load_engine(Settings(model=tiny_folder, max_images=3)).info.max_images == 3
+
+
+@pytest.mark.parametrize(("quantize", "precision"), [("4bit", "4-bit NF4"), ("8bit", "8-bit")])
+def test_quantized_checkpoints_answer_on_any_machine(quantize: str, precision: str, tiny_folder: str) -> None:
+    engine = load_engine(Settings(model=tiny_folder, quantize=quantize))
+    request = ChatRequest((Message("user", "hi"),), SamplingParams(temperature=0, max_tokens=4))
+    assert asyncio.run(complete(engine, request)).usage.completion_tokens == 4
+    assert engine.info.precision.startswith(precision)
+
+
+def test_importing_the_module_is_cheap() -> None:
+    code = "import llava_demo.engines.load, sys; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
