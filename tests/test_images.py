@@ -1,6 +1,7 @@
 """Pictures as people send them: every format, every odd kind of pixel, and what must be refused before it costs."""
 
 import base64
+import io
 import random
 import struct
 import zlib
@@ -82,6 +83,25 @@ def png_file(width: int, height: int, depth: int, kind: int, pixels: bytes = b""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0))
     transparency = chunk(b"tRNS", key) if key else b""
     return b"\x89PNG\r\n\x1a\n" + header + transparency + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
+
+
+def tiled_tiff(side: int, tile_side: int, pixels: bytes) -> bytes:
+    """A grey square TIFF of one compressed tile."""
+    tags = {
+        256: side,
+        257: side,
+        258: 8,
+        259: 8,
+        262: 1,
+        277: 1,
+        322: tile_side,
+        323: tile_side,
+        324: 0,
+        325: len(pixels),
+    }
+    start = 8 + 2 + 12 * len(tags) + 4
+    entries = (struct.pack("<HHII", tag, 4, 1, start if tag == 324 else value) for tag, value in tags.items())
+    return struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + b"".join(entries) + bytes(4) + pixels
 
 
 def words(*values: int) -> bytes:
@@ -246,8 +266,8 @@ REFUSED = {
     "SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "This is an SVG; send"),
     "SVG with a prologue": (b"\xef\xbb\xbf<?xml version='1.0'?>\n<!-- me -->\n<SVG/>", "This is an SVG; send"),
     "web page": (b"<!DOCTYPE html><html><svg></svg></html>", "This is a web page; send"),
-    "video": (b"\0\0\0\x18ftypmp42\0\0\0\0", "This is a video; send"),
-    "WebM": (b"\x1a\x45\xdf\xa3\x01\0\0\0", "This is a video; send"),
+    "video": (b"\0\0\0\x18ftypmp42\0\0\0\0", "This is a video, or a damaged picture; send"),
+    "WebM": (b"\x1a\x45\xdf\xa3\x01\0\0\0", "This is a video, or a damaged picture; send"),
     "only a PNG's signature": (b"\x89PNG\r\n\x1a\n", "not a picture that can be read"),
 }
 
@@ -269,7 +289,7 @@ def test_decoders_that_nobody_needs_are_not_reached(format: str) -> None:
 def test_too_many_bytes_are_refused() -> None:
     data = png()
     assert Image.from_bytes(data, ImageLimits(max_bytes=len(data))).data == data
-    with pytest.raises(ImageTooLarge, match=r"20\.0 MB; at most 20 MB are taken") as caught:
+    with pytest.raises(ImageTooLarge, match=r"20\.1 MB; at most 20 MB are taken") as caught:
         Image.from_bytes(bytes(20 * 2**20 + 1))
     assert caught.value.status == 413
 
@@ -290,6 +310,29 @@ def test_too_many_pixels_are_refused_by_the_header(size: tuple[int, int], words:
     with pytest.raises(ImageTooLarge, match=words) as caught:
         Image.from_bytes(png_file(*size, 8, 2))
     assert caught.value.status == 413
+
+
+def test_a_large_picture_behind_a_small_window_is_refused_by_the_header() -> None:
+    """The HEIC shows 32 x 16 of 64 x 64 pixels; libheif makes room for all of them before it cuts the window out."""
+    size = struct.Struct(">II").pack
+    assert HEIC.count(b"ispe\0\0\0\0" + size(64, 64)) == 1
+    data = HEIC.replace(size(64, 64), size(12_000, 12_000), 1)
+    assert PIL.Image.open(io.BytesIO(data)).size == (32, 16)
+    with pytest.raises(ImageTooLarge, match="12,000 x 12,000, 144"):
+        Image.from_bytes(data)
+
+
+def test_a_large_tile_behind_a_small_picture_is_refused_by_the_header() -> None:
+    """Pillow 12 makes room for the whole tile: 0.9 GB for such a file of 0.9 MB, and of 10 x 10 pixels."""
+    assert Image.from_bytes(tiled_tiff(10, 16, zlib.compress(bytes(16 * 16)))).pixels.size == (10, 10)
+    with pytest.raises(ImageTooLarge, match="12,000 x 12,000, 144"):
+        Image.from_bytes(tiled_tiff(10, 12_000, b""))
+
+
+def test_the_letters_of_a_pdf_inside_of_a_picture_do_not_make_it_one() -> None:
+    data = encoded(red_and_blue(), "JPEG", comment="%PDF-1.7 <svg>")
+    assert b"%PDF-" in data[:100]
+    assert Image.from_bytes(data).pixels.size == (32, 16)
 
 
 def test_the_limits_are_the_callers() -> None:
@@ -401,7 +444,7 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
     file = tmp_path / "huge.png"
     with file.open("wb") as opened:
         opened.truncate(2**40)  # a hole: a terabyte that takes no space
-    with pytest.raises(ImageTooLarge, match=r"1048576\.0 MB"):
+    with pytest.raises(ImageTooLarge, match=r"1,048,576\.0 MB"):
         Image.from_path(file)
 
 
