@@ -4,6 +4,7 @@ import asyncio
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,8 +34,10 @@ WORDS_OF_THE_WORLD = ("circle", "square", "triangle", "star", "red", "green", "b
 
 
 @pytest.fixture(scope="module")
-def miniature() -> Engine:
-    return load_engine(Settings(model="miniature"))
+def engine() -> Iterator[Engine]:
+    engine = load_engine(Settings(model="miniature"))
+    yield engine
+    asyncio.run(engine.aclose())
 
 
 def answer(engine: Engine, name: str, prompt: str) -> str:
@@ -69,11 +72,11 @@ def test_a_picture_is_sharp_on_a_card_and_light_on_a_phone(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TRUTHS)
-def test_the_miniature_answers_its_cards_truthfully(miniature: Engine, name: str) -> None:
+def test_the_miniature_answers_its_cards_truthfully(engine: Engine, name: str) -> None:
     prompt = next(example["prompt"] for example in EXAMPLES if example["image"] == name)
     on_card, described = TRUTHS[name]
-    assert_true(answer(miniature, name, prompt), on_card, described)
-    assert_true(answer(miniature, name, "What is in this picture?"), described, described)
+    assert_true(answer(engine, name, prompt), on_card, described)
+    assert_true(answer(engine, name, "What is in this picture?"), described, described)
 
 
 def assert_true(said: str, needed: tuple[str, ...], allowed: tuple[str, ...]) -> None:
@@ -84,5 +87,5 @@ def assert_true(said: str, needed: tuple[str, ...], allowed: tuple[str, ...]) ->
 
 
 @pytest.mark.parametrize("name", [example["image"] for example in EXAMPLES if example["for"] == "7b"])
-def test_the_miniature_says_that_it_does_not_know_the_other_pictures(miniature: Engine, name: str) -> None:
-    assert "only know simple drawings" in answer(miniature, name, "What is in this picture?")
+def test_the_miniature_says_that_it_does_not_know_the_other_pictures(engine: Engine, name: str) -> None:
+    assert "only know simple drawings" in answer(engine, name, "What is in this picture?")
