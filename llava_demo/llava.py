@@ -1,6 +1,5 @@
 """Llava: one checkpoint with its weights, its processor and its prompt format. Knows no queue, no sampling, no HTTP."""
 
-import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -22,8 +21,6 @@ from llava_demo.device import Plan
 from llava_demo.errors import InvalidRequest
 from llava_demo.images import Image
 from llava_demo.picture_modes import PictureMode, prepared
-
-_log = logging.getLogger(__name__)
 
 # Of the model card of llava-hf/llava-1.5-7b-hf: USER: <image>\n<prompt> ASSISTANT:
 MODEL_CARD_TEMPLATE = (

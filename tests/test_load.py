@@ -46,14 +46,12 @@ def test_auto_on_a_gpu_without_room_is_the_miniature() -> None:
 def test_auto_without_the_hub_is_the_miniature_and_says_so() -> None:
     checkpoint = chosen_checkpoint("auto", L4)
     assert checkpoint.is_miniature
-    assert "The Hub cannot be reached" in checkpoint.reason
+    assert "the Hub cannot be reached" in checkpoint.reason
 
 
 @pytest.mark.usefixtures("no_hub")
 def test_an_id_that_was_asked_for_is_never_replaced() -> None:
-    with pytest.raises(
-        EngineUnavailable, match=r"Hub cannot be reached and llava-hf/llava-1.5-13b-hf was never loaded"
-    ):
+    with pytest.raises(EngineUnavailable, match=r"llava-1.5-13b-hf is no folder here.*cannot be reached"):
         chosen_checkpoint("llava-hf/llava-1.5-13b-hf", L4)
 
 

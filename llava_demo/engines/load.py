@@ -103,7 +103,7 @@ def _automatic(hardware: "Hardware") -> Checkpoint:
 def _on_hub(model: str, reason: str) -> Checkpoint:
     """One short question to the Hub: transformers would try for minutes before it gives up (5.23: 5 times a file)."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError, HTTPError, RepositoryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError, HTTPError, RepositoryNotFoundError
 
     try:
         is_here = isinstance(try_to_load_from_cache(model, "config.json"), str)
@@ -111,11 +111,17 @@ def _on_hub(model: str, reason: str) -> Checkpoint:
     except HFValidationError as error:
         raise EngineUnavailable(f"{model} is neither a folder nor a Hub id (owner/name).") from error
     except RepositoryNotFoundError as error:
-        raise EngineUnavailable(f"The Hub has no checkpoint {model}, or it needs a login (HF_TOKEN).") from error
+        raise EngineUnavailable(
+            f"{model} is no folder here and not on the Hub, unless it needs a login (HF_TOKEN)."
+        ) from error
+    except EntryNotFoundError as error:
+        raise EngineUnavailable(f"{model} on the Hub has no config.json: it is no checkpoint.") from error
     except (HTTPError, OSError) as error:
         if is_here:
             return Checkpoint(model, f"{reason} The Hub cannot be reached; this is the copy that was loaded before.")
-        raise EngineUnavailable(f"The Hub cannot be reached and {model} was never loaded here.") from error
+        raise EngineUnavailable(
+            f"{model} is no folder here, was never loaded from the Hub, and the Hub cannot be reached."
+        ) from error
     return Checkpoint(model, reason, is_local=False)
 
 
