@@ -165,7 +165,7 @@ def test_what_cannot_be_asked_is_refused_before_a_model_is_loaded(
     broken = tmp_path / "broken.png"
     broken.write_bytes(png()[:40])
     assert "missing.png: There is no such picture file." in refusal(capsys, "ask", "missing.png", QUESTION)
-    assert f"{broken}: The file is not a picture" in refusal(capsys, "ask", str(broken), QUESTION)
+    assert f"{broken}: This is not a picture" in refusal(capsys, "ask", str(broken), QUESTION)
     assert "write a question" in refusal(capsys, "ask", " ")
     assert "6,145 characters; at most 6,144" in refusal(capsys, "ask", "x" * 6145)
 
