@@ -93,8 +93,8 @@ class GenerateEngine:
 
     def load(self) -> EngineLoad:
         with self._lock:
-            state = EngineLoad("ready", running=int(self._running is not None), waiting=len(self._line))
-            return EngineLoad("failed", state.running, state.waiting) if self._refusal else state
+            running, waiting = int(self._running is not None), len(self._line)
+            return EngineLoad("failed" if self._refusal else "ready", running, waiting)
 
     async def aclose(self) -> None:
         """End what runs, refuse what waits and what will come; returns when the thread has ended."""
