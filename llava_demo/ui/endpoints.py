@@ -87,7 +87,7 @@ def add_endpoints(page: gr.Blocks, engine: Engine, limits: ImageLimits) -> None:
         """The model, its engine and device, the limits, and how busy it is."""
         return asdict(engine.info) | {"limits": _limits(engine, limits), "load": asdict(engine.load())}
 
-    image = _Parameter("image", FileData, "The picture: handle_file(path or address).")
+    image = _Parameter("image", FileData, "The picture: handle_file(path).")
     prompt = _Parameter("prompt", str, f"The question, at most {MAX_MESSAGE_CHARACTERS} characters.")
     messages = _Parameter(
         "messages",
@@ -144,7 +144,7 @@ def _uploaded(file: Any, limits: ImageLimits) -> Image:
         real = Path(path).resolve()
         if real.is_relative_to(folder) and _FINISHED_UPLOAD.fullmatch(real.relative_to(folder).as_posix()):
             return Image.from_path(real, limits)
-    raise InvalidImage("The picture must be uploaded; send handle_file(path or address).", "image")
+    raise InvalidImage("The picture must be uploaded; send handle_file(path).", "image")
 
 
 def _limits(engine: Engine, limits: ImageLimits) -> dict[str, int]:

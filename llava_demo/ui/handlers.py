@@ -25,7 +25,8 @@ from llava_demo.ui.growth import Growth, growing_answer, numbers_of
 
 logger = logging.getLogger(__name__)
 
-Update = tuple[Any, Any, Any]  # of the message box, of the conversation, of what the model sees
+# What is shown anew: in the message box, as a refusal above it, in the conversation, as what the model sees.
+Update = tuple[Any, Any, Any, Any]
 
 IDLE: dict[str, Any] = {"submit_btn": True, "stop_btn": False}
 BUSY: dict[str, Any] = {"submit_btn": False, "stop_btn": True}
@@ -45,18 +46,20 @@ class Handlers:
         self._examples = examples
         self._read_image = partial(Image.from_path, limits=limits)
 
-    def check(self, box: dict[str, Any], history: list[Entry], *knobs: Any) -> list[dict[str, Any]]:
-        """Refuse what cannot be sent before it leaves the message box, so that nothing of it is lost."""
-        problem = ""
-        try:
-            self._request(_asked(history, box["text"], box["files"]), knobs)
-        except InvalidRequest as error:
-            problem = str(error)
-        return [gr.validate(not problem, problem), *[gr.validate(True, "")] * (1 + len(knobs))]
-
     async def send(self, box: dict[str, Any], history: list[Entry], *knobs: Any) -> AsyncGenerator[Update, None]:
-        emptied = gr.MultimodalTextbox(value=None, **BUSY)
-        async with aclosing(self._turn(emptied, _asked(history, box["text"], box["files"]), knobs)) as updates:
+        """Ask what is in the message box. What cannot be asked stays there, so that nothing of it is lost.
+
+        Gradio's own validators would answer with HTTP 422, which browsers put on the console as an error.
+        """
+        asked = _asked(history, box["text"], box["files"])
+        try:
+            if len(asked) == len(history):
+                raise InvalidRequest("There is nothing to send yet; write a question or add a picture.")
+            request = await asyncio.to_thread(self._request, asked, knobs)
+        except InvalidRequest as error:
+            yield gr.skip(), panels.refusal_html(str(error)), gr.skip(), gr.skip()
+            return
+        async with aclosing(self._answer(gr.MultimodalTextbox(value=None, **BUSY), asked, request)) as updates:
             async for update in updates:
                 yield update
 
@@ -64,20 +67,17 @@ class Handlers:
         self, event: gr.SelectData, history: list[Entry], *knobs: Any
     ) -> AsyncGenerator[Update, None]:
         example = self._examples[event.index]  # by its place: nobody has checked a path in a browser's event
-        asked = _asked(history, example.prompt, [example.path])
-        async with aclosing(self._turn(gr.MultimodalTextbox(**BUSY), asked, knobs)) as updates:
+        async with aclosing(self._turn(_asked(history, example.prompt, [example.path]), knobs)) as updates:
             async for update in updates:
                 yield update
 
     async def retry(self, event: gr.RetryData, history: list[Entry], *knobs: Any) -> AsyncGenerator[Update, None]:
-        asked = history[: _index(event) + 1]
-        async with aclosing(self._turn(gr.MultimodalTextbox(**BUSY), asked, knobs)) as updates:
+        async with aclosing(self._turn(history[: _index(event) + 1], knobs)) as updates:
             async for update in updates:
                 yield update
 
     async def edit(self, event: gr.EditData, history: list[Entry], *knobs: Any) -> AsyncGenerator[Update, None]:
-        asked = conversation.edited(history[: _index(event) + 1])
-        async with aclosing(self._turn(gr.MultimodalTextbox(**BUSY), asked, knobs)) as updates:
+        async with aclosing(self._turn(conversation.edited(history[: _index(event) + 1]), knobs)) as updates:
             async for update in updates:
                 yield update
 
@@ -95,25 +95,35 @@ class Handlers:
 
     def cleared(self) -> Update:
         """After the work was cancelled and the conversation emptied."""
-        return gr.MultimodalTextbox(**IDLE), [], panels.seen_html([], 0)
+        return gr.MultimodalTextbox(**IDLE), "", [], panels.seen_html([], 0)
 
-    async def _turn(self, box: Any, asked: list[Entry], knobs: tuple[Any, ...]) -> AsyncGenerator[Update, None]:
-        """Show `box` and the question, then the growing answer or the failure, then the box ready for the next."""
-        yield box, [*asked, conversation.pending_entry(_LOOKING)], gr.skip()
-        said: list[Entry] = []
+    async def _turn(self, asked: list[Entry], knobs: tuple[Any, ...]) -> AsyncGenerator[Update, None]:
+        """Answer the question that `asked` ends with; the message box keeps what somebody may be writing."""
         try:
             request = await asyncio.to_thread(self._request, asked, knobs)
-            yield gr.skip(), gr.skip(), await asyncio.to_thread(self._seen, request)
+        except InvalidRequest as error:
+            yield gr.skip(), "", [*asked, *_failed([], str(error))], gr.skip()
+            return
+        async with aclosing(self._answer(gr.MultimodalTextbox(**BUSY), asked, request)) as updates:
+            async for update in updates:
+                yield update
+
+    async def _answer(self, box: Any, asked: list[Entry], request: ChatRequest) -> AsyncGenerator[Update, None]:
+        """Show `box` and the question, then the growing answer or the failure, then the box ready for the next."""
+        yield box, "", [*asked, conversation.pending_entry(_LOOKING)], gr.skip()
+        said: list[Entry] = []
+        try:
+            yield gr.skip(), gr.skip(), gr.skip(), await asyncio.to_thread(self._seen, request)
             async with aclosing(growing_answer(self._engine, request, "page")) as growth:
                 async for grown in growth:
                     said = self._said(grown)
-                    yield gr.skip(), asked + said, gr.skip()
+                    yield gr.skip(), gr.skip(), asked + said, gr.skip()
         except DemoError as error:
             said = _failed(said, str(error))
         except Exception:  # the top of a handler: whatever it is, the page must stay usable
             logger.exception("a defect ended a turn on the page")
             said = _failed(said, _BROKEN)
-        yield gr.MultimodalTextbox(**IDLE), asked + said, gr.skip()
+        yield gr.MultimodalTextbox(**IDLE), gr.skip(), asked + said, gr.skip()
 
     def _request(self, asked: list[Entry], knobs: tuple[Any, ...]) -> ChatRequest:
         messages = conversation.messages_from(asked, self._read_image)

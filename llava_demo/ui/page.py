@@ -1,6 +1,6 @@
 """The page: what stands where, and which handler hears what. It knows no model and no format."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
@@ -32,9 +32,9 @@ def build_page(engine: Engine, settings: Settings) -> gr.Blocks:
             controls = SamplingControls(engine.info.context_tokens)
             gr.HTML(panels.about_html(engine.info), elem_id="about", padding=False)
         chat, examples = _chatbot(engine)
-        box = _message_box()
+        refusal = gr.HTML("", elem_id="refusal", padding=False)
         handlers = Handlers(engine, settings.image_limits, controls, examples)
-        _connect(handlers, box, chat, seen, controls.components)
+        _connect(handlers, _Parts(_message_box(), refusal, chat, seen), controls.components)
         add_endpoints(page, engine, settings.image_limits)
     return page
 
@@ -83,18 +83,24 @@ def _message_box() -> gr.MultimodalTextbox:
     )
 
 
-def _connect(
-    handlers: Handlers,
-    box: gr.MultimodalTextbox,
-    chat: gr.Chatbot,
-    seen: gr.HTML,
-    controls: list[gr.components.Component],
-) -> None:
+@dataclass(frozen=True)
+class _Parts:
+    """What handlers show anew, in the order of `handlers.Update`."""
+
+    box: gr.MultimodalTextbox
+    refusal: gr.HTML
+    chat: gr.Chatbot
+    seen: gr.HTML
+
+
+def _connect(handlers: Handlers, parts: _Parts, controls: list[gr.components.Component]) -> None:
     """One queued event for each action; the engine, not Gradio, decides how many are answered at once."""
+    box, chat = parts.box, parts.chat
+    everything = [box, parts.refusal, chat, parts.seen]
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    answer: dict[str, Any] = {"outputs": [box, chat, seen], "concurrency_limit": None, **quiet}
+    answer: dict[str, Any] = {"outputs": everything, "concurrency_limit": None, **quiet}
     answering: list[Any] = [
-        box.submit(handlers.send, [box, chat, *controls], validator=handlers.check, **answer),
+        box.submit(handlers.send, [box, chat, *controls], **answer),
         chat.example_select(handlers.send_example, [chat, *controls], **answer),
         chat.retry(handlers.retry, [chat, *controls], **answer),
         chat.edit(handlers.edit, [chat, *controls], **answer),
@@ -103,4 +109,4 @@ def _connect(
     stopping = box.stop(None, cancels=answering, **quiet)
     stopping.then(handlers.stopped, chat, [box, chat], queue=False, **quiet)
     clearing = chat.clear(None, cancels=answering, **quiet)
-    clearing.then(handlers.cleared, None, [box, chat, seen], queue=False, **quiet)
+    clearing.then(handlers.cleared, None, everything, queue=False, **quiet)

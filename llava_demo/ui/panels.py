@@ -48,8 +48,8 @@ def welcome_html(info: EngineInfo) -> str:
     """The empty conversation, above the example cards."""
     return f"""<div class="welcome">
 <h1>Show a picture, ask about it</h1>
-<p class="lead">Drop one on the line below, paste it, or start with one of these. LLaVA-1.5 looks and answers, and you
-can go on asking.</p>
+<p class="lead">Drop, paste or choose one below, or start with one of these.
+{escape(model_name(info))} looks and answers, and you can go on asking.</p>
 {_miniature_notice() if info.is_miniature else ""}</div>"""
 
 
@@ -89,6 +89,11 @@ def seen_html(squares: list[PIL.Image.Image], image_tokens: int) -> str:
     grid = f", read in {patches} by {patches} patches" if is_grid else ""
     return f"""<section class="seen"><h2>What the model sees</h2><div class="squares">{figures}</div>
 <p class="hint">{side} by {side} pixels{grid}: {image_tokens:,} tokens a picture.</p></section>"""
+
+
+def refusal_html(words: str) -> str:
+    """Why what is in the message box cannot be sent as it is."""
+    return f'<p role="alert">{escape(words)}</p>'
 
 
 def _miniature_notice() -> str:

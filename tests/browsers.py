@@ -1,0 +1,101 @@
+"""Chromium, one for all tests of the page, and the demo's page in it.
+
+Where there is no Chromium the tests that need one are skipped, unless LLAVA_REQUIRE_BROWSER=1 forbids it.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+
+PATIENCE_MS = 60_000  # of a machine that does other things too
+OPTIONS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
+
+
+class Tab:
+    """The page in one browser tab, with the words of somebody who uses it."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.conversation = page.locator("#conversation")
+        self.question = page.locator("#box textarea")
+        self.send = page.locator("#box button.submit-button")
+        self.stop = page.locator("#box button.stop-button")
+        self.cards = page.locator("#conversation button.example")
+        self.answers = page.locator("#conversation [data-testid=bot]:not(:has(.thought-group))")
+        self.notes = page.locator("#conversation .thought-group")
+        self.failures = page.locator("#conversation .thought-group .content")
+        self.pictures = page.locator("#conversation [data-testid=user] img")
+        self.thumbnails = page.locator("#box .thumbnail-item")
+        self.refusal = page.locator("#refusal p")
+
+    def add(self, *files: str | Path | dict[str, Any]) -> None:
+        before = self.thumbnails.count()
+        self.page.locator("#box input[type=file]").set_input_files(list(files))  # type: ignore[arg-type]
+        self.thumbnails.nth(before + len(files) - 1).wait_for()
+
+    def ask(self, text: str, *files: str | Path | dict[str, Any]) -> None:
+        """Send a question with the Enter key; returns when its answer is on its way."""
+        if files:
+            self.add(*files)
+        self.question.fill(text)
+        self.question.press("Enter")
+        self.conversation.locator("[data-testid=user]", has_text=text).last.wait_for()
+
+    def set_max_tokens(self, count: int) -> None:
+        box = self.page.locator("#max_tokens input[type=number]")
+        box.fill(str(count))
+        box.blur()
+
+    def wait_for_end(self) -> None:
+        self.send.wait_for()
+
+    def button(self, name: str) -> Locator:
+        return self.conversation.get_by_role("button", name=name, exact=True)
+
+
+@pytest.fixture(scope="module")  # one module has all tests that need it; while it lives, asyncio.run is impossible
+def browser() -> Iterator[Browser]:
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        words = "there is no chromium on the PATH (apt-get install chromium)"
+        if os.environ.get("LLAVA_REQUIRE_BROWSER") == "1":
+            pytest.fail(words)
+        pytest.skip(words)
+    expect.set_options(timeout=PATIENCE_MS)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=OPTIONS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_tab(browser: Browser) -> Iterator[Callable[..., Tab]]:
+    """Opens tabs. At the test's end: no error on the console, no request to another host, from any of them."""
+    contexts, troubles = [], []
+
+    def open_at(url: str, **options: Any) -> Tab:
+        context = browser.new_context(**({"viewport": {"width": 1280, "height": 820}} | options))
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE_MS)
+        page.on("pageerror", lambda error: troubles.append(f"uncaught: {error}"))
+        page.on("console", lambda line: troubles.append(f"console: {line.text}") if line.type == "error" else None)
+        page.on("request", lambda request: None if _is_own(request.url, url) else troubles.append(request.url))
+        page.goto(url)
+        tab = Tab(page)
+        tab.question.wait_for()
+        return tab
+
+    yield open_at
+    for context in contexts:
+        context.close()
+    assert not troubles
+
+
+def _is_own(address: str, url: str) -> bool:
+    return address.startswith((url, "data:", "blob:"))

@@ -1,0 +1,284 @@
+"""The page in a real Chromium, on a real engine. Each test is what somebody does, and what they must see."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browsers import Tab
+from pictures import png
+from playwright.sync_api import expect
+from servers import Server
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+CIRCLE_AND_SQUARE = EXAMPLES / "circle-and-square.png"
+STAR = EXAMPLES / "night-star.png"
+PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
+SOMETHING = re.compile(r"\S")
+
+Open = Callable[..., Tab]
+
+
+def upload(name: str = "red.png", data: bytes | None = None, mime_type: str = "image/png") -> dict[str, Any]:
+    return {"name": name, "mimeType": mime_type, "buffer": png() if data is None else data}
+
+
+# --- asking
+
+
+def test_an_uploaded_drawing_is_answered_truthfully_and_a_follow_up_knows_the_history(
+    miniature: Server, open_tab: Open
+) -> None:
+    tab = open_tab(miniature.url)
+    tab.ask("What is in this picture?", CIRCLE_AND_SQUARE)
+    tab.wait_for_end()
+    expect(tab.answers.last).to_contain_text("red circle")
+    expect(tab.answers.last).to_contain_text("blue square")
+    expect(tab.notes.last).to_contain_text("tokens/s")
+    tab.ask("What color is the circle?")
+    tab.wait_for_end()
+    expect(tab.answers.last).to_contain_text("red")
+
+
+def test_a_new_picture_in_the_second_turn_is_seen_beside_the_first(miniature: Server, open_tab: Open) -> None:
+    tab = open_tab(miniature.url)
+    tab.ask("What is in this picture?", CIRCLE_AND_SQUARE)
+    tab.wait_for_end()
+    tab.ask("What is in the second picture?", STAR)
+    tab.wait_for_end()
+    expect(tab.answers.last).to_contain_text("yellow star")
+    expect(tab.pictures).to_have_count(2)
+    expect(tab.page.locator("#seen img")).to_have_count(2)
+
+
+def test_an_example_card_asks_its_question_about_its_picture(miniature: Server, open_tab: Open) -> None:
+    examples = [e for e in json.loads((EXAMPLES / "examples.json").read_text()) if e["for"] == "miniature"]
+    tab = open_tab(miniature.url)
+    expect(tab.cards).to_have_count(len(examples))
+    tab.cards.first.click()
+    tab.wait_for_end()
+    expect(tab.conversation).to_contain_text(examples[0]["prompt"])
+    expect(tab.answers.last).to_contain_text("red circle")
+
+
+def test_pictures_can_be_dropped_and_pasted(tiny: Server, open_tab: Open) -> None:
+    tab = open_tab(tiny.url)
+    transfer_of = """files => { const transfer = new DataTransfer();
+        for (const [name, bytes] of files)
+            transfer.items.add(new File([new Uint8Array(bytes)], `${name}.png`, {type: "image/png"}));
+        return transfer; }"""
+    files = [[color, list(png(color))] for color in ("red", "blue", "green")]
+    dropped = tab.page.evaluate_handle(transfer_of, files[:2])
+    tab.page.locator("#box .full-container").dispatch_event("drop", {"dataTransfer": dropped})
+    expect(tab.thumbnails).to_have_count(2)
+    pasted = tab.page.evaluate_handle(transfer_of, files[2:])
+    tab.question.evaluate(
+        "(box, clipboardData) => box.dispatchEvent(new ClipboardEvent('paste', {clipboardData, bubbles: true}))", pasted
+    )
+    expect(tab.thumbnails).to_have_count(3)
+    tab.set_max_tokens(5)
+    tab.ask("Which one is blue?")
+    expect(tab.pictures).to_have_count(3)
+    tab.wait_for_end()
+
+
+# --- while an answer streams, and after it
+
+
+def test_stop_retry_edit_undo_clear(tiny: Server, open_tab: Open) -> None:
+    tab = open_tab(tiny.url)
+    with tiny.slow():
+        tab.ask("Tell me a long story.", upload())
+        expect(tab.answers.last).to_have_text(SOMETHING)
+        first_words = tab.answers.last.inner_text()
+        expect(tab.answers.last).not_to_have_text(first_words)  # it streams
+        tab.page.keyboard.press("Escape")
+        tiny.wait_until_free()
+        tab.wait_for_end()
+        expect(tab.notes.last).to_have_text("Stopped")
+        expect(tab.answers.last).to_have_text(SOMETHING)  # what was said stays
+
+    tab.set_max_tokens(5)
+    tab.button("Retry").click()
+    expect(tab.notes.last).to_contain_text("5 tokens")
+    tab.wait_for_end()
+    expect(tab.pictures).to_have_count(1)
+
+    tab.conversation.locator("[data-testid=user]", has_text="story").hover()
+    tab.button("Edit").last.click()
+    tab.conversation.locator("textarea").fill("Tell me a short story.")
+    tab.button("Submit").click()
+    expect(tab.conversation.get_by_text("Tell me a short story.")).to_be_visible()
+    tab.wait_for_end()
+    expect(tab.notes.last).to_contain_text("5 tokens")
+    expect(tab.pictures).to_have_count(1)
+
+    tab.button("Undo").click()
+    expect(tab.question).to_have_value("Tell me a short story.")
+    expect(tab.thumbnails).to_have_count(1)
+    expect(tab.pictures).to_have_count(0)
+
+    tab.question.press("Enter")
+    expect(tab.notes.last).to_contain_text("5 tokens")
+    tab.button("Clear").click()
+    expect(tab.cards.first).to_be_visible()
+    expect(tab.page.locator("#seen img")).to_have_count(0)
+
+
+def test_clearing_while_an_answer_streams_frees_the_engine(tiny: Server, open_tab: Open) -> None:
+    tab = open_tab(tiny.url)
+    with tiny.slow():
+        tab.ask("Tell me a long story.")
+        expect(tab.answers.last).to_have_text(SOMETHING)
+        tab.button("Clear").click()
+        tiny.wait_until_free()
+    expect(tab.cards.first).to_be_visible()
+    expect(tab.answers).to_have_count(0)
+
+
+def test_stop_before_the_first_word_frees_the_engine(tiny: Server, open_tab: Open) -> None:
+    tab = open_tab(tiny.url)
+    with tiny.slow(0.7):
+        tab.ask("Tell me a long story.")
+        tiny.wait_until(running=1, waiting=0)
+        tab.stop.click()
+        tiny.wait_until_free()
+    expect(tab.notes.last).to_have_text("Stopped")
+    tab.set_max_tokens(5)
+    tab.ask("And now?")
+    tab.wait_for_end()
+    expect(tab.notes.last).to_contain_text("tokens")
+
+
+@pytest.mark.parametrize("step_s", [0.02, 0.6], ids=["while it streams", "before the first word"])
+def test_closing_the_tab_frees_the_engine(tiny: Server, open_tab: Open, step_s: float) -> None:
+    tab = open_tab(tiny.url)
+    with tiny.slow(step_s):
+        tab.ask("Tell me a long story.")
+        tiny.wait_until(running=1, waiting=0)
+        tab.page.close()
+        tiny.wait_until_free()
+
+
+def test_enter_sends_nothing_while_an_answer_streams_and_shift_enter_is_a_new_line(
+    tiny: Server, open_tab: Open
+) -> None:
+    tab = open_tab(tiny.url)
+    with tiny.slow():
+        tab.cards.first.click()
+        expect(tab.answers.last).to_have_text(SOMETHING)
+        tab.question.fill("One")
+        tab.question.press("Shift+Enter")
+        tab.question.press_sequentially("two")
+        tab.question.press("Enter")
+        expect(tab.question).to_have_value("One\ntwo")
+        tab.stop.click()
+    tab.wait_for_end()
+    expect(tab.answers).to_have_count(1)
+
+
+# --- when something is wrong
+
+
+def test_a_failure_is_told_in_place_and_the_next_question_is_answered(miniature: Server, open_tab: Open) -> None:
+    tab = open_tab(miniature.url)
+    with miniature.broken():
+        tab.ask("What is in this picture?", CIRCLE_AND_SQUARE)
+        expect(tab.failures).to_contain_text("The model failed while it answered")
+        tab.wait_for_end()
+    expect(tab.conversation).not_to_contain_text("secret")
+    tab.button("Retry").click()
+    expect(tab.answers.last).to_contain_text("red circle")
+    expect(tab.failures).to_have_count(0)
+
+    with miniature.broken():
+        tab.ask("How many shapes are there?")
+        expect(tab.failures).to_be_visible()
+        tab.wait_for_end()
+    tab.ask("What color is the square?")  # the failure and its question are not part of the history
+    expect(tab.answers.last).to_contain_text("blue")
+
+
+def test_a_picture_that_cannot_be_read_is_refused_in_the_message_box_and_nothing_is_lost(
+    tiny: Server, open_tab: Open
+) -> None:
+    tab = open_tab(tiny.url)
+    tab.add(upload("good.png"), upload("broken.png", png()[:60]))
+    tab.question.fill("What is this?")
+    tab.question.press("Enter")
+    expect(tab.refusal).to_contain_text("damaged")
+    expect(tab.question).to_have_value("What is this?")
+    expect(tab.thumbnails).to_have_count(2)
+    expect(tab.cards.first).to_be_visible()
+
+
+def test_a_seed_that_is_none_and_an_empty_question_are_refused_in_words(tiny: Server, open_tab: Open) -> None:
+    tab = open_tab(tiny.url)
+    tab.question.press("Enter")
+    expect(tab.refusal).to_contain_text("write a question or add a picture")
+    tab.page.get_by_role("button", name="More").click()
+    tab.page.get_by_label("Seed").fill("lucky")
+    tab.question.fill("Hello")
+    tab.question.press("Enter")
+    expect(tab.refusal).to_contain_text("Seed is 'lucky'; it must be a whole number")
+
+
+def test_what_people_write_is_shown_and_copied_as_they_wrote_it(tiny: Server, open_tab: Open) -> None:
+    written = "Is <image> a tag? </s> **x** &lt; R&D, 1 < 2 <b>bold</b>"
+    tab = open_tab(tiny.url, permissions=["clipboard-read", "clipboard-write"])
+    tab.set_max_tokens(5)
+    tab.ask(written)
+    tab.wait_for_end()
+    question = tab.conversation.locator("[data-testid=user]")
+    expect(question).to_have_text(written)
+    question.hover()
+    tab.button("Copy message").first.click()
+    assert tab.page.evaluate("navigator.clipboard.readText()") == written
+
+
+# --- how it looks
+
+
+def test_a_phone_needs_no_sideways_scroll(miniature: Server, open_tab: Open) -> None:
+    tab = open_tab(miniature.url, **PHONE)
+    is_too_wide = "document.documentElement.scrollWidth > window.innerWidth"
+    assert not tab.page.evaluate(is_too_wide)
+    expect(tab.page.get_by_role("heading", name="Show a picture")).to_be_in_viewport()
+    tab.cards.first.tap()
+    expect(tab.answers.last).to_contain_text("red circle")
+    tab.wait_for_end()
+    assert not tab.page.evaluate(is_too_wide)
+    tab.page.get_by_role("button", name="Settings").tap()
+    expect(tab.page.locator("#temperature")).to_be_in_viewport()
+    assert not tab.page.evaluate(is_too_wide)
+    tab.page.locator("#panel .toggle-button").tap()
+    expect(tab.page.locator("#temperature")).not_to_be_in_viewport()
+
+
+def test_dark_follows_the_system_until_somebody_chooses(tiny: Server, open_tab: Open) -> None:
+    tab = open_tab(tiny.url, color_scheme="dark")
+    background = "getComputedStyle(document.querySelector('gradio-app')).backgroundColor"
+    dark = tab.page.evaluate(background)
+    tab.page.get_by_role("button", name="Light colours").click()
+    light = tab.page.evaluate(background)
+    assert sum(map(int, re.findall(r"\d+", dark)[:3])) < 100 < 600 < sum(map(int, re.findall(r"\d+", light)[:3]))
+    tab.page.reload()
+    expect(tab.page.get_by_role("button", name="Dark colours")).to_be_visible()
+    assert tab.page.evaluate(background) == light
+
+
+def test_everything_has_a_name_for_those_who_cannot_see_it(miniature: Server, open_tab: Open) -> None:
+    tab = open_tab(miniature.url)
+    tab.ask("What is in this picture?", CIRCLE_AND_SQUARE)
+    tab.wait_for_end()
+    expect(tab.conversation.get_by_alt_text("Your picture circle-and-square.png")).to_be_visible()
+    expect(tab.page.get_by_alt_text("Picture 1 as the model sees it")).to_be_visible()
+    expect(tab.page.get_by_role("textbox", name="Your question")).to_be_visible()
+    nameless = tab.page.evaluate(
+        """() => [...document.querySelectorAll("button, input, textarea, img")].filter(e => e.checkVisibility())
+            .filter(e => ![e, ...e.querySelectorAll("img")].some(x => x.ariaLabel || x.alt || x.title))
+            .filter(e => !e.textContent.trim() && !e.labels?.length).map(e => e.outerHTML.slice(0, 200))"""
+    )
+    assert nameless == []
