@@ -12,11 +12,9 @@ import pytest
 import torch
 from transformers import AutoProcessor
 
-from llava_demo.device import Hardware, Wishes, planned
-from llava_demo.llava import Llava
 from llava_demo.miniature import FOLDER, plain
 from llava_demo.miniature.drawing import draw
-from llava_demo.miniature.evaluation import SETS, by_type, marks_of, talks
+from llava_demo.miniature.evaluation import SETS, by_type, loaded, marks_of, talks
 from llava_demo.miniature.held_out import HELD_OUT
 from llava_demo.miniature.packing import Packer, Row
 from llava_demo.miniature.phrasing import phrase, roughened
@@ -33,8 +31,7 @@ def processor():
 
 @pytest.fixture(scope="module", params=["none", "4bit"])
 def llava(request):
-    plan = planned(Wishes(quantize=request.param), Hardware.found(), None, is_small=True)
-    return Llava.load(str(FOLDER), plan, is_local=True)
+    return loaded(FOLDER, request.param)
 
 
 def test_shapes_of_a_scene_are_apart_inside_the_frame_and_in_reading_order():
@@ -111,9 +108,9 @@ def test_a_packed_dialogue_is_the_prompt_that_the_template_renders(processor):
     square, checked = PIL.Image.new("RGB", (96, 96)), 0
     for _ in range(60):
         turns = asker.dialogue(World().sample(asker.rng))
-        row, head = Row(), packer._head + packer._picture
-        row.add(head, [-100] * len(head), 0, 0)
-        assert packer._append(row, turns, 1, len(head))
+        row = Row()
+        packer._add_picture(row, packer._head)
+        assert packer._append(row, turns, 1, len(row.ids))
         messages = []
         for k, turn in enumerate(turns):
             picture = [{"type": "image"}] if k == 0 else []
@@ -171,8 +168,7 @@ def test_a_short_training_run_learns_and_exports_a_checkpoint(tmp_path):
     assert (tmp_path / "run" / "curve.png").stat().st_size > 5000
     rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert {row["lesson"] for row in rows} == {"vision", "language"}
-    llava = Llava.load(str(tmp_path / "model"), planned(Wishes(), Hardware.found(), None, is_small=True), is_local=True)
-    assert llava.image_tokens == 64
+    assert loaded(tmp_path / "model").image_tokens == 64
 
 
 def test_the_shipped_checkpoint_is_small_and_carries_its_processor(processor):

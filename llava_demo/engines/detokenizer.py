@@ -15,13 +15,12 @@ class Detokenizer:
     Two differences: the space that many vocabularies put before a first word is left out (LLaVA's template writes it
     again in the next turn), and the text ends before the first stop string.
 
-    Not transformers' `TextIteratorStreamer`, which decodes each line on its own and so loses the space at its start
-    (5.23 with Llama's vocabulary: "a\\n  - b" becomes "a\\n - b"); not tokenizers' `DecodeStream`, which raises when a
-    byte makes the bytes before it invalid (0.23: "H" and then half a character).
+    Not tokenizers' `DecodeStream`, which raises when a byte makes the bytes before it invalid (0.23: "H" and then half
+    a character).
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str] = ()) -> None:
-        self._tokenizer = tokenizer.backend_tokenizer
+        self.tokenizer, self._tokenizer = tokenizer, tokenizer.backend_tokenizer
         self._stop = tuple(stop)
         self._ids: list[int] = []  # those before `_done` are decoded, those from `_context` on keep spaces right
         self._context = self._done = 0

@@ -1,4 +1,4 @@
-"""GenerateEngine: plain `model.generate`, one request at a time, in a thread. The reference for every other engine.
+"""GenerateEngine: `model.generate` in a thread, one request at a time. The reference for every other engine.
 
 It knows nothing of the ways in: requests come from `stream`, on any event loop, and chunks go back to it.
 """
@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 import PIL.Image
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteriaList
 
 from llava_demo.chat import MAX_SEED, ChatRequest, Chunk, SamplingParams, Usage
 from llava_demo.engines import EngineInfo, EngineLoad
 from llava_demo.engines.detokenizer import Detokenizer
 from llava_demo.engines.sampler import MIN_TEMPERATURE, draw_key, filtered, gumbel_noise, penalised
+from llava_demo.engines.streamer import AnswerStreamer, StopWhen
 from llava_demo.errors import (
     DemoError,
     EngineBusy,
@@ -179,17 +180,18 @@ class GenerateEngine:
         sampling = job.request.sampling
         inputs = self.llava.prompt(job.request.messages)
         ids = inputs["input_ids"]
-        watch = _Watch(job, Detokenizer(self.llava.tokenizer, sampling.stop), self.llava.end_ids)
+        text = Detokenizer(self.llava.tokenizer, sampling.stop)
+        streamer = AnswerStreamer(text, self.llava.end_ids, lambda new: job.put(Chunk(new)))
         self.llava.model.generate(
             **inputs,
             do_sample=False,  # what `_Sampler` returns has its maximum at the choice
             max_new_tokens=self._room(ids.shape[1], sampling.max_tokens),
             logits_processor=LogitsProcessorList([_Sampler(sampling, ids, self.llava.image_token_id)]),
-            stopping_criteria=StoppingCriteriaList([watch]),
+            stopping_criteria=StoppingCriteriaList([StopWhen(lambda: text.has_stopped or job.is_cancelled.is_set())]),
+            streamer=streamer,
         )
-        rest = watch.text.end()
-        is_whole = watch.has_ended or watch.text.has_stopped
-        return Chunk(rest, "stop" if is_whole else "length", Usage(ids.shape[1], watch.tokens))
+        usage = Usage(ids.shape[1], streamer.tokens)
+        return Chunk(finish_reason="stop" if streamer.is_whole else "length", usage=usage)
 
     def _room(self, prompt_tokens: int, max_tokens: int) -> int:
         """How many tokens the answer may have: `max_tokens`, or what the prompt leaves of the context."""
@@ -211,28 +213,6 @@ def _failure_of(error: Exception) -> DemoError:
     if isinstance(error, torch.AcceleratorError):
         return EngineUnavailable("The GPU reported an error.")
     return GenerationFailed("The model failed while it answered; please try again.")
-
-
-class _Watch(StoppingCriteria):
-    """Sees every token as it is drawn: hands its text to the caller, and says when to end.
-
-    Not a streamer: transformers 5.23 asks the stopping criteria before it feeds the streamer, so that a stop string
-    found by a streamer would stop the model one token late.
-    """
-
-    def __init__(self, job: _Job, text: Detokenizer, end_ids: frozenset[int]) -> None:
-        self.job, self.text, self.end_ids = job, text, end_ids
-        self.tokens = 0
-        self.has_ended = False
-
-    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: object) -> Tensor:  # noqa: ARG002, its signature
-        token = int(input_ids[0, -1])
-        self.tokens += 1
-        self.has_ended = token in self.end_ids
-        if new := self.text.add(token):
-            self.job.put(Chunk(new))
-        is_over = self.has_ended or self.text.has_stopped or self.job.is_cancelled.is_set()
-        return torch.full((1,), is_over, device=input_ids.device)
 
 
 class _Sampler(LogitsProcessor):

@@ -47,12 +47,9 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from llava_demo.device import Hardware, Wishes, planned
-    from llava_demo.llava import Llava
-    from llava_demo.miniature.evaluation import evaluate, table, write_card
+    from llava_demo.miniature.evaluation import evaluate, loaded, table, write_card
 
-    plan = planned(Wishes(options.quantize), Hardware.found(), None, True)
-    results = evaluate(Llava.load(str(options.folder), plan, is_local=True), options.pictures)
+    results = evaluate(loaded(options.folder, options.quantize), options.pictures)
     sys.stdout.write(table(results) + "\n")
     for name, marks in results.items():
         for mark in [mark for mark in marks if not mark.is_right][: options.wrong]:

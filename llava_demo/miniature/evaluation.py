@@ -17,6 +17,7 @@ from PIL import Image as Pillow
 from tqdm import tqdm
 
 from llava_demo.chat import Message
+from llava_demo.device import Hardware, Weights, Wishes, planned
 from llava_demo.images import Image
 from llava_demo.llava import Llava
 from llava_demo.miniature import plain
@@ -46,6 +47,12 @@ class Mark:
     @property
     def is_right(self) -> bool:
         return _canonical(self.answer) == _canonical(self.turn.answer)
+
+
+def loaded(folder: Path, quantize: str = "auto") -> Llava:
+    """The checkpoint in `folder`, loaded as the demo loads it."""
+    plan = planned(Wishes(quantize=quantize), Hardware.found(), Weights(dtype=None, is_small=True))
+    return Llava.load(str(folder), plan, is_local=True)
 
 
 def evaluate(llava: Llava, pictures: int) -> dict[str, list[Mark]]:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from llava_demo.miniature.architecture import IMAGE_TOKEN, ReadOuts, patch_features
 from llava_demo.miniature.lesson import Lesson, Workers
@@ -18,7 +19,8 @@ from llava_demo.miniature.vision_training import Labels, seeing_parameters, visi
 
 _TOWER_SHARE = 0.25  # of the learning rate: the tower can see already
 _MUON_SHARE = 1.5  # matrices take larger steps
-_VISION_WEIGHT, _WORD_WEIGHT = 0.15, 0.1
+_VISION_WEIGHT, _WORD_WEIGHT, _LOOK_WEIGHT = 0.15, 0.1, 0.15
+_LOOKING = (1, 2)  # layers whose first head is shown where to look
 _CONTENT_WEIGHT, _OTHER_WEIGHT = 2.0, 0.6
 _PAIRS = 0.18  # of the sequences have two pictures, once three objects are known
 
@@ -42,10 +44,13 @@ def teach_language(
             lesson.set_rate(optimizer, step, progress)
         batch = packer.batch(rng, asker, World(max_objects=pace.objects), lesson.batch, _PAIRS if pace.is_over else 0.0)
         features = patch_features(model, batch.pixels)
-        logits, on = answer_logits(model, features, batch)
+        hidden = hidden_states(model, features, batch)
+        logits, on = answer_logits(model, hidden[-1], batch)
         loss = _answer_loss(logits, batch.targets[on], packer.content_ids)
         word_loss = _word_loss(model, packer, model.model.multi_modal_projector(features), batch.labels)
-        total = loss + _VISION_WEIGHT * vision_loss(read_outs, features, batch.labels)[0] + _WORD_WEIGHT * word_loss
+        look_loss = _look_loss(model, hidden, batch)
+        total = loss + _VISION_WEIGHT * vision_loss(read_outs, features, batch.labels)[0]
+        total = total + _WORD_WEIGHT * word_loss + _LOOK_WEIGHT * look_loss
         for optimizer in optimizers:
             optimizer.zero_grad()
         total.backward()
@@ -59,7 +64,13 @@ def teach_language(
         asker.weights = skills.weights()
         pace.note(workers.mean(sum(is_right for _, is_right in marks) / len(marks)), progress)
         if step % 100 == 0:
-            row = {"objects": pace.objects, "skill": pace.skill, "loss": loss.item(), "words": word_loss.item()}
+            row = {
+                "objects": pace.objects,
+                "skill": pace.skill,
+                "loss": loss.item(),
+                "words": word_loss.item(),
+                "looks": look_loss.item(),
+            }
             if exam and step % 500 == 0:
                 row |= exam.sit(model)
                 torch.save({"model": model.state_dict(), "read_outs": read_outs.state_dict()}, workers.draft)
@@ -104,19 +115,26 @@ class Pace:
         self.is_over = self.is_over or (self.objects == MAX_OBJECTS and (self.skill > 0.85 or progress > 0.55))
 
 
-def answer_logits(model: LlavaForConditionalGeneration, features: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Logits (answer tokens, VOCABULARY) where an answer token is to be predicted; where that is, (rows, length)."""
+def hidden_states(model: LlavaForConditionalGeneration, features: Tensor, batch: Batch) -> tuple[Tensor, ...]:
+    """What goes into each layer of the language model, and what comes out at last: (rows, length, WIDTH) each."""
     language = model.model.language_model
     embeddings = language.embed_tokens(batch.ids)
     seen = model.model.multi_modal_projector(features)
     is_image = (batch.ids == IMAGE_TOKEN)[:, :, None]
     embeddings = embeddings.masked_scatter(is_image, seen.reshape(-1, seen.shape[-1]))
-    mask = torch.zeros(batch.sees.shape).masked_fill_(~batch.sees, float("-inf"))
-    hidden = language(
-        inputs_embeds=embeddings, attention_mask=mask, position_ids=batch.positions, use_cache=False
-    ).last_hidden_state
+    return language(
+        inputs_embeds=embeddings,
+        attention_mask=_additive(batch.sees),
+        position_ids=batch.positions,
+        use_cache=False,
+        output_hidden_states=True,
+    ).hidden_states
+
+
+def answer_logits(model: LlavaForConditionalGeneration, last: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Logits (answer tokens, VOCABULARY) where an answer token is to be predicted; where that is, (rows, length)."""
     on = batch.targets >= 0
-    return model.lm_head(hidden[on]), on
+    return model.lm_head(last[on]), on
 
 
 class Skills:
@@ -158,7 +176,8 @@ class Exam:
         marks: dict[str, list[bool]] = defaultdict(list)
         for name, batches in self._batches.items():
             for batch in batches:
-                for type, is_right in graded(*answer_logits(model, patch_features(model, batch.pixels), batch), batch):
+                last = hidden_states(model, patch_features(model, batch.pixels), batch)[-1]
+                for type, is_right in graded(*answer_logits(model, last, batch), batch):
                     marks[name].append(is_right)
                     marks[f"{name}.{type}"].append(is_right)
         return {name: sum(marks[name]) / len(marks[name]) for name in sorted(marks)}
@@ -194,3 +213,27 @@ def _word_loss(model: LlavaForConditionalGeneration, packer: Packer, seen: Tenso
             ids = torch.tensor([packer.encode(f" {word}")[0] for word in words])
             total = total + F.cross_entropy(10 * seen[on] @ table[ids].T, truth[on])
     return total
+
+
+def _look_loss(model: LlavaForConditionalGeneration, hidden: tuple[Tensor, ...], batch: Batch) -> Tensor:
+    """One head of each layer in _LOOKING shall attend to the patches of what the answer speaks of.
+
+    To find by a word the thing that it names is what a model of this size learns last; shown where to look, it learns
+    that first. Only training does this: nothing of it is in the model.
+    """
+    language, total = model.model.language_model, torch.zeros(())
+    row, position = batch.looks.unbind(1)
+    cosine, sine = language.rotary_emb(hidden[0], batch.positions)
+    for number in _LOOKING:
+        attention, x = language.layers[number].self_attn, language.layers[number].input_layernorm(hidden[number])
+        head = slice(0, attention.head_dim)
+        query, key = (F.linear(x, w.weight[head])[:, None] for w in (attention.q_proj, attention.k_proj))
+        query, key = apply_rotary_pos_emb(query, key, cosine, sine)
+        scores = query[:, 0] @ key[:, 0].transpose(1, 2) * attention.scaling + _additive(batch.sees)[:, 0]
+        shares = scores[row, position].log_softmax(-1)
+        total = total - shares.masked_fill(~batch.shown, float("-inf")).logsumexp(-1).mean()
+    return total
+
+
+def _additive(sees: Tensor) -> Tensor:
+    return torch.zeros(sees.shape).masked_fill_(~sees, float("-inf"))

@@ -39,11 +39,16 @@ _OF_DIGITS = {
 }  # fmt: skip
 
 
+DIGIT = -1
+About = tuple[tuple[int, int], ...]  # of each thing the number of its picture, and its own in the scene, or DIGIT
+
+
 @dataclass(frozen=True)
 class Turn:
     question: str
     answer: str
     type: str
+    about: About = ()  # what the answer speaks of; training shows the model where to look
 
 
 class Asker:
@@ -102,24 +107,22 @@ class Asker:
     # One method for each type of question -------------------------------------------------------------------------
 
     def describe(self, scene: Scene) -> Turn:
-        return Turn(self.ask("describe"), description(scene), "describe")
+        return Turn(self.ask("describe"), description(scene), "describe", _things(scene))
 
     def count_all(self, scene: Scene) -> Turn:
-        return Turn(self.ask("count_all"), how_many(len(scene.objects)), "count_all")
+        return Turn(self.ask("count_all"), how_many(len(scene.objects)), "count_all", _matching(scene))
 
     def count(self, scene: Scene) -> Turn:
         target = self._target(scene, 0.75, "ssc")
-        return Turn(self.ask("count", *target), how_many(len(scene.matching(*target)), *target), "count")
+        return self._counted("count", scene, *target)
 
     def exists(self, scene: Scene) -> Turn:
         target = self._target(scene, 0.5)
-        return Turn(self.ask("exists", *target), self._yes_no(scene, *target), "exists")
+        return self._whether("exists", scene, *target)
 
     def color(self, scene: Scene) -> Turn:
         shape, _ = self._target(scene, 0.88, "s")
-        return Turn(
-            self.ask("color", shape), self._about(scene, shape, None, lambda o: f"The {shape} is {o.color}."), "color"
-        )
+        return self._told("color", scene, shape, None, lambda o: f"The {shape} is {o.color}.")
 
     def is_color(self, scene: Scene) -> Turn:
         shape, _ = self._target(scene, 0.93, "s")
@@ -129,35 +132,33 @@ class Asker:
             if truth and self.rng.random() < 0.5
             else self.rng.choice([o.color for o in scene.objects] + list(COLORS))
         )
-        answer = self._about(
-            scene, shape, None, lambda o: f"{'Yes' if o.color == asked else 'No'}, the {shape} is {o.color}."
+        return self._told(
+            "is_color",
+            scene,
+            shape,
+            None,
+            lambda o: f"{'Yes' if o.color == asked else 'No'}, the {shape} is {o.color}.",
+            asked,
         )
-        return Turn(self.ask("is_color", shape, other=asked), answer, "is_color")
 
     def shape(self, scene: Scene) -> Turn:
         _, color = self._target(scene, 0.88, "c")
-        answer = self._about(scene, None, color, lambda o: f"The {color} shape is {with_article(o.shape)}.")
-        return Turn(self.ask("shape", color=color), answer, "shape")
+        return self._told("shape", scene, None, color, lambda o: f"The {color} shape is {with_article(o.shape)}.")
 
     def where(self, scene: Scene) -> Turn:
         target = self._target(scene, 0.9, "ssbc")
-        return Turn(
-            self.ask("where", *target),
-            self._about(scene, *target, lambda o: f"The {thing(*target)} is {place(o)}."),
-            "where",
-        )
+        return self._told("where", scene, *target, lambda o: f"The {thing(*target)} is {place(o)}.")
 
     def background(self, scene: Scene) -> Turn:
         return Turn(self.ask("background"), f"The background is {scene.background}.", "background")
 
     def number(self, scene: Scene) -> Turn:
-        return Turn(
-            self.ask("number"), f"The number is {scene.digit}." if scene.digit else "There is no number.", "number"
-        )
+        answer = f"The number is {scene.digit}." if scene.digit else "There is no number."
+        return Turn(self.ask("number"), answer, "number", _things(scene))
 
     def has_number(self, scene: Scene) -> Turn:
         answer = f"Yes, the number is {scene.digit}." if scene.digit else "No, there is no number."
-        return Turn(self.ask("has_number"), answer, "has_number")
+        return Turn(self.ask("has_number"), answer, "has_number", _things(scene))
 
     def is_number(self, scene: Scene) -> Turn:
         asked = scene.digit if scene.digit and self.rng.random() < 0.5 else self.rng.choice(DIGITS)
@@ -166,11 +167,11 @@ class Asker:
             if scene.digit
             else "No, there is no number."
         )
-        return Turn(self.ask("is_number", digit=asked), answer, "is_number")
+        return Turn(self.ask("is_number", digit=asked), answer, "is_number", _things(scene))
 
     def number_color(self, scene: Scene) -> Turn:
         answer = f"The number is {scene.digit_color}." if scene.digit else "There is no number."
-        return Turn(self.ask("number_color"), answer, "number_color")
+        return Turn(self.ask("number_color"), answer, "number_color", _things(scene))
 
     def off_topic(self, scene: Scene) -> Turn:
         pattern = self.rng.choice(HELD_OUT_OFF_TOPIC) if self.is_held_out else off_topic_pattern(self.rng)
@@ -181,15 +182,31 @@ class Asker:
         answer = self.rng.choice(list(SMALL_TALK))
         return Turn(self._worded(self.rng.choice(SMALL_TALK[answer])), answer, "small_talk")
 
-    def _yes_no(self, scene: Scene, shape: str | None, color: str | None) -> str:
-        name = thing(shape, color)
-        return f"Yes, there is {with_article(name)}." if scene.matching(shape, color) else f"No, there is no {name}."
+    def _counted(self, type: str, scene: Scene, shape: str | None, color: str | None = None) -> Turn:
+        found = _matching(scene, shape, color)
+        return Turn(self.ask(type, shape, color), how_many(len(found), shape, color), type, found)
 
-    def _about(self, scene: Scene, shape: str | None, color: str | None, answer: Callable[[Shape], str]) -> str:
-        found = scene.matching(shape, color)
+    def _whether(self, type: str, scene: Scene, shape: str | None, color: str | None = None) -> Turn:
+        found, name = _matching(scene, shape, color), thing(shape, color)
+        answer = f"Yes, there is {with_article(name)}." if found else f"No, there is no {name}."
+        return Turn(self.ask(type, shape, color), answer, type, found)
+
+    def _told(
+        self,
+        type: str,
+        scene: Scene,
+        shape: str | None,
+        color: str | None,
+        answer: Callable[[Shape], str],
+        other: str = "",
+    ) -> Turn:
+        """What is asked about the one thing of this shape and colour; of several, the whole description."""
+        question, found = self.ask(type, shape, color, other), scene.matching(shape, color)
         if not found:
-            return f"There is no {thing(shape, color)}."
-        return answer(found[0]) if len(found) == 1 else description(scene)
+            return Turn(question, f"There is no {thing(shape, color)}.", type)
+        if len(found) > 1:
+            return Turn(question, description(scene), type, _things(scene))
+        return Turn(question, answer(found[0]), type, _matching(scene, shape, color))
 
     # Dialogues ----------------------------------------------------------------------------------------------------
 
@@ -215,7 +232,7 @@ class Asker:
         rng = self.rng
         if scene.digit:
             first = rng.choice((self.number, self.describe, self.is_number, self.has_number))(scene)
-            return [first, Turn(self.ask("then_color"), f"It is {scene.digit_color}.", "then_color")]
+            return [first, Turn(self.ask("then_color"), f"It is {scene.digit_color}.", "then_color", _things(scene))]
         unique = [
             t
             for o in scene.objects
@@ -225,35 +242,32 @@ class Asker:
         if unique and rng.random() < 0.6:
             return self._about_it(scene, *rng.choice(unique))
         (one, _), (two, _) = self._target(scene, 0.7, "s"), self._target(scene, 0.55, "s")
-        if rng.random() < 0.5:
-            if rng.random() < 0.5:
-                first = Turn(self.ask("exists", one), self._yes_no(scene, one, None), "exists")
-                return [
-                    first,
-                    Turn(self.ask("then_how_many"), how_many(len(scene.matching(one)), one), "then_how_many"),
-                ]
-            first = Turn(self.ask("count", one), how_many(len(scene.matching(one)), one), "count")
-            return [first, Turn(self.ask("then_count", two), how_many(len(scene.matching(two)), two), "then_count")]
-        first = Turn(self.ask("exists", one), self._yes_no(scene, one, None), "exists")
-        return [first, Turn(self.ask("then_exists", two), self._yes_no(scene, two, None), "then_exists")]
+        kind = rng.choice(("how_many", "count", "exists", "exists"))
+        if kind == "count":
+            return [self._counted("count", scene, one), self._counted("then_count", scene, two)]
+        first = self._whether("exists", scene, one)
+        if kind == "how_many":
+            return [first, self._counted("then_how_many", scene, one)]
+        return [first, self._whether("then_exists", scene, two)]
 
     def _about_it(self, scene: Scene, shape: str | None, color: str | None) -> list[Turn]:
         """A question about one thing, then questions about `it`."""
         (o,) = scene.matching(shape, color)
-        first = [Turn(self.ask("exists", shape, color), self._yes_no(scene, shape, color), "exists")]
-        first.append(Turn(self.ask("where", shape, color), f"The {thing(shape, color)} is {place(o)}.", "where"))
+        (it,) = _matching(scene, shape, color)
+        first = [self._whether("exists", scene, shape, color)]
+        first.append(self._told("where", scene, shape, color, lambda o: f"The {thing(shape, color)} is {place(o)}."))
         if not color:
-            first.append(Turn(self.ask("color", shape), f"The {shape} is {o.color}.", "color"))
+            first.append(self._told("color", scene, shape, None, lambda o: f"The {shape} is {o.color}."))
         if not shape:
-            first.append(
-                Turn(self.ask("shape", color=color), f"The {color} shape is {with_article(o.shape)}.", "shape")
-            )
+            answer = f"The {color} shape is {with_article(o.shape)}."
+            first.append(self._told("shape", scene, None, color, lambda _: answer))
         if len(scene.objects) == 1:
             first.append(self.describe(scene))
         start = self.rng.choice(first)
-        rest = [Turn(self.ask("then_where"), f"It is {place(o)}.", "then_where")] if start.type != "where" else []
+        rest = [Turn(self.ask("then_where"), f"It is {place(o)}.", "then_where", (it,))]
+        rest = rest if start.type != "where" else []
         if (not color and start.type != "color") or self.rng.random() < 0.15:
-            rest.append(Turn(self.ask("then_color"), f"It is {o.color}.", "then_color"))
+            rest.append(Turn(self.ask("then_color"), f"It is {o.color}.", "then_color", (it,)))
         self.rng.shuffle(rest)
         return [start, *rest[: self.rng.choice((1, 2, 2))]]
 
@@ -263,14 +277,14 @@ class Asker:
         """A question when there are two pictures: both in this turn, or the second one later (`is_later`)."""
         luck = self.rng.random()
         if luck < 0.33:
-            return Turn(self.ask("first"), self._of_one("first", first), "first")
+            return Turn(self.ask("first"), self._of_one("first", first), "first", _things(first, 0))
         if luck < 0.66:
-            return Turn(self.ask("second"), self._of_one("second", second), "second")
+            return Turn(self.ask("second"), self._of_one("second", second), "second", _things(second, 1))
         if luck < 0.86:
             if is_later:
-                return Turn(self.ask("describe"), self._of_one("second", second), "newest")
+                return Turn(self.ask("describe"), self._of_one("second", second), "newest", _things(second, 1))
             answer = f"{self._of_one('first', first)} {self._of_one('second', second)}"
-            return Turn(self.ask("both"), answer, "both")
+            return Turn(self.ask("both"), answer, "both", _things(first, 0) + _things(second, 1))
         while (asked := self.one(World().sample(self.rng, "shapes"))).type in ("describe", "off_topic"):
             pass
         return Turn(asked.question, TWO_PICTURES, "two_pictures")
@@ -285,3 +299,12 @@ class Asker:
             return [self.small_talk()]
         asked = self.one(World().sample(self.rng, self.rng.choice(("shapes", "digit"))))
         return [Turn(asked.question, NO_PICTURE, "no_picture")]
+
+
+def _matching(scene: Scene, shape: str | None = None, color: str | None = None, picture: int = 0) -> About:
+    found = scene.matching(shape, color)
+    return tuple((picture, k) for k, o in enumerate(scene.objects) if o in found)
+
+
+def _things(scene: Scene, picture: int = 0) -> About:
+    return ((picture, DIGIT),) if scene.digit else _matching(scene, picture=picture)

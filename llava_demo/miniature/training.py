@@ -29,7 +29,7 @@ class Run:
     vision_minutes: float = VISION.minutes
     language_minutes: float = LANGUAGE.minutes
     processes: int = 2
-    port: int = 29617  # on loopback, where the processes meet
+    port: int = 29623  # on loopback, where the processes meet
 
     @property
     def log(self) -> Path:
