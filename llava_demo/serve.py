@@ -19,6 +19,10 @@ from llava_demo.engines.load import load_engine
 from llava_demo.settings import SettingError, Settings
 from llava_demo.ui import build_page, look
 
+# Who waits, waits in the engine, which knows the line and tells it. Gradio by itself runs at most 40 events at once and
+# on ZeroGPU lets only one wait.
+PLACES_BESIDE_THE_LINE = 16  # for who is being answered, and who hears that the line is full
+
 
 def launch(settings: Settings, engine: Engine | None = None, **options: Any) -> tuple[gr.Blocks, str]:
     """Serve until Ctrl-C, or return at once with `prevent_thread_lock=True`; gives the page and its address.
@@ -35,12 +39,14 @@ def launch(settings: Settings, engine: Engine | None = None, **options: Any) -> 
     engine = engine or load_engine(settings)
     page = build_page(engine, settings)
     is_waiting = not options.pop("prevent_thread_lock", False)
-    _, local_url, share_url = page.queue().launch(
+    places = settings.max_queue + PLACES_BESIDE_THE_LINE
+    _, local_url, share_url = page.queue(max_size=places).launch(
         server_name=settings.host,
         server_port=settings.port,
         share=settings.share,
         auth=settings.credentials,
         max_file_size=settings.image_limits.max_bytes,
+        max_threads=places,
         prevent_thread_lock=True,
         quiet=True,
         ssr_mode=False,  # a Space turns it on, and Node would answer /health with the page's HTML

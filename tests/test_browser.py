@@ -149,6 +149,7 @@ def test_stop_before_the_first_word_frees_the_engine(tiny: Server, open_tab: Ope
     tab.set_max_tokens(5)
     tab.ask("And now?")
     tab.wait_for_end()
+    expect(tab.question).to_be_focused()  # ready for the next question
     expect(tab.notes.last).to_contain_text("tokens")
 
 

@@ -1,5 +1,6 @@
 """Serving: one port, the health routes, the login, and what is said at the start."""
 
+import asyncio
 import socket
 from collections.abc import Iterator
 
@@ -24,8 +25,6 @@ def test_the_page_and_the_health_routes_are_on_one_port(tiny: Server) -> None:
 
 
 def test_a_closed_engine_is_alive_but_not_ready(tiny_llava: Llava) -> None:
-    import asyncio
-
     with serving(engine_of(tiny_llava)) as server:
         asyncio.run(server.engine.aclose())
         assert httpx.get(f"{server.url}health/live").status_code == 200
@@ -39,6 +38,16 @@ def test_a_space_that_asks_for_server_side_rendering_still_answers_health(
     monkeypatch.setenv("GRADIO_SSR_MODE", "True")
     with serving(tiny_engine) as server:
         assert server.health()["status"] == "ready"
+
+
+def test_the_line_is_as_long_as_it_was_set(tiny_llava: Llava) -> None:
+    """Gradio by itself holds back what is over 40, so that neither the engine nor those who wait know of it."""
+    call = {"messages": [{"role": "user", "content": "Tell me a long story."}], "max_tokens": 900}
+    with serving(engine_of(tiny_llava, max_queue=50), max_queue=50) as server, server.slow(0.1):
+        with httpx.Client(base_url=server.url) as client:
+            for _ in range(45):
+                assert client.post("gradio_api/call/v2/chat", json=call).status_code == 200
+        server.wait_until(running=1, waiting=44)
 
 
 def test_a_login_is_asked_for_where_one_is_set(tiny_engine: GenerateEngine) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import html
 import random
 from contextlib import aclosing
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -215,3 +215,11 @@ def test_a_picture_that_is_gone_is_said_to_be(tmp_path: Path) -> None:
     entries = conversation.question_entries("What is this?", [str(tmp_path / "gone.png")])
     with pytest.raises(InvalidImage, match="no such picture"):
         conversation.messages_from(entries, Image.from_path)
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [("llava-hf/llava-1.5-13b-hf", "LLaVA-1.5-13B"), ("llava-hf/bakLlava-v1-hf", "bakLlava-v1-hf"), ("tiny", "tiny")],
+)
+def test_a_model_is_called_as_people_call_it(tiny_engine: GenerateEngine, model: str, name: str) -> None:
+    assert panels.model_name(replace(tiny_engine.info, model=model)) == name

@@ -3,6 +3,7 @@
 import base64
 import io
 import math
+import re
 from html import escape
 from pathlib import PurePath
 
@@ -27,8 +28,11 @@ _KNOBS = """<svg viewBox="0 0 24 24" aria-hidden="true"><path d="M4 7h9m5 0h2M4 
 
 
 def model_name(info: EngineInfo) -> str:
-    """The model as people call it: "Miniature LLaVA", or the last part of its Hub id."""
-    return "Miniature LLaVA" if info.is_miniature else PurePath(info.model).name
+    """The model as people call it: "Miniature LLaVA", "LLaVA-1.5-7B", or the last part of another's Hub id."""
+    if info.is_miniature:
+        return "Miniature LLaVA"
+    billions = re.fullmatch(r"llava-hf/llava-1\.5-(\d+)b-hf", info.model)
+    return f"LLaVA-1.5-{billions[1]}B" if billions else PurePath(info.model).name
 
 
 def masthead_html(info: EngineInfo) -> str:
