@@ -46,9 +46,9 @@ class Tab:
         self.question.press("Enter")
         self.conversation.locator("[data-testid=user]", has_text=text).last.wait_for()
 
-    def set_max_tokens(self, count: int) -> None:
-        box = self.page.locator("#max_tokens input[type=number]")
-        box.fill(str(count))
+    def set(self, knob: str, value: float) -> None:
+        box = self.page.locator(f"#{knob} input[type=number]")
+        box.fill(str(value))
         box.blur()
 
     def wait_for_end(self) -> None:

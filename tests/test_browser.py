@@ -32,6 +32,7 @@ def test_an_uploaded_drawing_is_answered_truthfully_and_a_follow_up_knows_the_hi
     miniature: Server, open_tab: Open
 ) -> None:
     tab = open_tab(miniature.url)
+    tab.set("temperature", 0)
     tab.ask("What is in this picture?", CIRCLE_AND_SQUARE)
     tab.wait_for_end()
     expect(tab.answers.last).to_contain_text("red circle")
@@ -44,6 +45,7 @@ def test_an_uploaded_drawing_is_answered_truthfully_and_a_follow_up_knows_the_hi
 
 def test_a_new_picture_in_the_second_turn_is_seen_beside_the_first(miniature: Server, open_tab: Open) -> None:
     tab = open_tab(miniature.url)
+    tab.set("temperature", 0)
     tab.ask("What is in this picture?", CIRCLE_AND_SQUARE)
     tab.wait_for_end()
     tab.ask("What is in the second picture?", STAR)
@@ -56,6 +58,7 @@ def test_a_new_picture_in_the_second_turn_is_seen_beside_the_first(miniature: Se
 def test_an_example_card_asks_its_question_about_its_picture(miniature: Server, open_tab: Open) -> None:
     examples = [e for e in json.loads((EXAMPLES / "examples.json").read_text()) if e["for"] == "miniature"]
     tab = open_tab(miniature.url)
+    tab.set("temperature", 0)
     expect(tab.cards).to_have_count(len(examples))
     tab.cards.first.click()
     tab.wait_for_end()
@@ -78,7 +81,7 @@ def test_pictures_can_be_dropped_and_pasted(tiny: Server, open_tab: Open) -> Non
         "(box, clipboardData) => box.dispatchEvent(new ClipboardEvent('paste', {clipboardData, bubbles: true}))", pasted
     )
     expect(tab.thumbnails).to_have_count(3)
-    tab.set_max_tokens(5)
+    tab.set("max_tokens", 5)
     tab.ask("Which one is blue?")
     expect(tab.pictures).to_have_count(3)
     tab.wait_for_end()
@@ -100,7 +103,7 @@ def test_stop_retry_edit_undo_clear(tiny: Server, open_tab: Open) -> None:
         expect(tab.notes.last).to_have_text("Stopped")
         expect(tab.answers.last).to_have_text(SOMETHING)  # what was said stays
 
-    tab.set_max_tokens(5)
+    tab.set("max_tokens", 5)
     tab.button("Retry").click()
     expect(tab.notes.last).to_contain_text("5 tokens")
     tab.wait_for_end()
@@ -146,7 +149,7 @@ def test_stop_before_the_first_word_frees_the_engine(tiny: Server, open_tab: Ope
         tab.stop.click()
         tiny.wait_until_free()
     expect(tab.notes.last).to_have_text("Stopped")
-    tab.set_max_tokens(5)
+    tab.set("max_tokens", 5)
     tab.ask("And now?")
     tab.wait_for_end()
     expect(tab.question).to_be_focused()  # ready for the next question
@@ -185,6 +188,7 @@ def test_enter_sends_nothing_while_an_answer_streams_and_shift_enter_is_a_new_li
 
 def test_a_failure_is_told_in_place_and_the_next_question_is_answered(miniature: Server, open_tab: Open) -> None:
     tab = open_tab(miniature.url)
+    tab.set("temperature", 0)
     with miniature.broken():
         tab.ask("What is in this picture?", CIRCLE_AND_SQUARE)
         expect(tab.failures).to_contain_text("The model failed while it answered")
@@ -229,7 +233,7 @@ def test_a_seed_that_is_none_and_an_empty_question_are_refused_in_words(tiny: Se
 def test_what_people_write_is_shown_and_copied_as_they_wrote_it(tiny: Server, open_tab: Open) -> None:
     written = "Is <image> a tag? </s> **x** &lt; R&D, 1 < 2 <b>bold</b>"
     tab = open_tab(tiny.url, permissions=["clipboard-read", "clipboard-write"])
-    tab.set_max_tokens(5)
+    tab.set("max_tokens", 5)
     tab.ask(written)
     tab.wait_for_end()
     question = tab.conversation.locator("[data-testid=user]")
@@ -272,6 +276,7 @@ def test_dark_follows_the_system_until_somebody_chooses(tiny: Server, open_tab: 
 
 def test_everything_has_a_name_for_those_who_cannot_see_it(miniature: Server, open_tab: Open) -> None:
     tab = open_tab(miniature.url)
+    tab.set("temperature", 0)
     tab.ask("What is in this picture?", CIRCLE_AND_SQUARE)
     tab.wait_for_end()
     expect(tab.conversation.get_by_alt_text("Your picture circle-and-square.png")).to_be_visible()
