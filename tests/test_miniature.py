@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -15,13 +16,14 @@ from transformers import AutoProcessor
 from llava_demo.miniature import FOLDER, plain
 from llava_demo.miniature.drawing import draw
 from llava_demo.miniature.evaluation import SETS, by_type, loaded, marks_of, talks
-from llava_demo.miniature.held_out import HELD_OUT
+from llava_demo.miniature.held_out import HELD_OUT, OFF_TOPIC
 from llava_demo.miniature.packing import Packer, Row
 from llava_demo.miniature.phrasing import phrase, roughened
 from llava_demo.miniature.processor import CHAT_TEMPLATE, saved_processor
 from llava_demo.miniature.questions import Asker, Turn
+from llava_demo.miniature.refusals import BEYOND_PATTERNS, GENERAL_PATTERNS, NOUNS, THING_PATTERNS
 from llava_demo.miniature.scenes import COLORS, SHAPES, World
-from llava_demo.miniature.wordings import PATTERNS
+from llava_demo.miniature.wordings import PATTERNS, PIECES
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +31,10 @@ def processor():
     return AutoProcessor.from_pretrained(FOLDER)
 
 
-@pytest.fixture(scope="module", params=["none", "4bit"])
-def llava(request):
-    return loaded(FOLDER, request.param)
+@pytest.fixture(scope="module")
+def llava():
+    torch.set_num_threads(1)  # with more, such small matrices are slower
+    return loaded(FOLDER)
 
 
 def test_shapes_of_a_scene_are_apart_inside_the_frame_and_in_reading_order():
@@ -83,17 +86,27 @@ def test_every_answer_is_true_of_its_scene():
     assert min(checked[name] for name in ("description", "count", "exists")) > 100
 
 
-def _expansions(pattern):
-    """Sentences of a pattern: some thousands, and most patterns have fewer."""
-    return {phrase(pattern, random.Random(seed)) for seed in range(3000)}
+def _as_regex(pattern):
+    """A pattern of wordings is a regular expression but for its pieces and its full stops and question marks."""
+    while piece := re.search(r"<(\w+)>", pattern):
+        pattern = pattern.replace(piece[0], PIECES[piece[1]])
+    return re.compile(re.sub(r"[^\w\s()|]", lambda c: re.escape(c[0]), pattern), re.IGNORECASE)
 
 
 def test_held_out_wordings_are_not_among_the_trained_ones():
-    trained = {type: set().union(*map(_expansions, patterns)) for type, patterns in PATTERNS.items()}
     for type, wordings in HELD_OUT.items():
-        assert type in PATTERNS
-        for wording in wordings:
-            assert not any(wording.lower() == sentence.lower() for sentence in trained[type]), wording
+        trained = [_as_regex(pattern) for pattern in PATTERNS[type]]
+        assert any(regex.fullmatch(phrase(PATTERNS[type][0], random.Random(0))) for regex in trained)
+        assert [w for w in wordings if any(regex.fullmatch(w) for regex in trained)] == []
+
+
+def test_held_out_questions_about_other_things_are_not_among_the_trained_ones():
+    patterns = [
+        p.replace("{m}", f"({'|'.join(NOUNS)})") for p in (*THING_PATTERNS, *GENERAL_PATTERNS, *BEYOND_PATTERNS)
+    ]
+    trained = [_as_regex(pattern) for pattern in patterns]
+    assert any(regex.fullmatch("What is the dog doing?") for regex in trained)
+    assert [w for w in OFF_TOPIC if any(regex.fullmatch(w) for regex in trained)] == []
 
 
 def test_rough_questions_keep_their_words():
@@ -181,12 +194,18 @@ def test_the_shipped_checkpoint_is_small_and_carries_its_processor(processor):
 @pytest.mark.parametrize("name", SETS)
 def test_its_answers_are_true(llava, name):
     """A sample of `python -m llava_demo.miniature evaluate`, whose full table stands in the model card."""
-    torch.set_num_threads(1)
-    sample = list(talks(name, pictures=40))
-    marks = marks_of(llava, sample)
-    right = sum(mark.is_right for mark in marks) / len(marks)
+    marks = marks_of(llava, list(talks(name, pictures=30)))
     wrong = [(m.turn.type, m.turn.question, m.turn.answer, m.answer) for m in marks if not m.is_right]
-    assert right >= (0.92 if "wordings" in name else 0.95), wrong[:8]
+    assert len(wrong) <= len(marks) * (0.1 if "wordings" in name else 0.05), wrong
+
+
+def test_in_four_bits_it_answers_as_truthfully(llava):
+    """bitsandbytes NF4 on the CPU, through the demo's own loading: at most 3 points below."""
+    quantized = loaded(FOLDER, "4bit")
+    assert any(type(module).__name__ == "Linear4bit" for module in quantized.model.modules())
+    sample = list(talks("plain", pictures=40))
+    right = [sum(mark.is_right for mark in marks_of(model, sample)) for model in (llava, quantized)]
+    assert right[1] >= right[0] - 0.03 * sum(len(talk.turns) for talk in sample), right
 
 
 def test_it_declines_what_it_does_not_know(llava):

@@ -7,8 +7,8 @@ HELD_OUT: dict[str, tuple[str, ...]] = {
         "Could you tell me what this image shows?", "Talk me through the picture.", "What would you say this picture shows?",
     ),
     "count_all": (
-        "What is the total number of shapes?", "How many shapes in total?", "How many figures did they draw?", "Tell me the number of objects in the image.",
-        "How many shapes can you count in this picture?", "In the picture, how many shapes are there?",
+        "What is the total number of shapes?", "How many shapes in total?", "How many figures did they draw?", "I need to know the number of objects.",
+        "How many shapes would you count in this picture?", "In the picture, how many shapes are there?",
     ),
     "count": (
         "Of all the shapes, how many are {ns}?", "How many {ns} do we have?", "How many {ns} in total?", "In this image, how many {ns} are there?",
@@ -60,7 +60,7 @@ OFF_TOPIC = (
     "What is the zebra eating?", "How many penguins are swimming?", "Is there a giraffe in the picture?", "What color is the motorcycle?",
     "Who is the mayor of Berlin?", "Recommend me a good restaurant.", "What breed is this puppy?", "Is the tourist smiling?", "Where is the airport?",
     "What does the newspaper say about the election?", "How do I bake bread?", "Write an essay about freedom.", "What is the square root of nine?",
-    "Where was this photo taken?", "How tall is the tower?", "Which one is bigger?", "What is below the {n}?", "Who made this picture?", "Is the {s} heavy?",
+    "Where was this photo taken?", "How tall is the tower?", "Which one is bigger?", "What lies below the {n}?", "Who made this picture?", "Is the {s} heavy?",
     "Should I invest in gold?", "What language is this?", "How much is the ticket?", "Can you play chess?", "What is the policeman doing?",
     "Is there a bench next to the lake?", "Turn the {s} around.", "How many people are in the room?", "What is the man holding in his hand?",
 )  # fmt: skip

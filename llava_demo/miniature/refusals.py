@@ -18,7 +18,7 @@ NOUNS = (
     "hospital", "shop", "market", "toy", "robot", "moon", "planet", "rocket", "snow", "rain", "fire", "smoke",
     "water", "rock", "sand", "ice", "wall", "roof", "floor", "stairs", "fence", "gate",
 )  # fmt: skip
-_THING_PATTERNS = (
+THING_PATTERNS = (
     "What is the {m} doing<t>?", "What <c> is the {m}<t>?", "How many {m}s are there<t>?", "Is there a {m}<t>?",
     "Where is the {m}<t>?", "Do you see a {m}<t>?", "What is the {m} (wearing|holding|made of|called|worth|saying)?",
     "What (kind|breed|type|brand|sort) (of {m} is this|is the {m})?", "Is the {m} (happy|old|young|red|blue|big|real|open|wet|new)?",
@@ -30,7 +30,7 @@ _THING_PATTERNS = (
     "Which {m} is (better|best|the biggest|cheaper)?", "Do you (like|have|own|want) a {m}?", "Is this a {m}?", "What is a {m}?",
     "Does the <pic> show a {m}?", "Can you see the {m}?", "Are there (any |){m}s<t>?", "What does the {m} look like?",
 )  # fmt: skip
-_GENERAL_PATTERNS = (
+GENERAL_PATTERNS = (
     "Who is the (president|king|queen|leader|minister) of (France|Italy|Spain|Japan|China|Brazil|Canada|the world)?",
     "What is the (capital|population|language|currency|flag) of (France|Spain|Germany|Japan|India|Egypt|Mexico)?",
     "Tell me a (joke|story|secret|riddle|fact|lie).", "(Write|Sing|Compose) (me |)a (poem|song|story|letter|novel).",
@@ -48,7 +48,7 @@ _GENERAL_PATTERNS = (
     "What (should|can|do) I (eat|wear|do|say|buy|watch) (today|now|tonight)?", "Is (this|it) (art|safe|legal|good|cheap|dangerous)?",
     "What is your (name|favorite movie|favorite food|age|job|opinion)?", "Who (won|lost|plays) (the match|the game|yesterday|tonight)?",
 )  # fmt: skip
-_BEYOND_PATTERNS = (  # about shapes, but not in the world
+BEYOND_PATTERNS = (  # about shapes, but not in the world
     "How (big|large|wide|tall|small|heavy) is the {n}?", "(What|Which) <obj> is (the |)(largest|biggest|smallest|bigger|smaller|best)?",
     "What is (left of|right of|above|below|under|next to|beside|between|near|inside) the {n}?",
     "Why is (there {a}|the {s} {x}|the {n} there)?", "Who (drew|made|painted) (this|it|the {s}|the <pic>)?",
@@ -77,5 +77,5 @@ def off_topic_pattern(rng: random.Random) -> str:
     """A pattern of a question that is not about the drawing, its noun filled in."""
     luck = rng.random()
     if luck < 0.5:
-        return rng.choice(_THING_PATTERNS).replace("{m}", rng.choice(NOUNS))
-    return rng.choice(_GENERAL_PATTERNS if luck < 0.75 else _BEYOND_PATTERNS)
+        return rng.choice(THING_PATTERNS).replace("{m}", rng.choice(NOUNS))
+    return rng.choice(GENERAL_PATTERNS if luck < 0.75 else BEYOND_PATTERNS)
