@@ -52,8 +52,7 @@ def welcome_html(info: EngineInfo) -> str:
     """The empty conversation, above the example cards."""
     return f"""<div class="welcome">
 <h1>Show a picture, ask about it</h1>
-<p class="lead">Drop, paste or choose one below, or start with one of these.
-{escape(model_name(info))} looks and answers, and you can go on asking.</p>
+<p class="lead">Drop, paste or choose one below, or start with one of these.</p>
 {_miniature_notice() if info.is_miniature else ""}</div>"""
 
 
