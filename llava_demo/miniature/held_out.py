@@ -32,7 +32,7 @@ HELD_OUT: dict[str, tuple[str, ...]] = {
         "Would you tell me which shape is {x}?", "What would you call the {x} shape?",
     ),
     "where": (
-        "Where did they place the {n}?", "Show me where the {n} is.", "In the picture, where is the {n}?", "At which spot is the {n}?",
+        "Where would they have put the {n}?", "Show me where the {n} is.", "In the picture, where is the {n}?", "At which spot is the {n}?",
         "Could you tell me the position of the {n}?", "I am looking for the {n}. Where is it?", "Where would I look for the {n}?",
     ),
     "background": (
