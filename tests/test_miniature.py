@@ -171,16 +171,16 @@ def test_plain_drawings_share_no_code_with_the_training_renderer():
 
 
 def test_a_short_training_run_learns_and_exports_a_checkpoint(tmp_path):
-    """From nothing to a folder that `from_pretrained` takes; the loss of both lessons falls."""
+    """From nothing to a folder that `from_pretrained` takes, through all three lessons."""
     command = [sys.executable, "-m", "llava_demo.miniature", "train", str(tmp_path / "run")]
-    times = ["--vision-minutes", "0.2", "--language-minutes", "0.3", "--processes", "1"]
+    times = ["--vision-minutes", "0.1", "--language-minutes", "0.15", "--polish-minutes", "0.1", "--processes", "1"]
     done = subprocess.run(
         [*command, *times, "--export", str(tmp_path / "model")], capture_output=True, text=True, timeout=280
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "run" / "curve.png").stat().st_size > 5000
     rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    assert {row["lesson"] for row in rows} == {"vision", "language"}
+    assert {row["lesson"] for row in rows} == {"vision", "language", "polish"}
     assert loaded(tmp_path / "model").image_tokens == 64
 
 

@@ -16,7 +16,8 @@ def main() -> None:
         "--export", type=Path, metavar="FOLDER", help=f"save the checkpoint there (ours: {FOLDER.name}/)"
     )
     train.add_argument("--vision-minutes", type=float, default=14, help="time to learn to see (default 14)")
-    train.add_argument("--language-minutes", type=float, default=85, help="time to learn to answer (default 85)")
+    train.add_argument("--language-minutes", type=float, default=45, help="time to learn to answer (default 45)")
+    train.add_argument("--polish-minutes", type=float, default=10, help="time to become exact (default 10)")
     train.add_argument("--processes", type=int, default=2, help="one core each (default 2)")
     evaluate = commands.add_parser(
         "evaluate", help="measure truth per type of question, through processor and generate"
@@ -39,7 +40,7 @@ def _train(options: argparse.Namespace) -> None:
     from llava_demo.miniature.curve import plot
     from llava_demo.miniature.training import Run, export, train
 
-    run = Run(options.run, options.vision_minutes, options.language_minutes, options.processes)
+    run = Run(options.run, options.vision_minutes, options.language_minutes, options.polish_minutes, options.processes)
     train(run)
     plot(run.log, run.folder / "curve.png")
     if options.export:

@@ -7,12 +7,14 @@ from PIL import Image, ImageDraw, ImageFont
 
 _SIZE = (1000, 620)
 _BOX = (70, 60, 780, 560)  # of the plot
+_LANGUAGE = (
+    ("known", "#111827"), ("held_out", "#9ca3af"),
+    ("known.where", "#c2410c"), ("known.describe", "#0f766e"), ("known.both", "#7c3aed"),
+)  # fmt: skip
 _CURVES = {
     "vision": (("shape", "#c2410c"), ("color", "#0f766e"), ("digit", "#1d4ed8"), ("picture_count", "#7c3aed")),
-    "language": (
-        ("known", "#111827"), ("held_out", "#9ca3af"),
-        ("known.where", "#c2410c"), ("known.describe", "#0f766e"), ("known.both", "#7c3aed"),
-    ),
+    "language": _LANGUAGE,
+    "polish": _LANGUAGE,
 }  # fmt: skip
 
 
@@ -40,7 +42,8 @@ def plot(log: Path, target: Path) -> None:
             points = [at(start + r["minutes"], r[name]) for r in rows if r["lesson"] == lesson and name in r]
             if len(points) > 1:
                 brush.line(points, fill=color, width=3, joint="curve")
-            brush.text((right + 20, top + 26 * line), f"{lesson}: {name}", fill=color, font=font)
-            line += 1
+            if lesson != "polish":  # the colours of the lesson before
+                brush.text((right + 20, top + 26 * line), f"{lesson}: {name}", fill=color, font=font)
+                line += 1
         start += ends[lesson]
     picture.save(target)

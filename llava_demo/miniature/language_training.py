@@ -2,6 +2,7 @@
 
 import random
 from collections import defaultdict
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name
@@ -25,58 +26,64 @@ _CONTENT_WEIGHT, _OTHER_WEIGHT = 2.0, 0.6
 _PAIRS = 0.18  # of the sequences have two pictures, once three objects are known
 
 
-def teach_language(
-    model: LlavaForConditionalGeneration,
-    read_outs: ReadOuts,
-    processor: LlavaProcessor,
-    lesson: Lesson,
-    workers: Workers,
-) -> None:
-    """Train everything for `lesson.minutes`: one object until it is known, then two, three, and pairs of pictures."""
-    optimizers = _optimizers(model, read_outs)
-    parameters = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
-    packer, rng = Packer(processor), random.Random(lesson.seed * 1000 + workers.rank)
-    asker, skills, pace = Asker(rng), Skills(), Pace()
-    exam = Exam(packer) if workers.is_first else None
-    step = 0
-    while (progress := workers.progress(lesson)) < 1:
-        for optimizer in optimizers:
-            lesson.set_rate(optimizer, step, progress)
-        batch = packer.batch(rng, asker, World(max_objects=pace.objects), lesson.batch, _PAIRS if pace.is_over else 0.0)
+@dataclass
+class LanguageLesson:
+    """Everything learns: one object until it is known, then two, three, and pairs of pictures."""
+
+    name: str
+    model: LlavaForConditionalGeneration
+    read_outs: ReadOuts
+    processor: LlavaProcessor
+    lesson: Lesson
+    workers: Workers
+    pace: "Pace"
+
+    def teach(self) -> None:
+        """Train for `lesson.minutes`, and report on batches that are never seen otherwise."""
+        lesson, workers, pace = self.lesson, self.workers, self.pace
+        optimizers = _optimizers(self.model, self.read_outs)
+        parameters = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
+        packer, rng = Packer(self.processor), random.Random(lesson.seed * 1000 + workers.rank)
+        asker, skills = Asker(rng), Skills()
+        exam = Exam(packer) if workers.is_first else None
+        step = 0
+        while (progress := workers.progress(lesson)) < 1:
+            for optimizer in optimizers:
+                lesson.set_rate(optimizer, step, progress)
+                optimizer.zero_grad()
+            world, pairs = World(max_objects=pace.objects), _PAIRS if pace.is_over else 0.0
+            batch = packer.batch(rng, asker, world, lesson.batch, pairs)
+            loss, row, marks = self._loss(packer, batch)
+            loss.backward()
+            workers.average_gradients(parameters)
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            for optimizer in optimizers:
+                optimizer.step()
+            step += 1
+            skills.note(marks)
+            asker.weights = skills.weights()
+            pace.note(workers.mean(sum(is_right for _, is_right in marks) / len(marks)), progress)
+            if step % 100 == 0:
+                row |= {"objects": pace.objects, "skill": pace.skill}
+                if exam and step % 500 == 0:
+                    row |= exam.sit(self.model)
+                workers.report(self.name, step, progress, row)
+        if exam:
+            workers.report(self.name, step, 1.0, exam.sit(self.model))
+
+    def _loss(self, packer: Packer, batch: Batch) -> tuple[Tensor, dict[str, float], list[tuple[str, bool]]]:
+        """The whole loss, its parts for the log, and the marks of the batch's answers."""
+        model = self.model
         features = patch_features(model, batch.pixels)
         hidden = hidden_states(model, features, batch)
         logits, on = answer_logits(model, hidden[-1], batch)
         loss = _answer_loss(logits, batch.targets[on], packer.content_ids)
-        word_loss = _word_loss(model, packer, model.model.multi_modal_projector(features), batch.labels)
-        look_loss = _look_loss(model, hidden, batch)
-        total = loss + _VISION_WEIGHT * vision_loss(read_outs, features, batch.labels)[0]
-        total = total + _WORD_WEIGHT * word_loss + _LOOK_WEIGHT * look_loss
-        for optimizer in optimizers:
-            optimizer.zero_grad()
-        total.backward()
-        workers.average_gradients(parameters)
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-        step += 1
-        marks = graded(logits, on, batch)
-        skills.note(marks)
-        asker.weights = skills.weights()
-        pace.note(workers.mean(sum(is_right for _, is_right in marks) / len(marks)), progress)
-        if step % 100 == 0:
-            row = {
-                "objects": pace.objects,
-                "skill": pace.skill,
-                "loss": loss.item(),
-                "words": word_loss.item(),
-                "looks": look_loss.item(),
-            }
-            if exam and step % 500 == 0:
-                row |= exam.sit(model)
-                torch.save({"model": model.state_dict(), "read_outs": read_outs.state_dict()}, workers.draft)
-            workers.report("language", step, progress, row)
-    if exam:
-        workers.report("language", step, 1.0, exam.sit(model))
+        words = _word_loss(model, packer, model.model.multi_modal_projector(features), batch.labels)
+        looks = _look_loss(model, hidden, batch)
+        total = loss + _VISION_WEIGHT * vision_loss(self.read_outs, features, batch.labels)[0]
+        total = total + _WORD_WEIGHT * words + _LOOK_WEIGHT * looks
+        row = {"loss": loss.item(), "words": words.item(), "looks": looks.item()}
+        return total, row, graded(logits, on, batch)
 
 
 def _optimizers(model: LlavaForConditionalGeneration, read_outs: ReadOuts) -> list[torch.optim.Optimizer]:
@@ -105,8 +112,9 @@ class Pace:
 
     _LATEST = (0.2, 0.4)  # shares of the lesson after which two and three objects come anyway
 
-    def __init__(self) -> None:
-        self.objects, self.skill, self.is_over = 1, 0.0, False  # over: three objects are known, pairs may come
+    def __init__(self, objects: int = 1) -> None:
+        self.objects, self.skill = objects, 0.0
+        self.is_over = objects == MAX_OBJECTS  # three objects are known: pairs of pictures may come
 
     def note(self, right: float, progress: float) -> None:
         self.skill = 0.97 * self.skill + 0.03 * right

@@ -44,11 +44,6 @@ class Workers:
     def is_first(self) -> bool:
         return self.rank == 0
 
-    @property
-    def draft(self) -> Path:
-        """Where the state in the middle of a lesson is saved."""
-        return self._log.with_name("draft.pt")
-
     def begin(self) -> None:
         """A lesson begins now."""
         self._start = time.monotonic()

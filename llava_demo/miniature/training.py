@@ -1,7 +1,7 @@
-"""Trains the miniature from nothing: first the tower learns to see, then the whole model to answer.
+"""Trains the miniature from nothing: first the tower learns to see, then the whole model to answer, then to be exact.
 
-A run lives in a folder: `processor/` (made first; a checkpoint keeps its own tokenizer), `vision.pt` and `language.pt`
-(states after each lesson), `log.jsonl` (the curve). Lessons whose state is there are not repeated.
+A run lives in a folder: `processor/` (made first; a checkpoint keeps its own tokenizer), `vision.pt`, `language.pt` and
+`polish.pt` (states after each lesson), `log.jsonl` (the curve). Lessons whose state is there are not repeated.
 """
 
 import dataclasses
@@ -12,13 +12,16 @@ import torch
 import torch.multiprocessing
 
 from llava_demo.miniature.architecture import ReadOuts, build
-from llava_demo.miniature.language_training import teach_language
+from llava_demo.miniature.language_training import LanguageLesson, Pace
 from llava_demo.miniature.lesson import Lesson, Workers
 from llava_demo.miniature.processor import saved_processor
+from llava_demo.miniature.scenes import MAX_OBJECTS
 from llava_demo.miniature.vision_training import teach_vision
 
 VISION = Lesson(minutes=14, rate=1.5e-3, batch=24, seed=1, hold=0.45)
-LANGUAGE = Lesson(minutes=60, rate=2e-3, batch=6, seed=5, hold=0.45, warm_up=150)
+LANGUAGE = Lesson(minutes=45, rate=2e-3, batch=6, seed=5, hold=0.45, warm_up=150)
+POLISH = Lesson(minutes=10, rate=1e-3, batch=6, seed=6, hold=0.0)
+LESSONS = ("vision", "language", "polish")
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class Run:
     folder: Path
     vision_minutes: float = VISION.minutes
     language_minutes: float = LANGUAGE.minutes
+    polish_minutes: float = POLISH.minutes
     processes: int = 2
     port: int = 29623  # on loopback, where the processes meet
 
@@ -37,10 +41,10 @@ class Run:
 
 
 def train(run: Run) -> None:
-    """Teach both lessons, each process on one core, and leave the states in `run.folder`."""
+    """Teach the lessons, each process on one core, and leave the states in `run.folder`."""
     run.folder.mkdir(parents=True, exist_ok=True)
     saved_processor(run.folder / "processor")
-    for name in ("vision", "language"):
+    for name in LESSONS:
         if not (run.folder / f"{name}.pt").exists():
             torch.multiprocessing.spawn(_teach, (run, name), nprocs=run.processes)
 
@@ -48,7 +52,7 @@ def train(run: Run) -> None:
 def export(run: Run, target: Path) -> None:
     """Save what was learned as an ordinary `from_pretrained` folder, in fp16."""
     model = build()
-    model.load_state_dict(torch.load(run.folder / "language.pt")["model"])
+    model.load_state_dict(torch.load(run.folder / f"{LESSONS[-1]}.pt")["model"])
     model.eval().half().save_pretrained(target)
     saved_processor(run.folder / "processor").save_pretrained(target)
 
@@ -63,12 +67,16 @@ def _teach(rank: int, run: Run, name: str) -> None:
     if name == "vision":
         teach_vision(model, read_outs, dataclasses.replace(VISION, minutes=run.vision_minutes), workers)
     else:
-        state = torch.load(run.folder / "vision.pt")
-        tower = {name: weight for name, weight in state["model"].items() if "vision_tower" in name}
-        model.load_state_dict(tower, strict=False)  # the rest has learned nothing yet
+        state = torch.load(run.folder / f"{LESSONS[LESSONS.index(name) - 1]}.pt")
+        if name == "language":  # of the first lesson only the tower has learned something
+            state["model"] = {key: weight for key, weight in state["model"].items() if "vision_tower" in key}
+        model.load_state_dict(state["model"], strict=name != "language")
         read_outs.load_state_dict(state["read_outs"])
-        lesson = dataclasses.replace(LANGUAGE, minutes=run.language_minutes)
-        teach_language(model, read_outs, saved_processor(run.folder / "processor"), lesson, workers)
+        lesson, pace = dataclasses.replace(LANGUAGE, minutes=run.language_minutes), Pace()
+        if name == "polish":
+            lesson, pace = dataclasses.replace(POLISH, minutes=run.polish_minutes), Pace(MAX_OBJECTS)
+        processor = saved_processor(run.folder / "processor")
+        LanguageLesson(name, model, read_outs, processor, lesson, workers, pace).teach()
     if workers.is_first:
         state = {"model": model.state_dict(), "read_outs": read_outs.state_dict()}
         torch.save(state, run.folder / f"{name}.pt")
