@@ -14,13 +14,14 @@ import torch
 from transformers import AutoProcessor
 
 from llava_demo.miniature import FOLDER, plain
+from llava_demo.miniature.answers import Turn
 from llava_demo.miniature.drawing import draw
 from llava_demo.miniature.evaluation import SETS, by_type, loaded, marks_of, talks
 from llava_demo.miniature.held_out import HELD_OUT, OFF_TOPIC
 from llava_demo.miniature.packing import Packer, Row
 from llava_demo.miniature.phrasing import phrase, roughened
 from llava_demo.miniature.processor import CHAT_TEMPLATE, saved_processor
-from llava_demo.miniature.questions import Asker, Turn
+from llava_demo.miniature.questions import Asker
 from llava_demo.miniature.refusals import BEYOND_PATTERNS, GENERAL_PATTERNS, NOUNS, THING_PATTERNS
 from llava_demo.miniature.scenes import COLORS, SHAPES, World
 from llava_demo.miniature.wordings import PATTERNS, PIECES

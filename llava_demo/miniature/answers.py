@@ -1,6 +1,7 @@
-"""The miniature's answers: their canonical words. It knows scenes and no questions."""
+"""The miniature's answers: their canonical words, and what in a picture they speak of."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from llava_demo.miniature.scenes import Scene, Shape
 
@@ -14,6 +15,17 @@ CELLS = (
     "in the top left", "at the top", "in the top right", "on the left", "in the center", "on the right",
     "in the bottom left", "at the bottom", "in the bottom right",
 )  # fmt: skip
+
+DIGIT = -1
+About = tuple[tuple[int, int], ...]  # of each thing the number of its picture, and its own in the scene, or DIGIT
+
+
+@dataclass(frozen=True)
+class Turn:
+    question: str
+    answer: str
+    type: str
+    about: About = ()  # what the answer speaks of; training shows the model where to look
 
 
 def with_article(words: str) -> str:
@@ -46,3 +58,14 @@ def how_many(count: int, shape: str | None = None, color: str | None = None) -> 
 
 def place(o: Shape) -> str:
     return CELLS[3 * o.row + o.column]
+
+
+def matching(scene: Scene, shape: str | None = None, color: str | None = None, picture: int = 0) -> About:
+    """The things of this shape and colour, as an answer speaks of them."""
+    found = scene.matching(shape, color)
+    return tuple((picture, k) for k, o in enumerate(scene.objects) if o in found)
+
+
+def things(scene: Scene, picture: int = 0) -> About:
+    """All that is in the picture: its shapes, or its digit."""
+    return ((picture, DIGIT),) if scene.digit else matching(scene, picture=picture)

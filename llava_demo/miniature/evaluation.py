@@ -21,9 +21,9 @@ from llava_demo.device import Hardware, Weights, Wishes, planned
 from llava_demo.images import Image
 from llava_demo.llava import Llava
 from llava_demo.miniature import plain
-from llava_demo.miniature.answers import NOT_A_DRAWING, NOT_MY_TOPIC
+from llava_demo.miniature.answers import NOT_A_DRAWING, NOT_MY_TOPIC, Turn
 from llava_demo.miniature.drawing import draw
-from llava_demo.miniature.questions import Asker, Turn
+from llava_demo.miniature.questions import Asker
 from llava_demo.miniature.scenes import Scene, World
 
 SETS = ("scenes", "wordings", "plain", "plain wordings")

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from transformers import LlavaProcessor
 
+from llava_demo.miniature.answers import DIGIT, About, Turn
 from llava_demo.miniature.architecture import BOS, EOS, IMAGE_TOKEN, PAD, PATCHES
-from llava_demo.miniature.questions import DIGIT, About, Asker, Turn
+from llava_demo.miniature.questions import Asker
 from llava_demo.miniature.scenes import BACKGROUNDS, COLORS, DIGITS, SHAPES, Scene, World
 from llava_demo.miniature.vision_training import Labels, paint
 

@@ -6,18 +6,20 @@ a question about a picture that is no drawing of the world, or about something e
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from llava_demo.miniature.answers import (
     NO_PICTURE,
     NOT_A_DRAWING,
     NOT_MY_TOPIC,
     TWO_PICTURES,
+    Turn,
     contents,
     description,
     how_many,
+    matching,
     place,
     thing,
+    things,
     with_article,
 )
 from llava_demo.miniature.held_out import HELD_OUT
@@ -37,18 +39,6 @@ _OF_DIGITS = {
     "off_topic": 0.8, "count_all": 0.2, "count": 0.2, "exists": 0.5, "color": 0.2, "is_color": 0.15, "shape": 0.2,
     "where": 0.2,
 }  # fmt: skip
-
-
-DIGIT = -1
-About = tuple[tuple[int, int], ...]  # of each thing the number of its picture, and its own in the scene, or DIGIT
-
-
-@dataclass(frozen=True)
-class Turn:
-    question: str
-    answer: str
-    type: str
-    about: About = ()  # what the answer speaks of; training shows the model where to look
 
 
 class Asker:
@@ -107,10 +97,10 @@ class Asker:
     # One method for each type of question -------------------------------------------------------------------------
 
     def describe(self, scene: Scene) -> Turn:
-        return Turn(self.ask("describe"), description(scene), "describe", _things(scene))
+        return Turn(self.ask("describe"), description(scene), "describe", things(scene))
 
     def count_all(self, scene: Scene) -> Turn:
-        return Turn(self.ask("count_all"), how_many(len(scene.objects)), "count_all", _matching(scene))
+        return Turn(self.ask("count_all"), how_many(len(scene.objects)), "count_all", matching(scene))
 
     def count(self, scene: Scene) -> Turn:
         target = self._target(scene, 0.75, "ssc")
@@ -154,11 +144,11 @@ class Asker:
 
     def number(self, scene: Scene) -> Turn:
         answer = f"The number is {scene.digit}." if scene.digit else "There is no number."
-        return Turn(self.ask("number"), answer, "number", _things(scene))
+        return Turn(self.ask("number"), answer, "number", things(scene))
 
     def has_number(self, scene: Scene) -> Turn:
         answer = f"Yes, the number is {scene.digit}." if scene.digit else "No, there is no number."
-        return Turn(self.ask("has_number"), answer, "has_number", _things(scene))
+        return Turn(self.ask("has_number"), answer, "has_number", things(scene))
 
     def is_number(self, scene: Scene) -> Turn:
         asked = scene.digit if scene.digit and self.rng.random() < 0.5 else self.rng.choice(DIGITS)
@@ -167,11 +157,11 @@ class Asker:
             if scene.digit
             else "No, there is no number."
         )
-        return Turn(self.ask("is_number", digit=asked), answer, "is_number", _things(scene))
+        return Turn(self.ask("is_number", digit=asked), answer, "is_number", things(scene))
 
     def number_color(self, scene: Scene) -> Turn:
         answer = f"The number is {scene.digit_color}." if scene.digit else "There is no number."
-        return Turn(self.ask("number_color"), answer, "number_color", _things(scene))
+        return Turn(self.ask("number_color"), answer, "number_color", things(scene))
 
     def off_topic(self, scene: Scene) -> Turn:
         pattern = self.rng.choice(HELD_OUT_OFF_TOPIC) if self.is_held_out else off_topic_pattern(self.rng)
@@ -183,11 +173,11 @@ class Asker:
         return Turn(self._worded(self.rng.choice(SMALL_TALK[answer])), answer, "small_talk")
 
     def _counted(self, type: str, scene: Scene, shape: str | None, color: str | None = None) -> Turn:
-        found = _matching(scene, shape, color)
+        found = matching(scene, shape, color)
         return Turn(self.ask(type, shape, color), how_many(len(found), shape, color), type, found)
 
     def _whether(self, type: str, scene: Scene, shape: str | None, color: str | None = None) -> Turn:
-        found, name = _matching(scene, shape, color), thing(shape, color)
+        found, name = matching(scene, shape, color), thing(shape, color)
         answer = f"Yes, there is {with_article(name)}." if found else f"No, there is no {name}."
         return Turn(self.ask(type, shape, color), answer, type, found)
 
@@ -205,8 +195,8 @@ class Asker:
         if not found:
             return Turn(question, f"There is no {thing(shape, color)}.", type)
         if len(found) > 1:
-            return Turn(question, description(scene), type, _things(scene))
-        return Turn(question, answer(found[0]), type, _matching(scene, shape, color))
+            return Turn(question, description(scene), type, things(scene))
+        return Turn(question, answer(found[0]), type, matching(scene, shape, color))
 
     # Dialogues ----------------------------------------------------------------------------------------------------
 
@@ -232,7 +222,7 @@ class Asker:
         rng = self.rng
         if scene.digit:
             first = rng.choice((self.number, self.describe, self.is_number, self.has_number))(scene)
-            return [first, Turn(self.ask("then_color"), f"It is {scene.digit_color}.", "then_color", _things(scene))]
+            return [first, Turn(self.ask("then_color"), f"It is {scene.digit_color}.", "then_color", things(scene))]
         unique = [
             t
             for o in scene.objects
@@ -253,7 +243,7 @@ class Asker:
     def _about_it(self, scene: Scene, shape: str | None, color: str | None) -> list[Turn]:
         """A question about one thing, then questions about `it`."""
         (o,) = scene.matching(shape, color)
-        (it,) = _matching(scene, shape, color)
+        (it,) = matching(scene, shape, color)
         first = [self._whether("exists", scene, shape, color)]
         first.append(self._told("where", scene, shape, color, lambda o: f"The {thing(shape, color)} is {place(o)}."))
         if not color:
@@ -277,14 +267,14 @@ class Asker:
         """A question when there are two pictures: both in this turn, or the second one later (`is_later`)."""
         luck = self.rng.random()
         if luck < 0.33:
-            return Turn(self.ask("first"), self._of_one("first", first), "first", _things(first, 0))
+            return Turn(self.ask("first"), self._of_one("first", first), "first", things(first, 0))
         if luck < 0.66:
-            return Turn(self.ask("second"), self._of_one("second", second), "second", _things(second, 1))
+            return Turn(self.ask("second"), self._of_one("second", second), "second", things(second, 1))
         if luck < 0.86:
             if is_later:
-                return Turn(self.ask("describe"), self._of_one("second", second), "newest", _things(second, 1))
+                return Turn(self.ask("describe"), self._of_one("second", second), "newest", things(second, 1))
             answer = f"{self._of_one('first', first)} {self._of_one('second', second)}"
-            return Turn(self.ask("both"), answer, "both", _things(first, 0) + _things(second, 1))
+            return Turn(self.ask("both"), answer, "both", things(first, 0) + things(second, 1))
         while (asked := self.one(World().sample(self.rng, "shapes"))).type in ("describe", "off_topic"):
             pass
         return Turn(asked.question, TWO_PICTURES, "two_pictures")
@@ -299,12 +289,3 @@ class Asker:
             return [self.small_talk()]
         asked = self.one(World().sample(self.rng, self.rng.choice(("shapes", "digit"))))
         return [Turn(asked.question, NO_PICTURE, "no_picture")]
-
-
-def _matching(scene: Scene, shape: str | None = None, color: str | None = None, picture: int = 0) -> About:
-    found = scene.matching(shape, color)
-    return tuple((picture, k) for k, o in enumerate(scene.objects) if o in found)
-
-
-def _things(scene: Scene, picture: int = 0) -> About:
-    return ((picture, DIGIT),) if scene.digit else _matching(scene, picture=picture)
