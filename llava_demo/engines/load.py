@@ -65,8 +65,6 @@ def load_engine(settings: Settings) -> Engine:
     llava = _load(checkpoint, plan, settings)
     info = _info(llava, checkpoint, plan, settings)
     _log.info("loaded %s in %.1f s", checkpoint.name, time.monotonic() - started)
-    for reason in info.reasons:
-        _log.info(reason)
     return GenerateEngine(llava, info, settings.max_queue)
 
 
