@@ -45,6 +45,7 @@ def _train(options: argparse.Namespace) -> None:
     plot(run.log, run.folder / "curve.png")
     if options.export:
         export(run, options.export)
+        plot(run.log, options.export / "curve.png")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
