@@ -23,6 +23,7 @@ _MUON_SHARE = 1.5  # matrices take larger steps
 _VISION_WEIGHT, _WORD_WEIGHT, _LOOK_WEIGHT = 0.15, 0.1, 0.15
 _LOOKING = (1, 2)  # layers whose first head is shown where to look
 _CONTENT_WEIGHT, _OTHER_WEIGHT = 2.0, 0.6
+_LAST_MIX = (0.66, 0.13, 0.21)  # of shapes, digits and strangers, once three objects are known
 _PAIRS = 0.18  # of the sequences have two pictures, once three objects are known
 
 
@@ -51,7 +52,8 @@ class LanguageLesson:
             for optimizer in optimizers:
                 lesson.set_rate(optimizer, step, progress)
                 optimizer.zero_grad()
-            world, pairs = World(max_objects=pace.objects), _PAIRS if pace.is_over else 0.0
+            world = World(max_objects=pace.objects, mix=_LAST_MIX) if pace.is_over else World(max_objects=pace.objects)
+            pairs = _PAIRS if pace.is_over else 0.0
             batch = packer.batch(rng, asker, world, lesson.batch, pairs)
             loss, row, marks = self._loss(packer, batch)
             loss.backward()

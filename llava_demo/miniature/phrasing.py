@@ -10,7 +10,7 @@ _PIECE = re.compile(r"<(\w+)>")
 _OPENERS = (
     "Hello! ", "Hey, ", "Hi, ", "Ok, ", "Now: ", "So, ", "Well, ", "Please answer: ", "Question: ", "Tell me: ",
     "Look at the picture. ", "I have a question. ", "Quick question: ", "Thanks! ", "Great. ", "I wonder: ",
-    "Hi there! ",
+    "Hi there! ", "Looking at it: ", "As far as you see: ", "Dear model, ", "On this page: ", "Be honest: ",
 )  # fmt: skip
 _CLOSERS = (
     " Thanks!", " Thank you.", " Please.", " Be brief.", " Answer in one sentence.", " Answer shortly.",

@@ -34,6 +34,7 @@ _OF_SHAPES = {  # how often each type is asked about shapes
     "where": 3.0, "background": 0.9, "number": 0.15, "has_number": 0.15, "is_number": 0.1, "number_color": 0.1,
     "off_topic": 1.1,
 }  # fmt: skip
+_MAY_BE_SEVERAL = ("color", "is_color", "shape", "where")  # "the circle", where there are two of them
 _OF_DIGITS = {
     "describe": 1.6, "number": 2.2, "number_color": 1.2, "has_number": 0.7, "is_number": 1.4, "background": 0.6,
     "off_topic": 0.8, "count_all": 0.2, "count": 0.2, "exists": 0.5, "color": 0.2, "is_color": 0.15, "shape": 0.2,
@@ -195,7 +196,7 @@ class Asker:
         if not found:
             return Turn(question, f"There is no {thing(shape, color)}.", type)
         if len(found) > 1:
-            return Turn(question, description(scene), type, things(scene))
+            return Turn(question, description(scene), "several", things(scene))
         return Turn(question, answer(found[0]), type, matching(scene, shape, color))
 
     # Dialogues ----------------------------------------------------------------------------------------------------
@@ -206,8 +207,12 @@ class Asker:
             asked = self.one(World().sample(self.rng, self.rng.choice(("shapes", "shapes", "digit"))))
             return Turn(asked.question, NOT_A_DRAWING, "stranger")
         shares = _OF_SHAPES if scene.kind == "shapes" else _OF_DIGITS
-        scaled = [share * self.weights.get(type, 1.0) for type, share in shares.items()]
+        scaled = [share * self._weight(type) for type, share in shares.items()]
         return getattr(self, self.rng.choices(list(shares), scaled)[0])(scene)
+
+    def _weight(self, type: str) -> float:
+        own = self.weights.get(type, 1.0)
+        return max(own, self.weights.get("several", 1.0)) if type in _MAY_BE_SEVERAL else own
 
     def dialogue(self, scene: Scene) -> list[Turn]:
         """One to three turns about one picture; often a question and what people ask next."""

@@ -44,6 +44,15 @@ PATTERNS: dict[str, tuple[str, ...]] = {
         "(Look at|See|Check|Inspect|Examine) (the|this|my) <pic>(.| and describe it.| and tell me what you see.| and tell me what is there.)",
         "(Describe|Caption|Explain) (it|this|that|them|everything)(.| please.| in words.)",
         "What do the <pic>'s <objs> look like?",
+        "(Say|Write|Report)(| me) (something|a few words|a sentence) about (the|this|my) <pic>.",
+        "What can (you|one) say about (the|this|my) <pic>?",
+        "Inform me about (the|this) <pic>('s content|'s contents|).",
+        "I (would like|wish|need) to (know|hear|learn) what is (on|in) (the|this|my) <pic>.",
+        "(Which|What) (things|objects|forms|shapes) (make up|appear in|fill|are part of) (the|this) <pic>?",
+        "How would you describe (the|this|my) <pic>?",
+        "Put (the|this) <pic> into words.",
+        "(The|This|My) <pic> (shows|contains|has) what?",
+        "What (could|might|would) (this|it) be?",
     ),
     "count_all": (
         "How many(| different| separate)(| colored| drawn) <objs> (|do you |can you )(see|are there|are visible|are|count|find|have been drawn|are <drawn>|does the <pic> <do>|did I draw|can be seen)<t>?",
@@ -53,6 +62,8 @@ PATTERNS: dict[str, tuple[str, ...]] = {
         "(Number|Count|Amount) of <objs>(|<t>)(?|:|)",
         "How many(| things| shapes)<t>?",
         "(The <pic>|This|It) (has|contains|shows) how many <objs>?",
+        "(Overall|Altogether|All in all), how many <objs> (are there|do you see|are drawn)?",
+        "How many <objs> (altogether|overall|did you find|have you found)?",
     ),
     "count": (
         "How many(| different| separate) {ns} (|do you |can you )(see|are there|are visible|are|count|find|have been drawn|are <drawn>|does the <pic> <do>|did I draw|can be seen)<t>?",
@@ -63,6 +74,9 @@ PATTERNS: dict[str, tuple[str, ...]] = {
         "(Number|Count|Amount) of {ns}(|<t>)(?|:|)",
         "(The <pic>|This|It) (has|contains|shows) how many {ns}?",
         "(And how|How) many of (the <objs>|them) are {ns}?",
+        "(Overall|Altogether|All in all), how many {ns} (are there|do you see|are drawn)?",
+        "How many {ns} (altogether|overall|did you find|have you found)?",
+        "I (want|wish) to know how many {ns} (there are|you see).",
     ),
     "exists": (
         "Is there(| also| maybe| really| possibly) {a}<t>?",
@@ -115,6 +129,9 @@ PATTERNS: dict[str, tuple[str, ...]] = {
         "(Is|Was) the {s} (drawn|painted|filled|colored) (in |){x}?",
         "Is the {s} a {x} one?",
         "Did I (draw|paint) the {s} {x}?",
+        "(Should|May) I (say|assume|believe) (that |)the {s} is {x}?",
+        "Has the {s} been (painted|drawn|colored) (in |){x}?",
+        "{x} is the {s}(, right|, correct|)?",
     ),
     "shape": (
         "<which>(| kind of| sort of| type of) <obj> (is|was|looks|has been drawn in|is drawn in) {x}<t>?",
@@ -131,6 +148,9 @@ PATTERNS: dict[str, tuple[str, ...]] = {
         "What (do you see|can you see|is there) in {x}<t>?",
         "The {x} (<obj>|one) is (what|a what|which shape)?",
         "What did I (draw|paint) in {x}?",
+        "(Which|What) (one|thing|figure) (comes|appears|is shown) in {x}<t>?",
+        "How do you call the {x} (<obj>|one)?",
+        "(Of|Among) the <objs>, which (one |)is {x}?",
     ),
     "where": (
         "Where(| exactly) (is|was) the {n}<t>?",
@@ -146,6 +166,8 @@ PATTERNS: dict[str, tuple[str, ...]] = {
         "What <part> of the <pic> (is the {n} in|has the {n}|contains the {n})?",
         "The {n} is where?",
         "(Position|Location|Place) of the {n}(?|:|)",
+        "Where (might|may|could) the {n} be<t>?",
+        "(Tell me|Give me) the (spot|whereabouts) of the {n}<t>.",
     ),
     "background": (
         "<which> <c> (is|has) the (background|ground|backdrop)<t>?",
@@ -173,6 +195,9 @@ PATTERNS: dict[str, tuple[str, ...]] = {
         "(Name|Identify|Recognize|Give me) the <w><t>.",
         "Which (one |)of the (ten digits|digits|numbers) is (this|it)?",
         "(The |)<w>(?|:)",
+        "(Spell|Write|Say|Speak) (out |)the <w><t>.",
+        "I see a <w>. Which one is it?",
+        "<which> <w> (appears|comes up|is found) (on|in) (the|this|my) <pic>?",
     ),
     "has_number": (
         "Is there(| also|) (a|any|some) <w><t>?",
