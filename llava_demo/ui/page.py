@@ -105,7 +105,8 @@ def _connect(handlers: Handlers, parts: _Parts, controls: list[gr.components.Com
         chat.retry(handlers.retry, [chat, *controls], **answer),
         chat.edit(handlers.edit, [chat, *controls], **answer),
     ]
-    chat.undo(handlers.undo, chat, [box, chat], queue=False, **quiet)
+    # The last event of an answer may still be on its way when somebody presses Undo; it would bring the turn back.
+    chat.undo(handlers.undo, chat, [box, chat], cancels=answering, queue=False, **quiet)
     stopping = box.stop(None, cancels=answering, **quiet)
     stopping.then(handlers.stopped, chat, [box, chat], queue=False, **quiet)
     clearing = chat.clear(None, cancels=answering, **quiet)
