@@ -17,6 +17,7 @@ PIECES = {
     "tell": "(Tell me|Please tell me|Can you tell me|Could you tell me|Do you know|I want to know|Say|Let me know)",
     "drawn": "(drawn|painted|shown|displayed|depicted|pictured|placed)",
     "part": "(part|area|corner|region|section)",
+    "present": "(study|judge|outline|present|interpret|narrate|portray|review|unpack|discuss|sum up|go over|read|decode)",
     "done": "(shows|contains|has|depicts|includes)",
     "do": "(show|contain|have|depict|include|display)",
 }
@@ -50,9 +51,10 @@ PATTERNS: dict[str, tuple[str, ...]] = {
         "I (would like|wish|need) to (know|hear|learn) what is (on|in) (the|this|my) <pic>.",
         "(Which|What) (things|objects|forms|shapes) (make up|appear in|fill|are part of) (the|this) <pic>?",
         "How would you describe (the|this|my) <pic>?",
+        "(|Please |Can you )<present>(| for me| to me) (the|this|my) <pic>(.|?)",
+        "(Walk|Guide|Lead|Take|Brief|Update|Teach|Help|Instruct) (me|us) (through|about|on|with|around|over) (the|this|my) <pic>.",
         "Put (the|this) <pic> into words.",
         "(The|This|My) <pic> (shows|contains|has) what?",
-        "What (could|might|would) (this|it) be?",
     ),
     "count_all": (
         "How many(| different| separate)(| colored| drawn) <objs> (|do you |can you )(see|are there|are visible|are|count|find|have been drawn|are <drawn>|does the <pic> <do>|did I draw|can be seen)<t>?",
