@@ -17,7 +17,7 @@ def main() -> None:
     )
     train.add_argument("--vision-minutes", type=float, default=14, help="time to learn to see (default 14)")
     train.add_argument("--language-minutes", type=float, default=45, help="time to learn to answer (default 45)")
-    train.add_argument("--polish-minutes", type=float, default=11, help="time to become exact (default 11)")
+    train.add_argument("--polish-minutes", type=float, default=19, help="time to become exact (default 19)")
     train.add_argument("--processes", type=int, default=2, help="one core each (default 2)")
     evaluate = commands.add_parser(
         "evaluate", help="measure truth per type of question, through processor and generate"

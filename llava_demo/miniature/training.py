@@ -20,7 +20,7 @@ from llava_demo.miniature.vision_training import teach_vision
 
 VISION = Lesson(minutes=14, rate=1.5e-3, batch=24, seed=1, hold=0.45)
 LANGUAGE = Lesson(minutes=45, rate=2e-3, batch=6, seed=5, hold=0.45, warm_up=150)
-POLISH = Lesson(minutes=11, rate=1e-3, batch=6, seed=7, hold=0.0)
+POLISH = Lesson(minutes=19, rate=1e-3, batch=6, seed=7, hold=0.0)
 LESSONS = ("vision", "language", "polish")
 
 
