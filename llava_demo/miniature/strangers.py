@@ -1,6 +1,6 @@
 """Pictures that are not in the miniature's world, so that it learns to say so: flat graphics, textures, scenery.
 
-The families that evaluation uses as unseen (hearts, flowers, spirals, ladders, clouds, keys; see `plain`) are not here.
+The families that evaluation uses as unseen (hearts, flowers, spirals, ladders, clouds; see `plain`) are not here.
 """
 
 import math
