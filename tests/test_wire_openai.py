@@ -12,7 +12,7 @@ from llava_demo.wire.openai import messages_from
 
 RED, BLUE = Image.from_bytes(png("red")), Image.from_bytes(png("blue"))
 GRADIO_FILE = {
-    "path": "/tmp/gradio/abc/cat.png",
+    "path": "/uploads/abc/cat.png",
     "url": "http://127.0.0.1/cat.png",
     "meta": {"_type": "gradio.FileData"},
 }

@@ -127,13 +127,14 @@ def _cell(right: Sequence[bool]) -> str:
 def _picture(rng: random.Random, is_plain: bool) -> tuple[Scene, Image]:
     if not is_plain:
         scene = World().sample(rng)
-        return scene, _uploaded(draw(scene, rng, rng.choice((224, 336, 448)))[0])
+        return scene, uploaded(draw(scene, rng, rng.choice((224, 336, 448)))[0])
     make = rng.choices((plain.shapes_case, plain.digit_case, plain.stranger_case), (0.6, 0.2, 0.2))[0]
     case = make(rng)
-    return case.scene, _uploaded(case.picture)
+    return case.scene, uploaded(case.picture)
 
 
-def _uploaded(picture: Pillow.Image) -> Image:
+def uploaded(picture: Pillow.Image) -> Image:
+    """The picture as the demo gets it from somebody: a PNG file."""
     file = io.BytesIO()
     picture.save(file, "PNG")
     return Image.from_bytes(file.getvalue())
