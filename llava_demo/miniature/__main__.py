@@ -1,6 +1,7 @@
 """`python -m llava_demo.miniature train | evaluate`."""
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -18,6 +19,7 @@ def main() -> None:
     train.add_argument("--vision-minutes", type=float, default=14, help="time to learn to see (default 14)")
     train.add_argument("--language-minutes", type=float, default=45, help="time to learn to answer (default 45)")
     train.add_argument("--polish-minutes", type=float, default=19, help="time to become exact (default 19)")
+    train.add_argument("--after", type=Path, metavar="RUN", help="go on from what an earlier run has learned")
     train.add_argument("--processes", type=int, default=2, help="one core each (default 2)")
     evaluate = commands.add_parser(
         "evaluate", help="measure truth per type of question, through processor and generate"
@@ -41,6 +43,7 @@ def _train(options: argparse.Namespace) -> None:
     from llava_demo.miniature.training import Run, export, train
 
     run = Run(options.run, options.vision_minutes, options.language_minutes, options.polish_minutes, options.processes)
+    run = dataclasses.replace(run, after=options.after)
     train(run)
     plot(run.log, run.folder / "curve.png")
     if options.export:

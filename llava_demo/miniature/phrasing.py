@@ -11,6 +11,7 @@ _OPENERS = (
     "Hello! ", "Hey, ", "Hi, ", "Ok, ", "Now: ", "So, ", "Well, ", "Please answer: ", "Question: ", "Tell me: ",
     "Look at the picture. ", "I have a question. ", "Quick question: ", "Thanks! ", "Great. ", "I wonder: ",
     "Hi there! ", "Looking at it: ", "As far as you see: ", "Dear model, ", "On this page: ", "Be honest: ",
+    "In my drawing: ", "Here: ", "For this one: ", "Next: ", "One more: ", "Excuse me, ", "Just to be sure: ",
 )  # fmt: skip
 _CLOSERS = (
     " Thanks!", " Thank you.", " Please.", " Be brief.", " Answer in one sentence.", " Answer shortly.",

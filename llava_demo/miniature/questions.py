@@ -1,7 +1,7 @@
 """Asks about scenes and answers truthfully: every question has exactly one right answer in canonical words.
 
-A question whose thing is not unique ("What color is the circle?" of two circles) is answered by the whole description,
-a question about a picture that is no drawing of the world, or about something else, by a refusal.
+A question whose thing is not unique ("What color is the circle?" of two circles) is answered by how many there are, a
+question about a picture that is no drawing of the world, or about something else, by a refusal.
 """
 
 import random
@@ -191,12 +191,12 @@ class Asker:
         answer: Callable[[Shape], str],
         other: str = "",
     ) -> Turn:
-        """What is asked about the one thing of this shape and colour; of several, the whole description."""
+        """What is asked about the one thing of this shape and colour; of several, how many there are."""
         question, found = self.ask(type, shape, color, other), scene.matching(shape, color)
         if not found:
             return Turn(question, f"There is no {thing(shape, color)}.", type)
         if len(found) > 1:
-            return Turn(question, description(scene), "several", things(scene))
+            return Turn(question, how_many(len(found), shape, color), "several", matching(scene, shape, color))
         return Turn(question, answer(found[0]), type, matching(scene, shape, color))
 
     # Dialogues ----------------------------------------------------------------------------------------------------

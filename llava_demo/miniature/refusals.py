@@ -17,7 +17,39 @@ NOUNS = (
     "name", "address", "weather", "temperature", "season", "city", "country", "road", "park", "church", "school",
     "hospital", "shop", "market", "toy", "robot", "moon", "planet", "rocket", "snow", "rain", "fire", "smoke",
     "water", "rock", "sand", "ice", "wall", "roof", "floor", "stairs", "fence", "gate",
+    "uncle", "aunt", "cousin", "neighbor", "nurse", "lawyer", "baker", "butcher", "painter", "sailor", "pilot",
+    "captain", "judge", "thief", "guard", "guest", "hero", "dancer", "writer", "poet", "chef", "clerk", "boss",
+    "sister", "brother", "mother", "father", "grandfather", "lady", "gentleman", "people", "kid", "kitten", "wolf",
+    "fox", "rabbit", "deer", "goat", "pig", "chicken", "goose", "eagle", "owl", "crow", "parrot", "snake", "lizard",
+    "frog", "turtle", "whale", "shark", "dolphin", "crab", "spider", "bee", "ant", "butterfly", "insect", "monkey",
+    "camel", "donkey", "bull", "rat", "squirrel", "kangaroo", "dinosaur", "dragon", "unicorn", "ghost", "angel",
+    "oak", "pine", "leaf", "root", "branch", "bush", "forest", "desert", "island", "lake side", "valley", "hill",
+    "volcano", "cave", "waterfall", "storm", "thunder", "wind", "sunset", "rainbow", "shadow", "harbor", "station",
+    "hotel", "museum", "theater", "cinema", "library", "castle", "palace", "temple", "factory", "farm", "stadium",
+    "prison", "village", "corner shop", "supermarket", "bakery", "pharmacy", "bank", "post office", "university",
+    "elevator", "balcony", "ceiling", "carpet", "curtain", "pillow", "blanket", "mirror", "candle", "drawer",
+    "shelf", "fridge", "oven", "kettle", "pan", "bowl", "towel", "soap", "toothbrush", "scissors", "hammer", "nail",
+    "saw", "ladder", "rope", "bucket", "engine", "wheel", "tire", "helmet", "scooter", "tractor", "helicopter",
+    "ship", "canoe", "submarine", "taxi", "ambulance", "subway", "ticket office", "passport", "suitcase", "wallet",
+    "coin", "money", "tax", "salary", "contract", "letter box", "stamp", "magazine", "novel", "page", "chapter",
+    "title", "poem", "song", "melody", "drum", "violin", "trumpet", "concert", "film", "scene", "show", "video",
+    "television", "radio", "internet", "website", "password", "email", "program", "software", "battery", "cable",
+    "printer", "medicine", "pill", "vaccine", "illness", "headache", "tooth", "heartbeat", "finger", "arm", "leg",
+    "foot", "knee", "ear", "mouth", "skin", "smile", "tie", "scarf", "glove", "sock", "boot", "jacket", "sweater",
+    "ring", "necklace", "jewel", "crown", "sword", "gun", "war", "peace", "law", "vote", "party", "minister", "crime",
+    "wedding", "birthday", "gift", "balloon", "dream", "idea", "problem", "reason", "plan", "mistake", "accident",
+    "soup", "salad", "cheese", "butter", "egg", "meat", "sausage", "rice", "noodle", "potato", "tomato", "carrot",
+    "onion", "garlic", "lemon", "grape", "cherry", "strawberry", "melon", "chocolate", "cookie", "sugar", "salt",
+    "honey", "juice", "beer", "milk", "tea", "breakfast", "lunch", "dinner", "recipe", "tennis", "football",
+    "basketball", "golf", "race", "medal", "trophy", "coach", "referee", "goal", "swimmer", "runner", "skier",
 )  # fmt: skip
+_SYLLABLES = (
+    "ba", "be", "bo", "bri", "cal", "cha", "cor", "da", "der", "din", "dro", "fa", "fen", "fli", "ga", "gor", "gra", "ha",
+    "hel", "hu", "ja", "jo", "ka", "kem", "kri", "la", "lem", "lo", "lu", "ma", "mer", "min", "mo", "na", "nel", "no", "o",
+    "pa", "pel", "pi", "plu", "qua", "ra", "ren", "ri", "ro", "sa", "sel", "si", "spa", "ta", "ter", "ti", "tra",
+    "u", "va", "vel", "vi", "wa", "wen", "ya", "zo",
+)
+_ENDS = ("", "", "n", "r", "t", "k", "x", "m", "d", "nd", "ck", "st", "ng", "ment", "ling", "man", "port", "tion", "y", "ler")
 THING_PATTERNS = (
     "What is the {m} doing<t>?", "What <c> is the {m}<t>?", "How many {m}s are there<t>?", "Is there a {m}<t>?",
     "Where is the {m}<t>?", "Do you see a {m}<t>?", "What is the {m} (wearing|holding|made of|called|worth|saying)?",
@@ -29,6 +61,15 @@ THING_PATTERNS = (
     "What is the (meaning|history|price|name|size|age|purpose) of the {m}?", "Where (can|do) I (buy|find|park) a {m}?",
     "Which {m} is (better|best|the biggest|cheaper)?", "Do you (like|have|own|want) a {m}?", "Is this a {m}?", "What is a {m}?",
     "Does the <pic> show a {m}?", "Can you see the {m}?", "Are there (any |){m}s<t>?", "What does the {m} look like?",
+    "(Find|Buy|Sell|Show|Send|Bring|Suggest|Book|Order|Get|Cook|Choose|Lend) (me |)(a|the|some|my|any) (|nice |cheap |big |new ){m}.",
+    "What (does|did|will|can) the {m} (do|say|eat|cost|want|need|mean|look at|tell us|show us)(| about the {m2})?",
+    "(Is|Was) the {m} (laughing|sleeping|running|waiting|happy|sad|hungry|broken|for sale|near the {m2}|behind the {m2})?",
+    "(Where|When|Why|How) (is|was|does|did) the {m} (go|come|sleep|work|eat|end|begin|built|found|lost)?",
+    "How (many|much) {m}s (are|is) (there |)(at|in|on|near|behind) the {m2}?", "Where is the {m} (station|shop|house|exit|of the {m2})?",
+    "(Should|Shall|May|Must) I (buy|eat|call|visit|sell|trust|wait for|learn) (a|the|some|my) {m}?", "(A|The|My) {m}(.|?|!)",
+    "(Can|Could|Will|Do) you (eat|drive|sing|cook|read|write|speak) (a|the|some|) {m}?", "What {m} is (this|that|it)?",
+    "What (is|are) the (best|worst|latest|cheapest) {m}s?", "I (need|want|love|hate|lost) (a|my|the) {m}.",
+    "(Write|Read|Give|Send) (me |us |)(a report|a book|news|advice|a speech) (about|on) (the |)(|{m} and ){m2}.",
 )  # fmt: skip
 GENERAL_PATTERNS = (
     "Who is the (president|king|queen|leader|minister) of (France|Italy|Spain|Japan|China|Brazil|Canada|the world)?",
@@ -74,8 +115,15 @@ SMALL_TALK = {
 
 
 def off_topic_pattern(rng: random.Random) -> str:
-    """A pattern of a question that is not about the drawing, its noun filled in."""
+    """A pattern of a question that is not about the drawing, its nouns filled in."""
     luck = rng.random()
-    if luck < 0.5:
-        return rng.choice(THING_PATTERNS).replace("{m}", rng.choice(NOUNS))
-    return rng.choice(GENERAL_PATTERNS if luck < 0.75 else BEYOND_PATTERNS)
+    if luck < 0.6:
+        return rng.choice(THING_PATTERNS).replace("{m}", noun(rng)).replace("{m2}", noun(rng))
+    return rng.choice(GENERAL_PATTERNS if luck < 0.8 else BEYOND_PATTERNS)
+
+
+def noun(rng: random.Random) -> str:
+    """A thing outside of the world; one of four times a word that nobody knows, so that unknown words are declined."""
+    if rng.random() < 0.75:
+        return rng.choice(NOUNS)
+    return "".join(rng.choices(_SYLLABLES, k=rng.choice((1, 2, 2, 3)))) + rng.choice(_ENDS)

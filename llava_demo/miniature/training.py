@@ -1,10 +1,12 @@
 """Trains the miniature from nothing: first the tower learns to see, then the whole model to answer, then to be exact.
 
+A run may go on after another one: it begins with what that one knew, and answers about the whole world from the start.
 A run lives in a folder: `processor/` (made first; a checkpoint keeps its own tokenizer), `vision.pt`, `language.pt` and
 `polish.pt` (states after each lesson), `log.jsonl` (the curve). Lessons whose state is there are not repeated.
 """
 
 import dataclasses
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +35,7 @@ class Run:
     language_minutes: float = LANGUAGE.minutes
     polish_minutes: float = POLISH.minutes
     processes: int = 2
+    after: Path | None = None  # the folder of an earlier run to go on from
     port: int = 29611  # on loopback, where the processes meet
 
     @property
@@ -43,6 +46,10 @@ class Run:
 def train(run: Run) -> None:
     """Teach the lessons, each process on one core, and leave the states in `run.folder`."""
     run.folder.mkdir(parents=True, exist_ok=True)
+    if run.after and not (run.folder / "vision.pt").exists():
+        shutil.copytree(run.after / "processor", run.folder / "processor")
+        shutil.copy(run.after / run.log.name, run.log)
+        shutil.copy(run.after / f"{LESSONS[-1]}.pt", run.folder / f"{LESSONS[0]}.pt")
     saved_processor(run.folder / "processor")
     for name in LESSONS:
         if not (run.folder / f"{name}.pt").exists():
@@ -68,15 +75,20 @@ def _teach(rank: int, run: Run, name: str) -> None:
         teach_vision(model, read_outs, dataclasses.replace(VISION, minutes=run.vision_minutes), workers)
     else:
         state = torch.load(run.folder / f"{LESSONS[LESSONS.index(name) - 1]}.pt")
-        if name == "language":  # of the first lesson only the tower has learned something
+        is_new = name == "language" and not run.after
+        if is_new:  # of the first lesson only the tower has learned something
             state["model"] = {key: weight for key, weight in state["model"].items() if "vision_tower" in key}
-        model.load_state_dict(state["model"], strict=name != "language")
+        model.load_state_dict(state["model"], strict=not is_new)
         read_outs.load_state_dict(state["read_outs"])
-        lesson, pace = dataclasses.replace(LANGUAGE, minutes=run.language_minutes), Pace()
-        if name == "polish":
-            lesson, pace = dataclasses.replace(POLISH, minutes=run.polish_minutes), Pace(MAX_OBJECTS)
+        pace = Pace() if is_new else Pace(MAX_OBJECTS)
         processor = saved_processor(run.folder / "processor")
-        LanguageLesson(name, model, read_outs, processor, lesson, workers, pace).teach()
+        LanguageLesson(name, model, read_outs, processor, _lesson(run, name), workers, pace).teach()
     if workers.is_first:
         state = {"model": model.state_dict(), "read_outs": read_outs.state_dict()}
         torch.save(state, run.folder / f"{name}.pt")
+
+
+def _lesson(run: Run, name: str) -> Lesson:
+    """How long and how fast to learn in this run; one that goes on after another asks with other seeds."""
+    lesson, minutes = (LANGUAGE, run.language_minutes) if name == "language" else (POLISH, run.polish_minutes)
+    return dataclasses.replace(lesson, minutes=minutes, seed=lesson.seed + (100 if run.after else 0))
