@@ -17,6 +17,7 @@ FinishReason = Literal["stop", "length"]
 MAX_MESSAGE_CHARACTERS = 6144  # Cloudflare's limit for the same model; longer text is refused, never cut
 MAX_STOP_STRINGS = 4  # OpenAI's limit
 MAX_SEED = 2**63 - 1
+MAX_TOP_LOGPROBS = 5
 
 
 @dataclass(frozen=True)
@@ -93,12 +94,16 @@ class SamplingParams:
     presence_penalty: float = _knob(0.0, -2, 2, 0.1, "Above 0 avoids tokens that the answer already holds; 0 is off.")
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    top_logprobs: int | None = None  # log-probabilities of the tokens are wanted, and of this many likeliest ones
 
     def __post_init__(self) -> None:
         for name, knob in KNOBS.items():
             object.__setattr__(self, name, _checked(name, getattr(self, name), knob.low, knob.high, knob.is_whole))
         if self.seed is not None:
             object.__setattr__(self, "seed", _checked("seed", self.seed, 0, MAX_SEED, is_whole=True))
+        if self.top_logprobs is not None:
+            checked = _checked("top_logprobs", self.top_logprobs, 0, MAX_TOP_LOGPROBS, is_whole=True)
+            object.__setattr__(self, "top_logprobs", checked)
         is_list = isinstance(self.stop, list | tuple)
         if not is_list or len(self.stop) > MAX_STOP_STRINGS or not all(_is_text(s) and s for s in self.stop):
             raise InvalidRequest(f"stop must be at most {MAX_STOP_STRINGS} strings, none of them empty.", "stop")
@@ -137,12 +142,16 @@ def _shown(value: Any) -> str:
 class ChatRequest:
     """A conversation to be continued.
 
+    With `is_raw` the text of the only message is the whole prompt as the model gets it, control tokens and all.
+
     Raises:
-        InvalidRequest: no messages, or the last one is not the user's, or it has neither text nor pictures.
+        InvalidRequest: no messages, or the last one is not the user's, or it has neither text nor pictures; a raw
+            prompt of several messages.
     """
 
     messages: tuple[Message, ...]
     sampling: SamplingParams = SamplingParams()
+    is_raw: bool = False
 
     def __post_init__(self) -> None:
         if not self.messages or self.messages[-1].role != "user":
@@ -150,6 +159,8 @@ class ChatRequest:
         last = self.messages[-1]
         if not last.text.strip() and not last.images:
             raise InvalidRequest("The last message is empty; write a question or add a picture.", "messages")
+        if self.is_raw and len(self.messages) > 1:
+            raise InvalidRequest("A raw prompt is one message; this conversation has more.", "messages")
 
     @property
     def images(self) -> tuple[Image, ...]:
@@ -167,12 +178,28 @@ class Usage:
 
 
 @dataclass(frozen=True)
+class TokenLogprob:
+    """A token of the answer, or one that could have stood there, and how likely the model held it to be.
+
+    `logprob` is the natural logarithm of its share of softmax(logits), before temperature, filters and penalties.
+    """
+
+    token: str
+    logprob: float
+    top: tuple["TokenLogprob", ...] = ()  # the likeliest tokens there, likeliest first
+
+
+@dataclass(frozen=True)
 class Chunk:
-    """A piece of the answer. Exactly the last chunk of a stream has `finish_reason` and `usage`."""
+    """A piece of the answer. Exactly the last chunk of a stream has `finish_reason` and `usage`.
+
+    `logprobs`, where they were asked for, are of the tokens that came since the chunk before.
+    """
 
     text: str = ""
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -182,3 +209,4 @@ class Completion:
     text: str
     finish_reason: FinishReason
     usage: Usage
+    logprobs: tuple[TokenLogprob, ...] = ()

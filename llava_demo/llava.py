@@ -94,17 +94,19 @@ class Llava:
         ids = self.model.generation_config.eos_token_id
         return frozenset(ids if isinstance(ids, list) else [] if ids is None else [ids])
 
-    def prompt(self, messages: Sequence[Message]) -> dict[str, torch.Tensor]:
+    def prompt(self, messages: Sequence[Message], is_raw: bool = False) -> dict[str, torch.Tensor]:
         """What `model.generate` takes for the conversation up to `ASSISTANT:`, on the model's device.
 
         `input_ids` and `attention_mask` are (1, tokens), every picture already as many image ids as it has feature
         rows; `pixel_values` is there if pictures are. A text that spells a control token (`<image>`, `</s>`) is encoded
-        as plain text. `USER:` and `ASSISTANT:` are plain text in LLaVA-1.5 anyway and stay what they are.
+        as plain text. `USER:` and `ASSISTANT:` are plain text in LLaVA-1.5 anyway and stay what they are. With `is_raw` the one message's text is the prompt as it is,
+        its control tokens taken as such; pictures that it has no `<image>` for go before it.
 
         Raises:
-            InvalidRequest: the model's template refuses the conversation, as some do with system messages.
+            InvalidRequest: the model's template refuses the conversation, as some do with system messages; a raw prompt
+                with more or fewer `<image>` than pictures.
         """
-        ids = self._ids([_turn(message) for message in messages])
+        ids = self._raw_ids(messages[0]) if is_raw else self._ids([_turn(message) for message in messages])
         runs, inputs = self._encoded([self._prepared(image) for message in messages for image in message.images])
         filled = torch.tensor([fill_images(ids, self.image_token_id, runs)])
         inputs = {"input_ids": filled, "attention_mask": torch.ones_like(filled)} | inputs
@@ -132,6 +134,15 @@ class Llava:
         except jinja2.TemplateError as error:
             raise InvalidRequest(f"This model does not take such a conversation: {error}", "messages") from error
         return ids if ids[: len(self._start)] == self._start else self._start + ids  # a template may write <s> itself
+
+    def _raw_ids(self, message: Message) -> list[int]:
+        count, image = len(message.images), self.tokenizer.convert_ids_to_tokens(self.image_token_id)
+        text = message.text if image in message.text else f"{image}\n" * count + message.text
+        ids: list[int] = self.tokenizer(text).input_ids
+        if ids.count(self.image_token_id) != count:
+            found = ids.count(self.image_token_id)
+            raise InvalidRequest(f"The raw prompt holds {image} {found} times for {count} pictures.", "prompt")
+        return ids
 
     def _encoded(self, pictures: list[PIL.Image.Image]) -> tuple[list[list[int]], dict[str, torch.Tensor]]:
         """Each picture's run of ids, and what else the model takes of the pictures.

@@ -29,9 +29,10 @@ class EngineInfo:
 class EngineLoad:
     """How busy the engine is at this moment."""
 
-    state: Literal["loading", "ready", "failed"]
+    state: Literal["loading", "ready", "restarting", "failed"]
     running: int  # generations under way
     waiting: int  # requests in line
+    cached_tokens: int = 0  # that prompts can share without being computed again
 
 
 class Engine(Protocol):
@@ -57,10 +58,11 @@ class Engine(Protocol):
 
 async def complete(engine: Engine, request: ChatRequest) -> Completion:
     """The whole answer at once. Raises what `stream` raises."""
-    text = ""
+    text, logprobs = "", []
     async with aclosing(engine.stream(request)) as chunks:
         async for chunk in chunks:
             text += chunk.text
+            logprobs += chunk.logprobs
             if chunk.finish_reason and chunk.usage:
-                return Completion(text, chunk.finish_reason, chunk.usage)
+                return Completion(text, chunk.finish_reason, chunk.usage, tuple(logprobs))
     raise DemoError("The engine ended its stream without a last chunk.")

@@ -178,7 +178,7 @@ class GenerateEngine:
         if job.is_cancelled.is_set():
             return Chunk(finish_reason="stop", usage=Usage(0, 0))  # nobody reads it
         sampling = job.request.sampling
-        inputs = self.llava.prompt(job.request.messages)
+        inputs = self.llava.prompt(job.request.messages, job.request.is_raw)
         ids = inputs["input_ids"]
         text = Detokenizer(self.llava.tokenizer, sampling.stop)
         streamer = AnswerStreamer(text, self.llava.end_ids, lambda new: job.put(Chunk(new)))
