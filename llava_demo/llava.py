@@ -99,8 +99,10 @@ class Llava:
 
         `input_ids` and `attention_mask` are (1, tokens), every picture already as many image ids as it has feature
         rows; `pixel_values` is there if pictures are. A text that spells a control token (`<image>`, `</s>`) is encoded
-        as plain text. `USER:` and `ASSISTANT:` are plain text in LLaVA-1.5 anyway and stay what they are. With `is_raw` the one message's text is the prompt as it is,
-        its control tokens taken as such; pictures that it has no `<image>` for go before it.
+        as plain text. `USER:` and `ASSISTANT:` are plain text in LLaVA-1.5 anyway and stay what they are.
+
+        With `is_raw` the one message's text is the prompt as it is, its control tokens taken as such; where it has no
+        `<image>`, the pictures go before it.
 
         Raises:
             InvalidRequest: the model's template refuses the conversation, as some do with system messages; a raw prompt
@@ -141,7 +143,9 @@ class Llava:
         ids: list[int] = self.tokenizer(text).input_ids
         if ids.count(self.image_token_id) != count:
             found = ids.count(self.image_token_id)
-            raise InvalidRequest(f"The raw prompt holds {image} {found} times for {count} pictures.", "prompt")
+            raise InvalidRequest(
+                f"The raw prompt holds {image} {found} times; {count} picture(s) came with it.", "prompt"
+            )
         return ids
 
     def _encoded(self, pictures: list[PIL.Image.Image]) -> tuple[list[list[int]], dict[str, torch.Tensor]]:

@@ -167,6 +167,17 @@ def test_the_last_message_must_be_the_users(messages: tuple[Message, ...]) -> No
         ChatRequest(messages)
 
 
+@pytest.mark.parametrize("count", [-1, 6, 1.5, True, "3"])
+def test_log_probabilities_of_more_than_5_tokens_are_refused(count: Any) -> None:
+    with pytest.raises(InvalidRequest, match="top_logprobs .* from 0 to 5"):
+        SamplingParams(top_logprobs=count)
+
+
+def test_a_raw_prompt_is_one_message() -> None:
+    with pytest.raises(InvalidRequest, match="raw prompt is one message"):
+        ChatRequest((Message("user", "a"), Message("assistant", "b"), Message("user", "c")), is_raw=True)
+
+
 def test_a_question_needs_text_or_a_picture() -> None:
     with pytest.raises(InvalidRequest, match="write a question or add a picture"):
         ChatRequest((Message("user", " \n"),))

@@ -129,6 +129,20 @@ def test_a_control_token_in_the_text_changes_no_other_ids(tiny_llava: Llava) -> 
     assert ids[-len(before + spelt + after) :] == before + spelt + after
 
 
+def test_a_raw_prompt_goes_in_as_it_is(tiny_llava: Llava) -> None:
+    asked = tiny_llava.prompt((Message("user", "what?", (picture(0),)),))
+    raw = tiny_llava.prompt((Message("user", "USER: <image>\nwhat? ASSISTANT:", (picture(0),)),), is_raw=True)
+    assert torch.equal(raw["input_ids"], asked["input_ids"])
+    assert torch.equal(raw["pixel_values"], asked["pixel_values"])
+    ids = tiny_llava.prompt((Message("user", "one</s>two", (picture(0),)),), is_raw=True)["input_ids"]
+    assert tiny_llava.tokenizer.decode(ids[0]) == f"<s>{'<image>' * tiny_llava.image_tokens}\none</s>two"
+
+
+def test_a_raw_prompt_has_a_place_for_every_picture(tiny_llava: Llava) -> None:
+    with pytest.raises(InvalidRequest, match="<image> 2 times; 1 picture"):
+        tiny_llava.prompt((Message("user", "<image><image>", (picture(0),)),), is_raw=True)
+
+
 def test_a_processor_without_template_gets_the_model_cards(tiny_llava: Llava, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiny_llava.processor, "chat_template", None)
     llava = in_mode(tiny_llava, "pad")
