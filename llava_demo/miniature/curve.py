@@ -9,7 +9,7 @@ _SIZE = (1000, 620)
 _BOX = (70, 60, 780, 560)  # of the plot
 _LANGUAGE = (
     ("known", "#111827"), ("held_out", "#9ca3af"),
-    ("known.where", "#c2410c"), ("known.describe", "#0f766e"), ("known.both", "#7c3aed"),
+    ("known.where", "#c2410c"), ("known.describe", "#0f766e"), ("known.second", "#7c3aed"),
 )  # fmt: skip
 _CURVES = {
     "vision": (("shape", "#c2410c"), ("color", "#0f766e"), ("digit", "#1d4ed8"), ("picture_count", "#7c3aed")),

@@ -70,7 +70,7 @@ def talks(name: str, pictures: int) -> Iterator[Talk]:
         for _ in range(4):
             turns = asker.dialogue(scene)
             yield Talk(tuple(turns), ((image,), *[()] * (len(turns) - 1)))
-        if k % 4 == 0:
+        if k % 2 == 0:
             other, other_image = _picture(rng, is_plain)
             yield Talk((asker.about_two(scene, other, is_later=False),), ((image, other_image),))
             turn = asker.about_two(scene, other, is_later=True)

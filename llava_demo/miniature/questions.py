@@ -275,11 +275,10 @@ class Asker:
             return Turn(self.ask("first"), self._of_one("first", first), "first", things(first, 0))
         if luck < 0.66:
             return Turn(self.ask("second"), self._of_one("second", second), "second", things(second, 1))
-        if luck < 0.86:
-            if is_later:
-                return Turn(self.ask("describe"), self._of_one("second", second), "newest", things(second, 1))
-            answer = f"{self._of_one('first', first)} {self._of_one('second', second)}"
-            return Turn(self.ask("both"), answer, "both", things(first, 0) + things(second, 1))
+        if luck < 0.86 and is_later:
+            return Turn(self.ask("describe"), self._of_one("second", second), "newest", things(second, 1))
+        if self.rng.random() < 0.4:  # six things in one answer are too many for it
+            return Turn(self.ask("both"), TWO_PICTURES, "two_pictures")
         while (asked := self.one(World().sample(self.rng, "shapes"))).type in ("describe", "off_topic"):
             pass
         return Turn(asked.question, TWO_PICTURES, "two_pictures")
