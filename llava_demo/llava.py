@@ -56,6 +56,7 @@ class Llava:
         )
         self.context_tokens: int = model.config.get_text_config().max_position_embeddings
         self.image_token_id: int = model.config.image_token_id
+        self.vocabulary: int = model.get_output_embeddings().weight.shape[0]  # as many logits there are
         picture = PIL.Image.new("RGB", (640, 480))
         values = self._pixel_values(picture)
         if values.ndim not in (4, 5):
@@ -108,10 +109,28 @@ class Llava:
             InvalidRequest: the model's template refuses the conversation, as some do with system messages; a raw prompt
                 with more or fewer `<image>` than pictures.
         """
-        ids = self._raw_ids(messages[0]) if is_raw else self._ids([_turn(message) for message in messages])
+        ids = self.ids(messages, is_raw)
         runs, inputs = self._encoded([self._prepared(image) for message in messages for image in message.images])
         filled = torch.tensor([fill_images(ids, self.image_token_id, runs)])
         inputs = {"input_ids": filled, "attention_mask": torch.ones_like(filled)} | inputs
+        return self._on_device(inputs)
+
+    def ids(self, messages: Sequence[Message], is_raw: bool = False) -> list[int]:
+        """The conversation's ids with one image id for each picture. Raises what `prompt` raises."""
+        return self._raw_ids(messages[0]) if is_raw else self._ids([_turn(message) for message in messages])
+
+    def picture(self, image: Image) -> tuple[list[int], dict[str, torch.Tensor]]:
+        """The run of ids that stands for a picture, and what `features` takes of it."""
+        (run,), inputs = self._encoded([self._prepared(image)])
+        return run, inputs
+
+    @torch.inference_mode()
+    def features(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """What the language model gets in place of a picture's image ids, (rows, width)."""
+        found = self.model.get_image_features(**self._on_device(inputs)).pooler_output
+        return torch.cat(list(found)) if isinstance(found, list | tuple) else found.flatten(0, -2)
+
+    def _on_device(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         dtype = self.model.dtype
         return {name: x.to(self.model.device, dtype if x.is_floating_point() else None) for name, x in inputs.items()}
 

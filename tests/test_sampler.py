@@ -12,13 +12,23 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from llava_demo.engines.sampler import draw_key, filtered, gumbel_noise, penalised
+from llava_demo.engines.sampler import CANDIDATES, candidates, draw_key, gumbel_noise, penalised
 
 VOCABULARY = 300
 
 
 def logits(rows: int = 20, scale: float = 3.0, seed: int = 0) -> torch.Tensor:
     return torch.randn(rows, VOCABULARY, generator=torch.Generator().manual_seed(seed)) * scale
+
+
+def filtered(scores: torch.Tensor, *knobs: torch.Tensor) -> torch.Tensor:
+    """The logits with -inf for what the filters drop, as transformers writes them."""
+    kept, ids = candidates(scores, *knobs)
+    return torch.full_like(scores, -torch.inf).scatter_(1, ids, kept)
+
+
+def noise_of(keys: torch.Tensor, vocabulary: int) -> torch.Tensor:
+    return gumbel_noise(keys, torch.arange(vocabulary))
 
 
 def row(*knobs: float) -> torch.Tensor:
@@ -81,16 +91,16 @@ def test_rows_with_different_knobs_share_a_batch() -> None:
 
 def test_noise_depends_on_its_row_alone() -> None:
     keys = torch.tensor([[draw_key(seed, step)] for seed, step in [(1, 0), (1, 1), (2, 0)]])
-    together = gumbel_noise(keys, VOCABULARY)
-    assert torch.equal(together, torch.cat([gumbel_noise(key[None], VOCABULARY) for key in keys]))
-    assert torch.equal(together[:, :100], gumbel_noise(keys, 100))
+    together = noise_of(keys, VOCABULARY)
+    assert torch.equal(together, torch.cat([noise_of(key[None], VOCABULARY) for key in keys]))
+    assert torch.equal(together[:, :100], noise_of(keys, 100))
     assert len({tuple(noise.tolist()) for noise in together}) == 3
 
 
 def test_the_seed_of_an_answer_means_the_same_for_ever() -> None:
     """A number that somebody wrote down with an answer must not lose its meaning with an upgrade."""
     assert draw_key(7, 0) == 3106562625
-    noise = gumbel_noise(torch.tensor([[draw_key(7, 0)]]), 3)
+    noise = noise_of(torch.tensor([[draw_key(7, 0)]]), 3)
     assert noise[0].tolist() == pytest.approx([-0.3358, 0.2464, 2.7839], abs=1e-4)
 
 
@@ -100,7 +110,7 @@ def test_draws_follow_the_probabilities(seed: int) -> None:
     scores = logits(1, scale=1.0)[:, :40]
     draws, expected = 20_000, scores.softmax(-1)[0]
     keys = torch.tensor([[draw_key(seed, step)] for step in range(draws)])
-    counts = (scores + gumbel_noise(keys, 40)).argmax(-1).bincount(minlength=40)
+    counts = (scores + noise_of(keys, 40)).argmax(-1).bincount(minlength=40)
     chi_squared = ((counts - draws * expected) ** 2 / (draws * expected)).sum()
     assert chi_squared < 39 + 4 * math.sqrt(78)
 
@@ -108,7 +118,7 @@ def test_draws_follow_the_probabilities(seed: int) -> None:
 def test_draws_of_neighbours_are_independent() -> None:
     """Of one token to the next, of one step to the next, and of one seed to the next; 5 standard errors of 200,000."""
     keys = torch.tensor([[[draw_key(seed, step)] for step in range(100)] for seed in range(8)]).view(-1, 1)
-    noise = gumbel_noise(keys, 250).view(8, 100, 250)
+    noise = noise_of(keys, 250).view(8, 100, 250)
     pairs = [
         (noise[:, :, 1:], noise[:, :, :-1]),
         (noise[:, 1:], noise[:, :-1]),

@@ -26,6 +26,7 @@ class Detokenizer:
         self._context = self._done = 0
         self._is_at_start = True
         self._held = ""  # decoded, but it may become a stop string
+        self.decoded = 0  # characters that have come so far, those held back counted
         self.has_stopped = False  # a stop string came: what follows is no part of the answer
 
     def add(self, token: int) -> str:
@@ -56,8 +57,10 @@ class Detokenizer:
     def _released(self, new: str) -> str:
         if self.has_stopped or not new:
             return ""
-        text = self._held + (new.removeprefix(" ") if self._is_at_start else new)
+        new = new.removeprefix(" ") if self._is_at_start else new
         self._is_at_start = False
+        self.decoded += len(new)
+        text = self._held + new
         starts = [at for at in map(text.find, self._stop) if at >= 0]
         if starts:
             self.has_stopped, self._held = True, ""

@@ -1,15 +1,108 @@
-"""Which token comes next: penalties, filters, and a draw that a seed fixes. Works on rows of logits, knows no requests.
+"""Which token comes next: penalties, filters, and a draw that a seed fixes. Works on rows of logits.
 
 Every function takes logits as (rows, vocabulary) and its knobs as (rows, 1), so that requests with different knobs can
 share a batch. A draw depends on nothing but its own row: the same seed gives the same text alone or in a full batch.
+`choose` does it all for rows that each belong to a `Draw`, one request's.
 """
 
 import hashlib
+import secrets
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from llava_demo.chat import MAX_SEED, SamplingParams
+
 MIN_TEMPERATURE = 1e-4  # below it logits divided by the temperature could overflow; the choice is the likeliest anyway
+CANDIDATES = 1024  # that are looked at first; top_k is never above 1000
+NO_PENALTIES = (1, 0, 0)
+
+
+class Draw:
+    """The knobs of one request, and what its next draw must know of the answer so far.
+
+    `prompt` holds its ids; those of pictures (`image_token_id`, and all above the vocabulary) are no text, and penalties
+    spare them.
+    """
+
+    def __init__(self, sampling: SamplingParams, prompt: Tensor, image_token_id: int, vocabulary: int) -> None:
+        self.sampling = sampling
+        self.seed = sampling.seed if sampling.seed is not None else secrets.randbelow(MAX_SEED)
+        self.step = 0  # tokens drawn so far
+        self.penalties = (sampling.repetition_penalty, sampling.frequency_penalty, sampling.presence_penalty)
+        self.filters = (sampling.top_k, sampling.top_p, sampling.min_p)
+        self.is_penalised = self.penalties != NO_PENALTIES
+        if self.is_penalised:
+            self.counts = torch.zeros(vocabulary, device=prompt.device)  # how often the answer holds each token
+            self.in_prompt = torch.zeros(vocabulary, dtype=torch.bool, device=prompt.device)
+            self.in_prompt[prompt[(prompt < vocabulary) & (prompt != image_token_id)].long()] = True
+
+    @property
+    def key(self) -> int:
+        return draw_key(self.seed, self.step)
+
+    def took(self, token: int) -> None:
+        """Take note of the token that was drawn."""
+        self.step += 1
+        if self.is_penalised:
+            self.counts[token] += 1
+
+
+@torch.inference_mode()
+def choose(logits: Tensor, draws: Sequence[Draw]) -> list[int]:
+    """The next token of each row; `logits` is (rows, vocabulary), float32, one row for each of `draws`."""
+    logits = _with_penalties(logits, draws)
+    tokens = logits.argmax(dim=-1)
+    filters = [i for i, draw in enumerate(draws) if not draw.sampling.is_greedy and draw.filters != (0, 1, 0)]
+    free = [i for i, draw in enumerate(draws) if not draw.sampling.is_greedy and draw.filters == (0, 1, 0)]
+    for rows in (filters, free):
+        if not rows:
+            continue
+        drawing = [draws[i] for i in rows]
+        scaled = logits[rows] / _column([max(draw.sampling.temperature, MIN_TEMPERATURE) for draw in drawing], logits)
+        keys = _column([draw.key for draw in drawing], logits, torch.int64)
+        if rows is free:
+            tokens[rows] = (scaled + gumbel_noise(keys, torch.arange(logits.shape[-1], device=logits.device))).argmax(
+                -1
+            )
+        else:
+            knobs = [_column(list(column), logits) for column in zip(*(draw.filters for draw in drawing), strict=True)]
+            tokens[rows] = _drawn(scaled, knobs, keys)
+    chosen: list[int] = tokens.tolist()
+    for draw, token in zip(draws, chosen, strict=True):
+        draw.took(token)
+    return chosen
+
+
+@torch.inference_mode()
+def likelihood(logits: Tensor, token: int, top: int) -> tuple[float, list[tuple[int, float]]]:
+    """The log-probability of `token` in one row of raw logits, and the `top` likeliest tokens with theirs."""
+    values = logits.float().log_softmax(dim=-1)
+    likeliest = values.topk(top)
+    return float(values[token]), list(zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True))
+
+
+def _with_penalties(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
+    rows = [i for i, draw in enumerate(draws) if draw.is_penalised]
+    if not rows:
+        return logits
+    mine = [draws[i] for i in rows]
+    knobs = [_column(list(column), logits) for column in zip(*(draw.penalties for draw in mine), strict=True)]
+    in_prompt, counts = (torch.stack([getattr(draw, name) for draw in mine]) for name in ("in_prompt", "counts"))
+    logits = logits.clone()
+    logits[rows] = penalised(logits[rows], in_prompt, counts, *knobs)
+    return logits
+
+
+def _column(values: list[float], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    return torch.tensor(values, dtype=dtype or like.dtype, device=like.device)[:, None]
+
+
+def _drawn(logits: Tensor, knobs: list[Tensor], keys: Tensor) -> Tensor:
+    """One token for each row, of those that its filters keep."""
+    kept, ids = candidates(logits, *knobs)
+    return ids.gather(1, (kept + gumbel_noise(keys, ids)).argmax(-1, keepdim=True))[:, 0]
 
 
 def penalised(
@@ -27,20 +120,40 @@ def penalised(
     return logits - frequency * counts - presence * in_answer
 
 
-def filtered(logits: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
-    """Keep the tokens that all three filters keep, and put -inf in place of the others; the likeliest is always kept.
+def candidates(logits: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> tuple[Tensor, Tensor]:
+    """The logits of the tokens that all three filters keep, and the tokens, both (rows, n) and likeliest first.
 
-    `top_p` sees what `top_k` left, as in transformers; `top_k` 0 keeps all.
+    -inf stands for tokens that are not kept; the likeliest always is. `top_p` sees what `top_k` left, as in
+    transformers; `top_k` 0 keeps all. The vocabulary is sorted only for rows that keep more than CANDIDATES tokens.
     """
-    ordered, order = logits.sort(dim=-1, descending=True)
-    rank = torch.arange(logits.shape[-1], device=logits.device)
+    width = min(CANDIDATES, logits.shape[-1])
+    ordered, ids = logits.topk(width, dim=-1)
+    kept = _kept(ordered, logits.logsumexp(dim=-1, keepdim=True), top_k, top_p, min_p)
+    is_more = kept[:, -1] & (width < logits.shape[-1])
+    if not is_more.any():
+        return ordered.masked_fill(~kept, -torch.inf), ids
+    whole = torch.full_like(logits, -torch.inf)
+    whole_ids = torch.arange(logits.shape[-1], device=logits.device).expand_as(logits).clone()
+    whole.scatter_(1, ids, ordered.masked_fill(~kept, -torch.inf))
+    wide, order = logits[is_more].sort(dim=-1, descending=True)
+    knobs = (knob[is_more] for knob in (top_k, top_p, min_p))
+    kept = _kept(wide, wide.logsumexp(dim=-1, keepdim=True), *knobs)
+    whole[is_more] = torch.full_like(wide, -torch.inf).scatter_(1, order, wide.masked_fill(~kept, -torch.inf))
+    return whole, whole_ids
+
+
+def _kept(ordered: Tensor, total: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
+    """Which of a row's likeliest tokens are kept; `total` is the logarithm of the sum over the whole row."""
+    rank = torch.arange(ordered.shape[-1], device=ordered.device)
     kept = (rank < top_k) | (top_k == 0)
-    probabilities = ordered.masked_fill(~kept, -torch.inf).softmax(dim=-1)
+    in_top_k = ordered.masked_fill(~kept, -torch.inf)
+    total = torch.where(top_k == 0, total, in_top_k.logsumexp(dim=-1, keepdim=True))
+    probabilities = (in_top_k - total).exp()
     before = probabilities.cumsum(dim=-1) - probabilities
     kept = kept & ((before < top_p) | (top_p == 1))  # with 1 nothing is dropped, whatever the rounding of the sum
     kept = kept & (probabilities >= min_p * probabilities[:, :1])
     kept[:, 0] = True
-    return logits.masked_fill(~torch.zeros_like(kept).scatter(1, order, kept), -torch.inf)
+    return kept
 
 
 def draw_key(seed: int, step: int) -> int:
@@ -49,13 +162,12 @@ def draw_key(seed: int, step: int) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=4).digest(), "little")
 
 
-def gumbel_noise(keys: Tensor, vocabulary: int) -> Tensor:
-    """Noise (rows, vocabulary): the argmax of logits plus it is a draw from softmax(logits) (the Gumbel-max trick).
+def gumbel_noise(keys: Tensor, tokens: Tensor) -> Tensor:
+    """Noise for `tokens`: the argmax of their logits plus it is a draw from softmax(logits) (the Gumbel-max trick).
 
     It is a hash of (key, token id) and no state, so it is the same on every device and in every batch. `keys` is
-    (rows, 1), int64 below 2^32.
+    (rows, 1), int64 below 2^32; `tokens` is (n) or (rows, n).
     """
-    tokens = torch.arange(vocabulary, device=keys.device)
     uniform = (_mixed(tokens * 0x9E3779B1 + _mixed(keys)).double() + 0.5) / 2**32
     return -torch.log(-torch.log(uniform)).float()
 

@@ -5,47 +5,40 @@ from collections.abc import Callable
 import torch
 from transformers import StoppingCriteria, TextIteratorStreamer
 
-from llava_demo.engines.detokenizer import Detokenizer
+from llava_demo.chat import Chunk
+from llava_demo.engines.answer import Answer, TokenLikelihood
 
 
 class AnswerStreamer(TextIteratorStreamer):
-    """Hands the text of an answer to `deliver`, in the thread of `generate`, as soon as it is certain.
+    """Hands an answer to `deliver` in chunks, in the thread of `generate`, as soon as they are certain.
 
-    A `TextIteratorStreamer` but for two things. Its text is the `Detokenizer`'s, which ends at a stop string and keeps
+    A `TextIteratorStreamer` but for two things. Its text is the `Answer`'s, which ends at a stop string and keeps
     the space that the base loses at the start of a line (5.23 with Llama's vocabulary: "a\\n  - b" becomes "a\\n - b").
     And the text does not queue up for a thread to wait on: our callers wait on event loops.
     """
 
-    def __init__(self, text: Detokenizer, end_ids: frozenset[int], deliver: Callable[[str], None]) -> None:
-        super().__init__(text.tokenizer, skip_prompt=True)
-        self.text, self.end_ids, self.deliver = text, end_ids, deliver
+    def __init__(
+        self, answer: Answer, likelihood: Callable[[], TokenLikelihood | None], deliver: Callable[[Chunk], None]
+    ) -> None:
+        super().__init__(answer.tokenizer, skip_prompt=True)
+        self.answer, self.likelihood, self.deliver = answer, likelihood, deliver
         self.next_tokens_are_prompt = True
-        self.tokens = 0  # of the answer, its end token counted, what came after a stop string not
-        self.has_ended = False
 
     def put(self, value: torch.Tensor) -> None:
         """Take the prompt, (1, tokens), which is skipped, and then each new token, (1,)."""
         is_prompt, self.next_tokens_are_prompt = self.next_tokens_are_prompt, False
-        if is_prompt or self.text.has_stopped:
+        if is_prompt or self.answer.is_whole:
             return
-        token = int(value)
-        self.tokens += 1
-        self.has_ended = token in self.end_ids
-        self.on_finalized_text(self.text.add(token))
+        self._deliver(self.answer.add(int(value), self.likelihood()))
 
     def end(self) -> None:
         """Hand over what was held back, now that nothing follows."""
         self.next_tokens_are_prompt = True
-        self.on_finalized_text(self.text.end(), stream_end=True)
+        self._deliver(self.answer.rest())
 
-    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:  # noqa: ARG002, the base's signature
-        if text:
-            self.deliver(text)
-
-    @property
-    def is_whole(self) -> bool:
-        """True once the answer has come to its end: by the model's end token, or by a stop string."""
-        return self.has_ended or self.text.has_stopped
+    def _deliver(self, chunk: Chunk) -> None:
+        if chunk != Chunk():
+            self.deliver(chunk)
 
 
 class StopWhen(StoppingCriteria):

@@ -1,0 +1,83 @@
+"""`Answer`: the tokens of one answer become chunks of text, with the log-probabilities that belong to it."""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+from transformers import PreTrainedTokenizerBase
+
+from llava_demo.chat import Chunk, FinishReason, SamplingParams, TokenLogprob, Usage
+from llava_demo.engines.detokenizer import Detokenizer
+
+# The log-probability of a token, and (id, log-probability) of the likeliest ones there.
+TokenLikelihood = tuple[float, Sequence[tuple[int, float]]]
+
+
+class Answer:
+    """One answer as it grows: `add` each token, then take the `rest` and the `last` chunk.
+
+    Text and log-probabilities stay together: those of a token come with its text, and those of a token that a stop
+    string cuts off whole never come. End tokens have no text and no log-probabilities here.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, sampling: SamplingParams, end_ids: frozenset[int]) -> None:
+        self.tokenizer, self._end_ids = tokenizer, end_ids
+        self._text = Detokenizer(tokenizer, sampling.stop)
+        self._pieces = _pieces_of(tokenizer)
+        self._waiting: deque[tuple[int, TokenLogprob]] = deque()  # each with where its text starts
+        self._released = 0  # characters handed out
+        self.tokens = 0  # of the answer, its end token counted, what came after a stop string not
+        self.has_ended = False
+
+    @property
+    def is_whole(self) -> bool:
+        """True once the answer has come to its end: by the model's end token, or by a stop string."""
+        return self.has_ended or self._text.has_stopped
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        return "stop" if self.is_whole else "length"
+
+    def add(self, token: int, likelihood: TokenLikelihood | None = None) -> Chunk:
+        """What is certain now that `token` came; often an empty chunk."""
+        self.tokens += 1
+        self.has_ended = token in self._end_ids
+        if likelihood is not None and not self.has_ended:
+            self._waiting.append((self._text.decoded, self._logprob(token, likelihood)))
+        return self._chunk(self._text.add(token))
+
+    def rest(self) -> Chunk:
+        """What was held back, now that nothing follows."""
+        chunk = self._chunk(self._text.end())
+        waiting = () if self._text.has_stopped else (logprob for _, logprob in self._waiting)
+        return Chunk(chunk.text, logprobs=(*chunk.logprobs, *waiting))
+
+    def last(self, prompt_tokens: int, cached_tokens: int = 0) -> Chunk:
+        """How the answer ended."""
+        return Chunk(finish_reason=self.finish_reason, usage=Usage(prompt_tokens, self.tokens, cached_tokens))
+
+    def _chunk(self, text: str) -> Chunk:
+        self._released += len(text)
+        logprobs = []
+        while self._waiting and self._waiting[0][0] < self._released:
+            logprobs.append(self._waiting.popleft()[1])
+        return Chunk(text, logprobs=tuple(logprobs))
+
+    def _logprob(self, token: int, likelihood: TokenLikelihood) -> TokenLogprob:
+        logprob, likeliest = likelihood
+        top = tuple(TokenLogprob(self._pieces(other), value) for other, value in likeliest)
+        return TokenLogprob(self._pieces(token), logprob, top)
+
+
+def _pieces_of(tokenizer: PreTrainedTokenizerBase) -> Callable[[int], str]:
+    """A function from id to the text that it adds within a sentence, its space kept."""
+    backend = tokenizer.backend_tokenizer
+    anchor = backend.encode("a", add_special_tokens=False).ids[-1:]
+    start = len(backend.decode(anchor, skip_special_tokens=False))
+
+    @lru_cache(maxsize=1024)
+    def piece(token: int) -> str:
+        text: str = backend.decode([*anchor, token], skip_special_tokens=False)
+        return text[start:]
+
+    return piece
