@@ -2,9 +2,14 @@
 
     DemoError                     500  internal_error           a defect of ours
     ├── InvalidRequest            400  invalid_request_error    the caller can mend it; `param` names the field
+    │   ├── UnsupportedParameter  400  unsupported_parameter    it would change the answer, and we do not do it
+    │   ├── ModelNotFound         404  model_not_found          a model that is not served here
+    │   ├── RequestTooLarge       413  request_too_large        more bytes than a request may have
     │   ├── InvalidImage          400  invalid_image            not a picture, or one that we refuse
     │   │   └── ImageTooLarge     413  image_too_large          more bytes or pixels than are taken
     │   └── PromptTooLong         400  context_length_exceeded  more tokens than the context holds
+    ├── WrongKey                  401  invalid_api_key          no key of this server
+    ├── LoginOnly                 403  login_only               the page asks for a login, and REST has no keys
     ├── GenerationFailed          500  generation_failed        the model raised while it answered
     └── EngineUnavailable         503  engine_unavailable       not now: loading, out of memory, or a remote is down
         └── EngineBusy            503  engine_busy              the line is full
@@ -32,6 +37,20 @@ class InvalidRequest(DemoError):
         self.param = param
 
 
+class UnsupportedParameter(InvalidRequest):
+    code = "unsupported_parameter"
+
+
+class ModelNotFound(InvalidRequest):
+    status = 404
+    code = "model_not_found"
+
+
+class RequestTooLarge(InvalidRequest):
+    status = 413
+    code = "request_too_large"
+
+
 class InvalidImage(InvalidRequest):
     code = "invalid_image"
 
@@ -43,6 +62,16 @@ class ImageTooLarge(InvalidImage):
 
 class PromptTooLong(InvalidRequest):
     code = "context_length_exceeded"
+
+
+class WrongKey(DemoError):
+    status = 401
+    code = "invalid_api_key"
+
+
+class LoginOnly(DemoError):
+    status = 403
+    code = "login_only"
 
 
 class GenerationFailed(DemoError):

@@ -1,146 +1,335 @@
-"""OpenAI's messages become ours, or are refused with the place of what is wrong."""
+"""OpenAI's chat completions: what one direction writes the other reads, and the official client's types take it."""
 
+import json
+import math
 from typing import Any
 
 import pytest
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pictures import png
 
-from llava_demo.chat import Message
-from llava_demo.errors import ImageTooLarge, InvalidImage, InvalidRequest
-from llava_demo.images import Image, ImageLimits
-from llava_demo.wire.openai import messages_from
+from llava_demo.chat import ChatRequest, Chunk, Completion, Message, SamplingParams, TokenLogprob, Usage
+from llava_demo.errors import (
+    DemoError,
+    EngineBusy,
+    EngineUnavailable,
+    GenerationFailed,
+    ImageTooLarge,
+    InvalidImage,
+    InvalidRequest,
+    ModelNotFound,
+    PromptTooLong,
+    UnsupportedParameter,
+)
+from llava_demo.images import Image
+from llava_demo.wire.openai import (
+    STREAMED,
+    Call,
+    Head,
+    call_from,
+    chunk_from,
+    completion_from,
+    error_from,
+    error_json,
+    request_json,
+)
 
 RED, BLUE = Image.from_bytes(png("red")), Image.from_bytes(png("blue"))
-GRADIO_FILE = {
-    "path": "/uploads/abc/cat.png",
-    "url": "http://127.0.0.1/cat.png",
-    "meta": {"_type": "gradio.FileData"},
-}
+HELLO = (Message("user", "Hello"),)
+HEAD = Head("chatcmpl-1", "tiny", 1_700_000_000)
+LOGPROBS = (
+    TokenLogprob(" a", -0.25, (TokenLogprob(" a", -0.25), TokenLogprob(" the", -1.5))),
+    TokenLogprob("👋", -2.0),
+)
 
 
-def user(*parts: Any) -> list[dict[str, Any]]:
-    return [{"role": "user", "content": list(parts)}]
+def asked(**fields: Any) -> dict[str, Any]:
+    return {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}]} | fields
 
 
-def image_url(image: Image) -> dict[str, Any]:
-    return {"type": "image_url", "image_url": {"url": image.to_data_url(), "detail": "high"}}
-
-
-def text(words: str) -> dict[str, str]:
-    return {"type": "text", "text": words}
-
-
-def test_a_conversation_of_strings() -> None:
-    given = [
-        {"role": "system", "content": "Be short."},
-        {"role": "user", "content": " Hello\n"},
-        {"role": "assistant", "content": "Hello."},
-        {"role": "user", "content": "你好 👋", "name": "somebody"},
-    ]
-    assert messages_from(given) == (
-        Message("system", "Be short."),
-        Message("user", " Hello\n"),
-        Message("assistant", "Hello."),
-        Message("user", "你好 👋"),
-    )
-
-
-def test_developer_is_system() -> None:
-    assert messages_from([{"role": "developer", "content": "Be short."}]) == (Message("system", "Be short."),)
-
-
-def test_pictures_go_before_the_text_and_texts_are_joined_by_lines() -> None:
-    given = user(text("What is the"), image_url(RED), text("difference?"), image_url(BLUE))
-    assert messages_from(given) == (Message("user", "What is the\ndifference?", (RED, BLUE)),)
-
-
-def test_an_image_url_may_be_a_plain_string() -> None:
-    given = user({"type": "image_url", "image_url": RED.to_data_url()})
-    assert messages_from(given) == (Message("user", "", (RED,)),)
-
-
-@pytest.mark.parametrize("part", [GRADIO_FILE, {"type": "image_url", "image_url": GRADIO_FILE}])
-def test_an_uploaded_file_is_opened_by_the_way_in(part: dict[str, Any]) -> None:
-    opened = []
-
-    def image_from_file(file: dict[str, Any]) -> Image:
-        opened.append(file)
-        return RED
-
-    assert messages_from(user(part, text("?")), image_from_file) == (Message("user", "?", (RED,)),)
-    assert opened == [GRADIO_FILE]
-
-
-def test_a_file_is_refused_where_there_are_no_uploads() -> None:
-    with pytest.raises(InvalidRequest, match="send the picture's bytes as a data URL") as caught:
-        messages_from(user(GRADIO_FILE))
-    assert caught.value.param == "messages[0].content[0]"
-    assert "/tmp" not in str(caught.value)
-
-
-def test_what_the_way_in_refuses_gets_its_place() -> None:
-    def image_from_file(file: dict[str, Any]) -> Image:
-        assert file == GRADIO_FILE
-        raise InvalidImage("It was never uploaded.")
-
-    with pytest.raises(InvalidImage, match=r"^messages\[0\].content\[1\]: It was never uploaded.$"):
-        messages_from(user(text("?"), GRADIO_FILE), image_from_file)
+# --- requests
 
 
 @pytest.mark.parametrize(
-    ("messages", "place", "words"),
+    "request_",
     [
-        (None, "messages", "must be a list"),
-        ({"role": "user"}, "messages", "is an object; it must be a list"),
-        ("hello", "messages", "is a string; it must be a list"),
-        (["hello"], "messages[0]", "is a string; it must be {role, content}"),
-        ([None], "messages[0]", "is missing or null"),
-        ([{"content": "?"}], "messages[0].role", "is missing or null; it must be one of system, developer, user"),
-        ([{"role": "tool", "content": "?"}], "messages[0].role", "is 'tool'"),
-        ([{"role": "x" * 10_000, "content": "?"}], "messages[0].role", "it must be one of"),
-        ([{"role": ["user"], "content": "?"}], "messages[0].role", "is a list"),
-        ([{"role": "user"}], "messages[0].content", "is missing or null; it must be a string or a list of parts"),
-        ([{"role": "user", "content": True}], "messages[0].content", "is a boolean"),
-        ([{"role": "user", "content": "?"}, {"role": "user", "content": 5}], "messages[1].content", "is a number"),
-        (user("hello"), "messages[0].content[0]", 'must be a part with type "text" or "image_url"'),
-        (user({"type": "audio"}), "messages[0].content[0]", "must be a part"),
-        (user({"type": ["text"]}), "messages[0].content[0]", "must be a part"),
-        (user(text("a"), {"type": "text"}), "messages[0].content[1].text", "is missing or null; it must be a string"),
-        (user({"type": "text", "text": 5}), "messages[0].content[0].text", "is a number"),
-        (user({"type": "image_url"}), "messages[0].content[0].image_url", "is missing or null"),
-        (user({"type": "image_url", "image_url": {"url": 5}}), "messages[0].content[0].image_url", "is an object"),
-        (user({"type": "image_url", "image_url": {}}), "messages[0].content[0].image_url", "must be a data URL or"),
-        ([{"role": "user", "content": "x" * 6145}], "messages[0]", "6,145 characters; at most 6,144"),
-        ([{"role": "user", "content": "\ud83d"}], "messages[0]", "valid Unicode"),
-        (
-            [{"role": "system", "content": [image_url(RED)]}],
-            "messages[0]",
-            "Only the user's messages may hold pictures",
+        ChatRequest(HELLO),
+        ChatRequest((Message("user", "", (RED,)),)),
+        ChatRequest(
+            (
+                Message("system", "Be short."),
+                Message("user", "What's the difference?\n", (RED, BLUE)),
+                Message("assistant", ""),
+                Message("user", "你好 👋"),
+            ),
+            SamplingParams(0, 0.7, 20, 5, 0.1, 1.2, -0.5, 0.5, seed=2**63 - 1, stop=("\n", "</s>"), top_logprobs=0),
         ),
+        ChatRequest(HELLO, SamplingParams(temperature=1.3, top_logprobs=5)),
     ],
 )
-def test_what_is_wrong_is_refused_with_its_place(messages: Any, place: str, words: str) -> None:
-    with pytest.raises(InvalidRequest) as caught:
-        messages_from(messages)
-    assert caught.value.param == place
-    assert str(caught.value).startswith(place)
-    assert words in str(caught.value)
-    assert len(str(caught.value)) < 250
+def test_a_request_survives_the_way_to_json_and_back(request_: ChatRequest) -> None:
+    body = json.loads(json.dumps(request_json(request_, "tiny")))
+    assert call_from(body) == Call(request_, "tiny")
+    assert call_from(body | STREAMED) == Call(request_, "tiny", is_stream=True, has_usage=True)
+
+
+def test_neutral_knobs_are_not_sent_for_other_servers_may_not_know_them() -> None:
+    body = request_json(ChatRequest(HELLO), "tiny")
+    assert body.keys() == {"model", "messages", "temperature", "top_p", "max_tokens"}
+
+
+def test_a_raw_prompt_is_not_sent_as_if_it_were_a_conversation() -> None:
+    with pytest.raises(InvalidRequest, match="raw prompt cannot"):
+        request_json(ChatRequest(HELLO, is_raw=True), "tiny")
+
+
+def test_what_is_left_out_or_null_has_the_defaults_of_the_apis() -> None:
+    call = call_from({"messages": [{"role": "user", "content": "Hello"}], "seed": None, "stop": None, "tools": None})
+    assert call == Call(ChatRequest(HELLO, SamplingParams(temperature=0.2, top_p=1.0, max_tokens=512)))
+
+
+def test_whole_numbers_may_come_as_floats_and_the_two_names_of_max_tokens_are_one_knob() -> None:
+    assert call_from(asked(max_completion_tokens=5.0)).request.sampling.max_tokens == 5
+    assert call_from(asked(max_completion_tokens=5, max_tokens=5)).request.sampling.max_tokens == 5
+    assert call_from(asked(n=2.0)).choices == 2
+    assert call_from(asked(stop="\n")).request.sampling.stop == ("\n",)
+
+
+def test_every_choice_has_its_own_seed_and_the_first_that_of_a_call_for_one() -> None:
+    requests = call_from(asked(n=3, seed=2**63 - 2, temperature=1)).requests
+    assert [request.sampling.seed for request in requests] == [2**63 - 2, 2**63 - 1, 0]
+    assert requests[0] == call_from(asked(seed=2**63 - 2, temperature=1)).request
+    assert [request.sampling.seed for request in call_from(asked(n=2)).requests] == [None, None]
 
 
 @pytest.mark.parametrize(
-    "url", ["https://example.org/cat.png", "http://169.254.169.254/", "file:///etc/passwd", "cat.png"]
+    "fields",
+    [
+        {"user": "ada", "metadata": {"a": "b"}, "store": False, "service_tier": "auto", "parallel_tool_calls": False},
+        {"response_format": {"type": "text"}, "modalities": ["text"], "logit_bias": {}, "tools": []},
+        {"tool_choice": "none", "n": None, "logprobs": None, "stream_options": None, "response_format": None},
+        {"stream_options": {}, "logprobs": False, "stream": False},
+    ],
 )
-@pytest.mark.parametrize("is_object", [True, False])
-def test_addresses_are_refused_and_not_repeated(url: str, is_object: bool) -> None:
-    with pytest.raises(InvalidImage, match="data URL") as caught:
-        messages_from(user(text("?"), {"type": "image_url", "image_url": {"url": url} if is_object else url}))
-    assert caught.value.param == "messages[0].content[1].image_url"
-    assert url not in str(caught.value)
+def test_what_does_not_change_the_answer_is_taken(fields: dict[str, Any]) -> None:
+    assert call_from(asked(**fields)) == call_from(asked())
 
 
-def test_a_picture_over_the_limits_keeps_its_status() -> None:
-    with pytest.raises(ImageTooLarge) as caught:
-        messages_from(user(image_url(RED)), limits=ImageLimits(max_bytes=10))
-    assert caught.value.status == 413
-    assert caught.value.param == "messages[0].content[0].image_url"
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tools": [{"type": "function", "function": {"name": "f"}}]},
+        {"functions": [{"name": "f"}]},
+        {"tool_choice": "required"},
+        {"response_format": {"type": "json_object"}},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "a"}}},
+        {"logit_bias": {"50256": -100}},
+        {"modalities": ["text", "audio"]},
+        {"audio": {"voice": "alloy", "format": "wav"}},
+        {"reasoning_effort": "low"},
+        {"web_search_options": {}},
+        {"best_of": 2},
+        {"no_such_thing": 1},
+        {"x" * 10_000: 1},
+    ],
+    ids=lambda fields: next(iter(fields))[:40],
+)
+def test_what_changes_the_answer_and_is_not_done_is_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(UnsupportedParameter) as caught:
+        call_from(asked(**fields))
+    assert caught.value.param == next(iter(fields))[:40]
+    assert len(str(caught.value)) < 120
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"temperature": 2.1}, "temperature"),
+        ({"temperature": "1"}, "temperature"),
+        ({"temperature": True}, "temperature"),
+        ({"temperature": math.nan}, "temperature"),
+        ({"top_p": math.inf}, "top_p"),
+        ({"top_p": -0.1}, "top_p"),
+        ({"top_k": 2.5}, "top_k"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": -5}, "max_tokens"),
+        ({"max_completion_tokens": 2.5}, "max_tokens"),
+        ({"max_completion_tokens": 5, "max_tokens": 6}, "max_tokens"),
+        ({"presence_penalty": 3}, "presence_penalty"),
+        ({"repetition_penalty": 0.1}, "repetition_penalty"),
+        ({"seed": -1}, "seed"),
+        ({"seed": 2**63}, "seed"),
+        ({"stop": ["a"] * 5}, "stop"),
+        ({"stop": ""}, "stop"),
+        ({"stop": 5}, "stop"),
+        ({"stop": {"a": 1}}, "stop"),
+        ({"n": 0}, "n"),
+        ({"n": 5}, "n"),
+        ({"n": 1.5}, "n"),
+        ({"n": True}, "n"),
+        ({"n": "2"}, "n"),
+        ({"n": math.nan}, "n"),
+        ({"stream": 1}, "stream"),
+        ({"stream": "true"}, "stream"),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
+        ({"stream_options": 5, "stream": True}, "stream_options"),
+        ({"stream_options": {"include_usage": 1}, "stream": True}, "include_usage"),
+        ({"logprobs": 5}, "logprobs"),
+        ({"top_logprobs": 2}, "top_logprobs"),
+        ({"top_logprobs": 6, "logprobs": True}, "top_logprobs"),
+        ({"model": 5}, "model"),
+        ({"messages": []}, "messages"),
+        ({"messages": None}, "messages"),
+        ({"messages": [{"role": "assistant", "content": "Hello"}]}, "messages"),
+        ({"messages": [{"role": "user", "content": "x" * 6145}]}, "messages[0]"),
+    ],
+)
+def test_a_value_that_is_not_allowed_is_refused_by_its_name(fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        call_from(asked(**fields))
+    assert caught.value.param == param
+    assert param in str(caught.value) or param == "messages"
+
+
+@pytest.mark.parametrize("body", [None, [], "hello", 5, True])
+def test_a_body_that_is_no_object_is_refused(body: Any) -> None:
+    with pytest.raises(InvalidRequest, match="must be a JSON object"):
+        call_from(body)
+
+
+# --- answers
+
+
+COMPLETION = Completion("a\n👋", "stop", Usage(20, 3, 16), LOGPROBS)
+
+
+def test_an_answer_survives_the_way_to_json_and_back() -> None:
+    for completion in (COMPLETION, Completion("", "length", Usage(5, 0))):
+        assert completion_from(json.loads(json.dumps(HEAD.completion([completion])))) == completion
+
+
+def test_the_official_client_reads_the_whole_answer() -> None:
+    answer = ChatCompletion.model_validate(HEAD.completion([COMPLETION, Completion("b", "length", Usage(20, 9))]))
+    assert [choice.index for choice in answer.choices] == [0, 1]
+    assert [choice.finish_reason for choice in answer.choices] == ["stop", "length"]
+    assert answer.usage is not None
+    assert answer.usage.prompt_tokens_details is not None
+    assert answer.usage.prompt_tokens_details.cached_tokens == 16
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens, answer.usage.total_tokens) == (20, 12, 32)
+    logprobs = answer.choices[0].logprobs
+    assert logprobs is not None
+    assert logprobs.content is not None
+    assert bytes(logprobs.content[1].bytes or []).decode() == "👋"
+    assert [top.token for top in logprobs.content[0].top_logprobs] == [" a", " the"]
+
+
+CHUNKS = [
+    Chunk(),
+    Chunk("Hel"),
+    Chunk(" a👋", logprobs=LOGPROBS),
+    Chunk(),
+    Chunk("", logprobs=LOGPROBS[:1]),  # a token that is part of a character
+    Chunk(".", finish_reason="length", usage=Usage(20, 5, 16)),
+]
+
+
+def test_a_stream_survives_the_way_to_json_and_back() -> None:
+    events = [
+        HEAD.first(0),
+        *(event for chunk in CHUNKS for event in HEAD.events(0, chunk)),
+        HEAD.last([Usage(20, 5, 16)]),
+    ]
+    chunks = [chunk_from(json.loads(json.dumps(event))) for event in events]
+    assert chunks[0] == Chunk()
+    assert "".join(chunk.text for chunk in chunks) == "Hel a👋."
+    assert [token for chunk in chunks for token in chunk.logprobs] == [*LOGPROBS, LOGPROBS[0]]
+    assert [chunk.finish_reason for chunk in chunks if chunk.finish_reason] == ["length"]
+    assert [chunk.usage for chunk in chunks if chunk.usage] == [Usage(20, 5, 16)]
+
+
+def test_the_official_client_reads_every_event() -> None:
+    events = [HEAD.first(1), *HEAD.events(1, CHUNKS[2]), *HEAD.events(1, CHUNKS[-1]), HEAD.last([Usage(20, 5)])]
+    read = [ChatCompletionChunk.model_validate(event) for event in events]
+    assert [choice.index for event in read for choice in event.choices] == [1, 1, 1, 1]
+    assert read[0].choices[0].delta.role == "assistant"
+    assert read[-2].choices[0].finish_reason == "length"
+    assert read[-1].usage is not None
+    assert {(event.id, event.model, event.created) for event in read} == {("chatcmpl-1", "tiny", 1_700_000_000)}
+
+
+def test_an_impossible_token_is_still_json() -> None:
+    completion = Completion("a", "stop", Usage(1, 1), (TokenLogprob("a", 0, (TokenLogprob("b", -math.inf),)),))
+    assert "Infinity" not in json.dumps(HEAD.completion([completion]))
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"choices": [{"delta": {"content": None}, "finish_reason": None}]},
+        {"choices": [{"delta": {}}], "usage": None},
+        {"choices": []},
+    ],
+)
+def test_what_other_servers_leave_out_says_nothing_new(event: dict[str, Any]) -> None:
+    assert chunk_from(event) == Chunk()
+
+
+@pytest.mark.parametrize("event", [{}, {"choices": [5]}, {"choices": 5}, [], "hello"])
+def test_what_is_no_event_is_not_read_as_one(event: Any) -> None:
+    with pytest.raises(ValueError, match="not of the form"):
+        chunk_from(event)
+
+
+# --- errors
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        InvalidRequest("temperature is 9.", "temperature"),
+        UnsupportedParameter("tools is not supported.", "tools"),
+        InvalidImage("Not a picture.", "messages[0].content[0]"),
+        ImageTooLarge("Too large."),
+        PromptTooLong("5,000 tokens.", "messages"),
+        ModelNotFound("No such model.", "model"),
+        EngineBusy("The line is full."),
+        EngineUnavailable("Loading."),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_survives_the_way_to_json_and_back(error: DemoError) -> None:
+    param = getattr(error, "param", None)
+    read = error_from(error.status, error_json(str(error), error.status, error.code, param))
+    assert type(read) is type(error)
+    assert (str(read), getattr(read, "param", None)) == (str(error), param)
+
+
+def test_the_error_object_is_openais() -> None:
+    assert error_json("temperature is 9.", 400, "invalid_request_error", "temperature") == {
+        "error": {"message": "temperature is 9.", "type": "invalid_request_error", "param": "temperature", "code": None}
+    }
+    assert error_json("Full.", 503, "engine_busy")["error"]["type"] == "server_error"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        (400, {"object": "error", "message": "vLLM's own form"}, InvalidRequest),
+        (422, {"detail": "FastAPI's"}, InvalidRequest),
+        (401, {"error": {"message": "Incorrect API key provided: sk-secret"}}, EngineUnavailable),
+        (429, {"error": "slow down"}, EngineBusy),
+        (500, None, GenerationFailed),
+        (502, "<html>", EngineUnavailable),
+        (400, {"error": {"message": 5, "code": ["x"], "param": {}}}, InvalidRequest),
+    ],
+)
+def test_a_refusal_in_whatever_form_is_one_of_our_errors(status: int, body: Any, kind: type[DemoError]) -> None:
+    error = error_from(status, body, retry_after_s=7)
+    assert type(error) is kind
+    assert "secret" not in str(error)
+    if isinstance(error, EngineUnavailable) and status != 401:
+        assert error.retry_after_s == 7
+
+
+def test_another_servers_words_are_cut() -> None:
+    assert len(str(error_from(400, {"error": {"message": "x" * 10_000}}))) == 500

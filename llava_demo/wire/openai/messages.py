@@ -1,9 +1,9 @@
-"""OpenAI's form of a conversation, read into `Message`s. It knows nothing of who sent it or what will answer.
+"""OpenAI's form of a conversation, to and from `Message`s. It knows nothing of who sent it or what will answer.
 
 Source: https://platform.openai.com/docs/api-reference/chat/create, `messages`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,17 +12,22 @@ from llava_demo.errors import InvalidRequest
 from llava_demo.images import Image, ImageLimits
 
 ImageFromFile = Callable[[dict[str, Any]], Image]  # opens a file that the caller uploaded, or raises InvalidRequest
+ImageFromUrl = Callable[[str], Image]  # gives the picture that was fetched from a web address, or raises InvalidRequest
 
 _ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
 
 def messages_from(
-    messages: Any, image_from_file: ImageFromFile | None = None, limits: ImageLimits | None = None
+    messages: Any,
+    image_from_file: ImageFromFile | None = None,
+    limits: ImageLimits | None = None,
+    image_from_url: ImageFromUrl | None = None,
 ) -> tuple[Message, ...]:
     """Read a list of `{"role", "content"}`; content is a string or a list of text and picture parts.
 
-    Parts: `{"type": "text", "text"}`; `{"type": "image_url", "image_url"}` with a data URL, as `{"url"}` or alone; and,
-    where the way in has uploads (`image_from_file`), Gradio's `{"path", "meta"}` as a part or as an `image_url`.
+    Parts: `{"type": "text", "text"}`; `{"type": "image_url", "image_url"}` with a data URL, as `{"url"}` or alone;
+    where the way in fetches (`image_from_url`), also with an http or https address; and, where it has uploads
+    (`image_from_file`), Gradio's `{"path", "meta"}` as a part or as an `image_url`.
     The texts of a turn are joined by newlines; its pictures go before its text, as LLaVA-1.5 was trained.
 
     Raises:
@@ -31,13 +36,42 @@ def messages_from(
     """
     if not isinstance(messages, list):
         raise InvalidRequest(f"messages is {_kind(messages)}; it must be a list of {{role, content}}.", "messages")
-    reader = _Reader(image_from_file, limits or ImageLimits())
+    reader = _Reader(image_from_file, image_from_url, limits or ImageLimits())
     return tuple(reader.message(f"messages[{index}]", message) for index, message in enumerate(messages))
 
 
+def web_addresses(messages: Any) -> tuple[str, ...]:
+    """The http and https addresses of pictures in `messages`, each once; whatever else is wrong there is passed over.
+
+    A way in that fetches does so before it calls `messages_from`, which waits for nothing.
+    """
+    parts = (part for message in _dicts(messages) for part in _dicts(message.get("content")))
+    urls = (_url(part.get("image_url")) for part in parts if part.get("type") == "image_url")
+    return tuple(dict.fromkeys(url for url in urls if isinstance(url, str) and is_web_address(url)))
+
+
+def is_web_address(url: str) -> bool:
+    return url[:8].lower().startswith(("http://", "https://"))
+
+
+def messages_json(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """The conversation as `messages_from` reads it: pictures as data URLs, before the text."""
+    return [{"role": message.role, "content": _content_json(message)} for message in messages]
+
+
+def _content_json(message: Message) -> str | list[dict[str, Any]]:
+    if not message.images:
+        return message.text
+    pictures = [{"type": "image_url", "image_url": {"url": image.to_data_url()}} for image in message.images]
+    return pictures + ([{"type": "text", "text": message.text}] if message.text else [])
+
+
 class _Reader:
-    def __init__(self, image_from_file: ImageFromFile | None, limits: ImageLimits) -> None:
+    def __init__(
+        self, image_from_file: ImageFromFile | None, image_from_url: ImageFromUrl | None, limits: ImageLimits
+    ) -> None:
         self._image_from_file = image_from_file
+        self._image_from_url = image_from_url
         self._limits = limits
 
     def message(self, place: str, message: Any) -> Message:
@@ -75,10 +109,12 @@ class _Reader:
     def _image(self, place: str, image_url: Any) -> Image:
         if _is_file(image_url):
             return self._file(place, image_url)
-        url = image_url.get("url") if isinstance(image_url, dict) else image_url
+        url = _url(image_url)
         if not isinstance(url, str):
             raise _wrong(place, f'is {_kind(image_url)}; it must be a data URL or {{"url": a data URL}}.')
         with _named(place):
+            if self._image_from_url is not None and is_web_address(url):
+                return self._image_from_url(url)
             return Image.from_data_url(url, self._limits)
 
     def _file(self, place: str, file: dict[str, Any]) -> Image:
@@ -86,6 +122,14 @@ class _Reader:
             raise _wrong(place, "is a file on a server; send the picture's bytes as a data URL.")
         with _named(place):
             return self._image_from_file(file)
+
+
+def _url(image_url: Any) -> Any:
+    return image_url.get("url") if isinstance(image_url, dict) else image_url
+
+
+def _dicts(values: Any) -> list[dict[str, Any]]:
+    return [value for value in values if isinstance(value, dict)] if isinstance(values, list) else []
 
 
 def _is_file(part: Any) -> bool:
