@@ -8,11 +8,12 @@ import argparse
 import os
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin
+from urllib.parse import urlsplit
 
 import annotated_types
-from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from llava_demo.images import ImageLimits
 
@@ -26,6 +27,21 @@ def _user_and_password(secret: SecretStr) -> SecretStr:
     if not (user and colon and password):
         raise ValueError
     return secret
+
+
+def _several(given: object) -> object:
+    """Texts out of a variable, or of an option that was given several times: commas and blanks part them."""
+    texts = [given] if isinstance(given, str) else given
+    return [part for text in texts for part in text.replace(",", " ").split()] if isinstance(texts, list) else given
+
+
+def _base_url(url: str) -> str:
+    """An address of an OpenAI-compatible server, up to and with its /v1."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError
+    path = parts.path.rstrip("/")
+    return f"{parts.scheme}://{parts.netloc}{path or '/v1'}"
 
 
 def _default_host() -> str:
@@ -48,8 +64,10 @@ class Settings(BaseSettings):
         title="auto, miniature, a Hub id or a folder",
         description="the checkpoint; auto is LLaVA-1.5-7B where there is a CUDA GPU, else the built-in miniature",
     )
-    engine: Literal["auto", "generate"] = Field(
-        "auto", description="what answers; generate is transformers' own loop, one request at a time"
+    engine: Literal["auto", "generate", "remote"] = Field(
+        "auto",
+        description="what answers; generate is transformers' own loop, one request at a time; remote is another "
+        "server, or several, at --remote-url",
     )
     quantize: Literal["auto", "4bit", "8bit", "none"] = Field(
         "auto", description="bits of the language model's weights; auto is 4bit (NF4) on CUDA, so that 7B takes 5 GB"
@@ -60,6 +78,18 @@ class Settings(BaseSettings):
     attention: Literal["auto", "flash_attention_2", "sdpa", "eager"] = Field(
         "auto",
         description="how attention is computed; auto is flash attention where it is installed and able, else sdpa",
+    )
+
+    remote_url: Annotated[
+        tuple[Annotated[str, AfterValidator(_base_url)], ...], NoDecode, BeforeValidator(_several)
+    ] = Field(
+        (),
+        title="an http address, or several with blanks or commas between",
+        description="servers that speak OpenAI's chat completions, as vLLM and SGLang do; may be given several times: "
+        "each question goes to the least busy one",
+    )
+    remote_key: SecretStr | None = Field(
+        None, min_length=1, title="a key", description="what those servers want as Bearer token; better as a variable"
     )
 
     image_mode: Literal["pad", "crop", "resize"] = Field(
@@ -88,6 +118,11 @@ class Settings(BaseSettings):
     )
     log_format: Literal["text", "json"] = Field("text", description="the log's lines, for people or for programs")
     max_queue: int = Field(64, ge=0, le=10_000, description="most requests in line; one more is refused as busy")
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether other servers answer, so that no model is loaded here."""
+        return self.engine == "remote" or (self.engine == "auto" and bool(self.remote_url))
 
     @property
     def image_limits(self) -> ImageLimits:
@@ -139,6 +174,7 @@ class OneLineParser(argparse.ArgumentParser):
 
 GROUPS = {
     "model": ("model", "engine", "quantize", "dtype", "attention"),
+    "remote": ("remote_url", "remote_key"),
     "pictures": ("image_mode", "max_images", "max_image_mb", "max_image_megapixels"),
     "server": ("host", "port", "share", "auth", "log_format", "max_queue"),
 }
@@ -155,11 +191,13 @@ def add_options(parser: argparse.ArgumentParser, groups: Sequence[str] = tuple(G
 
 def _add_option(section: Any, name: str, field: FieldInfo) -> None:
     default = field.get_default(call_default_factory=True)
-    words = {False: "no", True: "yes"}.get(default, default)
+    words = {False: "no", True: "yes", (): None}.get(default, default)
     text = f"{field.description}" + ("" if words is None else f" (default: {words})")
     option = _option(name)
     if field.annotation is bool:
         section.add_argument(option, action=argparse.BooleanOptionalAction, help=text)
+    elif get_origin(field.annotation) is tuple:
+        section.add_argument(option, action="append", metavar=name.upper(), help=text)
     else:
         metavar = "|".join(_choices(field)) or ("N" if _range(field) else name.upper())
         section.add_argument(option, metavar=metavar, help=text)
@@ -170,7 +208,7 @@ def _complaint(name: str, given: object, is_option: bool) -> str:
     if name not in Settings.model_fields:
         return f"{where} is not an option."
     field = Settings.model_fields[name]
-    is_secret = name == "auth"
+    is_secret = name in ("auth", "remote_key")
     return f"{where} is {'not of the right form' if is_secret else repr(given)}; it must be {_allowed(field)}."
 
 

@@ -2,7 +2,7 @@
 
 import ast
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pydantic import ValidationError
@@ -25,6 +25,8 @@ OTHER_VALUES: dict[str, tuple[str, Any]] = {
     "quantize": ("8bit", "8bit"),
     "dtype": ("bfloat16", "bfloat16"),
     "attention": ("eager", "eager"),
+    "remote_url": ("http://a:8000, https://b/v1/openai/", ("http://a:8000/v1", "https://b/v1/openai")),
+    "remote_key": ("k3y", "k3y"),
     "image_mode": ("crop", "crop"),
     "max_images": ("3", 3),
     "max_image_mb": ("5", 5),
@@ -39,6 +41,8 @@ OTHER_VALUES: dict[str, tuple[str, Any]] = {
 
 
 def value_of(settings: Settings, name: str) -> Any:
+    if name == "remote_key":
+        return settings.remote_key and settings.remote_key.get_secret_value()
     return settings.credentials if name == "auth" else getattr(settings, name)
 
 
@@ -93,7 +97,9 @@ def test_only_a_space_listens_to_everybody_by_itself(system: str, host: str, mon
 
 BAD_VALUES = [
     ("model", "", "'' ; auto, miniature, a Hub id or a folder"),
-    ("engine", "vllm", "'vllm'; one of auto, generate"),
+    ("engine", "vllm", f"'vllm'; one of {', '.join(get_args(Settings.model_fields['engine'].annotation))}"),
+    ("remote_url", "vllm:8000", "'vllm:8000'; an http address, or several with blanks or commas between"),
+    ("remote_url", "http://a/v1?x=1", "'http://a/v1?x=1'; an http address, or several with blanks or commas between"),
     ("quantize", "4", "'4'; one of auto, 4bit, 8bit, none"),
     ("dtype", "fp16", "'fp16'; one of auto, float16, bfloat16, float32"),
     ("attention", "flash", "'flash'; one of auto, flash_attention_2, sdpa, eager"),
@@ -201,7 +207,7 @@ def test_the_limits_of_pictures_come_from_the_options() -> None:
 
 
 def test_every_option_is_read_by_something() -> None:
-    """An option that nothing reads is a promise that nobody keeps. `engine` has one choice as long as there is one."""
+    """An option that nothing reads is a promise that nobody keeps."""
     attributes = {
         node.attr
         for path in (ROOT / "llava_demo").rglob("*.py")
@@ -211,4 +217,18 @@ def test_every_option_is_read_by_something() -> None:
     }
     read = attributes | {"auth"} if "credentials" in attributes else attributes
     read = read | {"max_image_mb", "max_image_megapixels"} if "image_limits" in read else read
-    assert Settings.model_fields.keys() - read == {"engine"}
+    read = read | {"engine"} if "is_remote" in read else read
+    assert Settings.model_fields.keys() - read == set()
+
+
+def test_servers_may_be_named_several_times_and_need_no_v1() -> None:
+    given = ["--remote-url", "http://a:8000", "--remote-url", "http://b:8000/v1/ http://c"]
+    settings = Settings.from_command_line(given)
+    assert settings.remote_url == ("http://a:8000/v1", "http://b:8000/v1", "http://c/v1")
+    assert settings.is_remote
+    assert not Settings(engine="generate", remote_url=settings.remote_url).is_remote
+    assert not Settings().is_remote
+
+
+def test_the_key_of_other_servers_is_not_shown() -> None:
+    assert "k3y" not in repr(Settings(remote_key="k3y"))

@@ -36,7 +36,8 @@ class EngineLoad:
 
 
 class Engine(Protocol):
-    info: EngineInfo
+    @property
+    def info(self) -> EngineInfo: ...
 
     def stream(self, request: ChatRequest) -> AsyncGenerator[Chunk, None]:
         """Answer `request`. Closing the generator early (`aclose`) cancels the work.

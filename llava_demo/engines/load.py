@@ -48,11 +48,16 @@ class Checkpoint:
 def load_engine(settings: Settings) -> Engine:
     """Load what `settings` ask for; takes seconds for the miniature, minutes for a first download.
 
-    torch and transformers are imported here, so that importing this module is cheap.
+    torch and transformers are imported here, where a model is loaded, so that importing this module is cheap.
 
     Raises:
         EngineUnavailable: the checkpoint cannot be had or loaded; the message says why.
+        SettingError: other servers are to answer, and none is named.
     """
+    if settings.is_remote:
+        from llava_demo.engines.remote import remote_engine
+
+        return remote_engine(settings)
     from llava_demo.device import Hardware, Weights, Wishes, planned
     from llava_demo.engines.generate import GenerateEngine
 

@@ -141,7 +141,7 @@ class Handlers:
 
     def _seen(self, request: ChatRequest) -> str:
         see = getattr(self._engine, "seen", None)  # a remote engine keeps what it sees to itself
-        squares = [see(image) for image in request.images] if see else []
+        squares = [square for image in request.images if (square := see(image))] if see else []
         return panels.seen_html(squares, self._engine.info.image_tokens)
 
 

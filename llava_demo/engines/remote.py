@@ -1,0 +1,244 @@
+"""RemoteEngine: any server that speaks OpenAI's chat completions, or several of them, answers: vLLM, SGLang, a cluster.
+
+It needs no torch. A question goes to the server with the least to do; until the first word of the answer another one
+may take it over. The servers keep the line; this end only bounds how many wait in it.
+"""
+
+import asyncio
+import base64
+import io
+import logging
+import re
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import suppress
+from pathlib import PurePath
+
+import httpx
+import PIL.Image
+
+from llava_demo.chat import ChatRequest, Chunk
+from llava_demo.engines import EngineInfo, EngineLoad
+from llava_demo.engines.upstreams import Upstream, Upstreams
+from llava_demo.errors import DemoError, EngineBusy, EngineUnavailable, GenerationFailed, InvalidRequest
+from llava_demo.images import Image
+from llava_demo.picture_modes import prepared
+from llava_demo.settings import SettingError, Settings
+from llava_demo.wire.openai_client import AnswerReader, body_of, error_of
+
+HEARTBEAT_S = 0.5
+CONNECT_S = 3.0
+SILENCE_S = 180.0  # a question may stand in a cluster's line for minutes; vLLM says nothing meanwhile
+LLAVA_CONTEXT, LLAVA_IMAGE_TOKENS, LLAVA_SIDE, LLAVA_IMAGES = 4096, 576, 336, 6  # LLaVA-1.5's, and its like
+_LIKE_LLAVA_15 = re.compile(r"llava-(v)?1\.5|bakllava|vip-llava", re.IGNORECASE)
+_SENT_AS_THEY_ARE = ("image/jpeg", "image/png", "image/webp")  # what every server decodes
+_ORIENTATION = 0x0112
+
+_log = logging.getLogger(__name__)
+
+
+def remote_engine(settings: Settings) -> "RemoteEngine":
+    """The engine for `--remote-url`.
+
+    Raises:
+        SettingError: there is no address.
+    """
+    if not settings.remote_url:
+        raise SettingError("--engine remote needs --remote-url, the address of a server, as http://127.0.0.1:8000/v1.")
+    key = settings.remote_key.get_secret_value() if settings.remote_key else None
+    model = None if settings.model == "auto" else settings.model
+    return RemoteEngine(Upstreams(settings.remote_url, key, model), settings)
+
+
+class RemoteEngine:
+    """An `Engine` for callers on any number of threads and event loops. `info` follows what the servers tell."""
+
+    def __init__(self, upstreams: Upstreams, settings: Settings) -> None:
+        self._upstreams, self._settings = upstreams, settings
+        self._silent = self._speaking = 0  # answers on their way, before and after their first word
+        self._refusal: str | None = None
+
+    @property
+    def info(self) -> EngineInfo:
+        served, count = self._upstreams.served, len(self._upstreams)
+        return EngineInfo(
+            model=_shown_name(served.model),
+            engine="remote",
+            device="another server" if count == 1 else f"{count} other servers",
+            precision="its own precision" if count == 1 else "their own precision",
+            attention="decided there",
+            context_tokens=served.context_tokens or LLAVA_CONTEXT,
+            image_tokens=served.image_tokens or LLAVA_IMAGE_TOKENS,
+            max_images=self._settings.max_images or served.max_images or LLAVA_IMAGES,
+            is_miniature=served.model == "miniature",
+            reasons=self._reasons(),
+        )
+
+    async def stream(self, request: ChatRequest) -> AsyncGenerator[Chunk, None]:
+        """Answer `request`; see `Engine.stream`. Closing it closes the connection, and so frees the server."""
+        self._check(request)
+        items: asyncio.Queue[Chunk | DemoError] = asyncio.Queue()
+        asking = asyncio.create_task(self._ask(request, items))
+        self._silent += 1
+        is_silent = True
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(HEARTBEAT_S):
+                        item = await items.get()
+                except TimeoutError:
+                    item = Chunk()
+                if isinstance(item, DemoError):
+                    raise item
+                if item.text and is_silent:
+                    is_silent = False
+                    self._silent, self._speaking = self._silent - 1, self._speaking + 1
+                yield item
+                if item.finish_reason:
+                    return
+        finally:
+            if is_silent:
+                self._silent -= 1
+            else:
+                self._speaking -= 1
+            asking.cancel()
+            with suppress(asyncio.CancelledError):
+                await asking
+
+    def load(self) -> EngineLoad:
+        """Who waits for a first word counts as waiting: in line there, or being read."""
+        is_up = self._upstreams.count_up and not self._refusal
+        return EngineLoad("ready" if is_up else "failed", self._speaking, self._silent)
+
+    async def aclose(self) -> None:
+        self._refusal = "The server is shutting down."
+        self._upstreams.close()
+
+    def seen(self, image: Image) -> PIL.Image.Image | None:
+        """The square that the model looks at for `image`, where this end makes it; else None."""
+        side, mode = self._side(), self._settings.image_mode
+        if side is None or mode == "crop":
+            return None
+        return prepared(image.pixels, mode, side, PIL.Image.Resampling.BICUBIC)
+
+    def _check(self, request: ChatRequest) -> None:
+        if self._refusal:
+            raise EngineUnavailable(self._refusal)
+        info = self.info
+        if len(request.images) > info.max_images:
+            raise InvalidRequest(
+                f"The conversation has {len(request.images)} pictures; at most {info.max_images} are allowed.",
+                "messages",
+            )
+        most = max(1, self._settings.max_queue)
+        if self._silent >= most:
+            raise EngineBusy(f"{self._silent} questions are waiting for their answers, the most that may wait.")
+
+    async def _ask(self, request: ChatRequest, items: "asyncio.Queue[Chunk | DemoError]") -> None:
+        """The task behind `stream`: puts all chunks, or what went wrong as the last item."""
+        try:
+            async for chunk in self._chunks(request):
+                items.put_nowait(chunk)
+        except DemoError as error:
+            items.put_nowait(error)
+        except Exception as error:  # noqa: BLE001, the top of a task: whatever it is, the caller must hear of it
+            _log.error("asking a server failed: %s", type(error).__name__)
+            items.put_nowait(GenerationFailed("The server's answer could not be read; please try again."))
+
+    async def _chunks(self, request: ChatRequest) -> AsyncIterator[Chunk]:
+        """The answer of the first server that begins one."""
+        tried: list[Upstream] = []
+        failures: list[EngineUnavailable] = []
+        while (upstream := self._upstreams.least_busy(but=tried)) is not None:
+            tried.append(upstream)
+            body = await asyncio.to_thread(body_of, request, upstream.served.model, self._url_of)
+            has_begun = False
+            try:
+                with self._upstreams.asking(upstream):
+                    async for chunk in self._answer_of(upstream, body):
+                        has_begun = has_begun or bool(chunk.text)
+                        yield chunk
+                return
+            except EngineUnavailable as error:
+                if has_begun:
+                    raise GenerationFailed("The answer broke off: the server that wrote it is gone.") from error
+                failures.append(error)
+        raise self._why_nobody_answered(failures)
+
+    async def _answer_of(self, upstream: Upstream, body: dict[str, object]) -> AsyncIterator[Chunk]:
+        timeout = httpx.Timeout(SILENCE_S, connect=CONNECT_S)
+        reader = AnswerReader()
+        try:
+            # A client of its own: one that is kept belongs to the event loop it was first used in.
+            async with (
+                httpx.AsyncClient(
+                    headers=self._upstreams.headers, verify=self._upstreams.tls, timeout=timeout
+                ) as client,
+                client.stream("POST", f"{upstream.url}/chat/completions", json=body) as answer,
+            ):
+                if answer.status_code != 200:
+                    if answer.status_code in (502, 503, 504):
+                        self._upstreams.saw(upstream, is_up=False)
+                    raise error_of(answer.status_code, await answer.aread())
+                self._upstreams.saw(upstream, is_up=True)
+                async for line in answer.aiter_lines():
+                    if line.startswith("data:"):
+                        yield reader.chunk_from(line.removeprefix("data:"))
+                    if reader.is_done:
+                        break
+        except httpx.ReadTimeout as error:
+            raise EngineUnavailable(f"The server that answers said nothing for {SILENCE_S:g} seconds.") from error
+        except httpx.HTTPError as error:
+            self._upstreams.saw(upstream, is_up=False)
+            raise EngineUnavailable("The server that answers cannot be reached.") from error
+        yield reader.last_chunk()
+
+    def _why_nobody_answered(self, failures: list[EngineUnavailable]) -> EngineUnavailable:
+        if len(failures) == 1 or all(isinstance(failure, EngineBusy) for failure in failures):
+            return failures[-1]
+        return EngineUnavailable(f"None of the {len(failures)} servers that could answer does; try again in a while.")
+
+    def _url_of(self, image: Image) -> str:
+        """The picture as it travels.
+
+        Where the side of the model's square is known it is that square, as a PNG: the same pixels for the model, a
+        fraction of the bytes, and padding also where the server would crop. Else it is the file as it came, unless
+        servers differ on how to read it: an unusual format, transparency, or pixels that lie on their side.
+        """
+        square = self.seen(image)
+        if square is None and _is_plain(image):
+            return image.to_data_url()
+        file = io.BytesIO()
+        (square or image.pixels).save(file, "PNG")
+        return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+    def _side(self) -> int | None:
+        served = self._upstreams.served
+        return served.image_side or (LLAVA_SIDE if _LIKE_LLAVA_15.search(served.model or "") else None)
+
+    def _reasons(self) -> tuple[str, ...]:
+        served, count = self._upstreams.served, len(self._upstreams)
+        where = "another server answers" if count == 1 else f"{count} servers answer, the least busy one each question"
+        reasons = [f"Engine remote: {where}; this one only serves the page and the API."]
+        if served.context_tokens is None:
+            reasons.append("The server does not tell how much its model holds; LLaVA-1.5's 4,096 tokens are assumed.")
+        if self._side() and self._settings.image_mode != "crop":
+            how = {"pad": "padded to", "resize": "squeezed into"}[self._settings.image_mode]
+            reasons.append(f"Pictures are {how} the model's square of {self._side()} pixels here, and sent as that.")
+        else:
+            reasons.append("Pictures are sent as they came; the server makes of them what it makes.")
+        return tuple(reasons)
+
+
+def _shown_name(model: str | None) -> str:
+    """Never the path of a folder, only its name."""
+    if model is None:
+        return "not known yet"
+    return PurePath(model).name if PurePath(model).is_absolute() else model
+
+
+def _is_plain(image: Image) -> bool:
+    if image.mime_type not in _SENT_AS_THEY_ARE:
+        return False
+    picture = PIL.Image.open(io.BytesIO(image.data))  # it was decoded before, and so can be opened
+    is_upright = picture.getexif().get(_ORIENTATION, 1) == 1
+    return picture.mode in ("RGB", "L") and is_upright and not picture.has_transparency_data

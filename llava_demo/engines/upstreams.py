@@ -1,0 +1,116 @@
+"""The servers behind the remote engine: which are up, what they serve, and which has the least to do.
+
+A server is down when it cannot be reached or says 503, and up again when it answers: it is asked every few seconds, and
+as the last resort of a question that nobody else could answer.
+"""
+
+import logging
+import threading
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import httpx
+
+from llava_demo.wire.openai_client import Served, served_from
+
+CHECK_EVERY_S = 5.0
+CHECK_TIMEOUT_S = 3.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class Upstream:
+    """One server. `url` ends before `/chat/completions`."""
+
+    url: str
+    served: Served
+    is_up: bool = False
+    asked: int = 0  # questions of ours that it is answering
+
+    @property
+    def name(self) -> str:
+        """Its host and port, for the log."""
+        return urlsplit(self.url).netloc.rpartition("@")[2]
+
+
+class Upstreams:
+    """All of them, from any thread. Made, they have been asked once; a thread asks on until `close`."""
+
+    def __init__(self, urls: Sequence[str], key: str | None, model: str | None) -> None:
+        self.headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self.tls = httpx.create_ssl_context()  # once: making it reads all certificates of the machine
+        self._wanted = model
+        self._all = [Upstream(url, Served(model)) for url in urls]
+        self._lock = threading.Lock()  # over every `asked` and `is_up`
+        self._closing = threading.Event()
+        self._check_all()
+        threading.Thread(target=self._keep_checking, name="upstreams", daemon=True).start()
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    @property
+    def count_up(self) -> int:
+        return sum(upstream.is_up for upstream in self._all)
+
+    @property
+    def served(self) -> Served:
+        """What the first one serves that has told it."""
+        told = (upstream.served for upstream in self._all if upstream.served != Served(self._wanted))
+        return next(told, Served(self._wanted))
+
+    def least_busy(self, but: Collection[Upstream]) -> Upstream | None:
+        """Which to ask next: of those that are up the one with the least to do, then of the others, without `but`."""
+        with self._lock:
+            left = [upstream for upstream in self._all if upstream not in but]
+            return min(left, key=lambda upstream: (not upstream.is_up, upstream.asked), default=None)
+
+    @contextmanager
+    def asking(self, upstream: Upstream) -> Iterator[None]:
+        """Within the block the server counts as busy with one question more."""
+        with self._lock:
+            upstream.asked += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                upstream.asked -= 1
+
+    def saw(self, upstream: Upstream, is_up: bool) -> None:
+        """Take note of whether it answers."""
+        with self._lock:
+            was_up, upstream.is_up = upstream.is_up, is_up
+        if was_up != is_up:
+            _log.log(logging.INFO if is_up else logging.WARNING, "%s is %s", upstream.name, "up" if is_up else "down")
+
+    def close(self) -> None:
+        self._closing.set()
+
+    def _keep_checking(self) -> None:
+        while not self._closing.wait(CHECK_EVERY_S):
+            self._check_all()
+
+    def _check_all(self) -> None:
+        with (
+            httpx.Client(headers=self.headers, verify=self.tls, timeout=CHECK_TIMEOUT_S) as client,
+            ThreadPoolExecutor(len(self._all)) as pool,
+        ):
+            list(pool.map(lambda upstream: self._check(client, upstream), self._all))
+
+    def _check(self, client: httpx.Client, upstream: Upstream) -> None:
+        """`/models` is the one address that every such server has; some answer it with an error and are well."""
+        try:
+            answer = client.get(f"{upstream.url}/models")
+        except httpx.HTTPError:
+            self.saw(upstream, is_up=False)
+            return
+        if answer.status_code == 200:
+            try:
+                upstream.served = served_from(answer.json(), self._wanted)
+            except ValueError:
+                _log.debug("%s lists its models in no JSON", upstream.name)
+        self.saw(upstream, is_up=answer.status_code not in (502, 503, 504))

@@ -1,0 +1,71 @@
+"""Servers in processes of their own, which can be killed as machines die."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+from servers import free_port
+
+ROOT = Path(__file__).parents[1]
+START_LIMIT_S = 240  # of a process that imports torch and loads a model, on a machine that does other things too
+LIFE_LIMIT_S = 900
+
+
+@dataclass(frozen=True)
+class OtherServer:
+    """One that is up; `url` ends with a slash."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@contextmanager
+def other_server(*command: str, health: str) -> Iterator[OtherServer]:
+    """Start `command`, in which PORT stands for a free port, and wait until `health` answers 200 there."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/"
+    arguments = [word.replace("PORT", str(port)) for word in command]
+    process = subprocess.Popen(
+        [sys.executable, "-m", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    guard = threading.Timer(LIFE_LIMIT_S, process.kill)  # whatever hangs ends, and fails its test
+    guard.start()
+    try:
+        _wait_until_up(url + health, process)
+        yield OtherServer(url, process)
+    finally:
+        guard.cancel()
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait_until_up(url: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_LIMIT_S
+    while time.monotonic() < deadline:
+        assert process.poll() is None, f"the server ended with {process.returncode} before it was up"
+        try:
+            if httpx.get(url).status_code == 200:
+                return
+        except httpx.HTTPError:
+            pass
+        time.sleep(0.2)
+    raise AssertionError(f"not up in {START_LIMIT_S} s")
