@@ -12,7 +12,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from llava_demo.engines.sampler import CANDIDATES, candidates, draw_key, gumbel_noise, penalised
+from llava_demo.engines.sampler import candidates, draw_key, gumbel_noise, penalised
 
 VOCABULARY = 300
 

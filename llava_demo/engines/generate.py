@@ -131,7 +131,7 @@ class GenerateEngine:
         llava, sampling = self.llava, job.request.sampling
         inputs = llava.prompt(job.request.messages, job.request.is_raw)
         ids = inputs["input_ids"]
-        room = answer_room(llava, ids.shape[1], sampling.max_tokens)
+        room = answer_room(llava, ids.shape[1], sampling.max_tokens, llava.context_tokens)
         answer = Answer(llava.tokenizer, sampling, llava.end_ids)
         sampler = _Sampler(Draw(sampling, ids[0], llava.image_token_id, llava.vocabulary))
         llava.model.generate(

@@ -1,4 +1,4 @@
-"""What every engine on this machine does with a request around the model: waits for chunks, counts room, names failures.
+"""What every engine on this machine does around the model: it waits for chunks, counts room and names failures.
 
 It knows neither batches nor `generate`.
 """
@@ -71,18 +71,18 @@ def check_pictures(request: ChatRequest, info: EngineInfo) -> None:
         )
 
 
-def answer_room(llava: Llava, prompt_tokens: int, max_tokens: int) -> int:
-    """How many tokens the answer may have: `max_tokens`, or what the prompt leaves of the context.
+def answer_room(llava: Llava, prompt_tokens: int, max_tokens: int, held_tokens: int) -> int:
+    """How many tokens the answer may have: `max_tokens`, or what the prompt leaves of the `held_tokens`.
 
     Raises:
         PromptTooLong: that is too little for an answer.
     """
-    left, needed = llava.context_tokens - prompt_tokens, min(max_tokens, MIN_ANSWER_TOKENS)
+    left, needed = held_tokens - prompt_tokens, min(max_tokens, MIN_ANSWER_TOKENS)
     if left < needed:
+        holder = "the model holds" if held_tokens == llava.context_tokens else "the memory of this machine holds"
         raise PromptTooLong(
             f"The conversation takes {prompt_tokens:,} tokens (a picture takes {llava.image_tokens:,}), and "
-            f"its answer at least {needed}; the model holds {llava.context_tokens:,}. Send less, or start a "
-            "new conversation.",
+            f"its answer at least {needed}; {holder} {held_tokens:,}. Send less, or start a new conversation.",
             "messages",
         )
     return min(max_tokens, left)

@@ -1,0 +1,279 @@
+"""BatchedEngine: many questions at once, each faster than alone. The default where there is a CPU or a CUDA GPU.
+
+It admits, reads and delivers; `continuous.Batch` runs the model. It knows nothing of the ways in.
+"""
+
+import asyncio
+import gc
+import logging
+import threading
+from collections import deque
+from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from itertools import count
+
+import PIL.Image
+import torch
+
+from llava_demo.chat import ChatRequest, Chunk
+from llava_demo.engines import EngineInfo, EngineLoad
+from llava_demo.engines.answer import Answer
+from llava_demo.engines.continuous import PAGE_TOKENS, Batch, BatchSize, Token
+from llava_demo.engines.jobs import (
+    BROKEN_GPU,
+    SHUTTING_DOWN,
+    Job,
+    answer_room,
+    check_pictures,
+    failure_of,
+    is_out_of_memory,
+)
+from llava_demo.engines.sampler import Draw
+from llava_demo.errors import DemoError, EngineBusy, EngineUnavailable
+from llava_demo.image_tokens import ImageTokens, Prompt
+from llava_demo.images import Image
+from llava_demo.llava import Llava
+
+RESERVED_ANSWER_TOKENS = 256  # that an answer is thought to need; a longer one may push out another for a while
+SMALLEST_CHUNK = 64
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class _Chat:
+    """A request that was read, and its answer as it grows."""
+
+    job: Job
+    prompt: Prompt
+    room: int
+    answer: Answer
+    draw: Draw
+    name: str = ""  # in the batch; empty while it waits
+
+    @property
+    def reserved(self) -> int:
+        return len(self.prompt.ids) + min(self.room, RESERVED_ANSWER_TOKENS)
+
+
+class BatchedEngine:
+    """An `Engine` whose callers may be on any number of threads and event loops.
+
+    `size` says how many are answered at once; `max_queue` more may wait. One thread reads conversations and prepares
+    their pictures, another runs the model, step by step. After a failure in a step those who were in it are told, and
+    the rest goes on with an empty cache.
+    """
+
+    def __init__(self, llava: Llava, info: EngineInfo, max_queue: int, size: BatchSize) -> None:
+        self.llava, self.info = llava, info
+        self.images = ImageTokens(llava, max_rows=size.tokens)
+        self._size, self._max_queue = size, max_queue
+        self._batch = Batch(llava, self.images, size)
+        self._names = (f"chat-{number}" for number in count())
+        self._changed = threading.Condition()  # and its lock is over the five below
+        self._jobs: set[Job] = set()  # all that have not ended
+        self._line: deque[_Chat] = deque()  # those that were read and wait
+        self._chats: dict[str, _Chat] = {}  # those that are answered
+        self._refusal: str | None = None  # why nothing is answered any more
+        self._is_restarting = False
+        self._reader = ThreadPoolExecutor(1, "read")
+        self._thread = threading.Thread(target=self._work, name="batch", daemon=True)
+        self._thread.start()
+
+    async def stream(self, request: ChatRequest) -> AsyncGenerator[Chunk, None]:
+        """Answer `request`; see `Engine.stream`."""
+        check_pictures(request, self.info)
+        job = Job(request)
+        self._admit(job)
+        try:
+            async with aclosing(job.chunks()) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+        finally:
+            self._cancel(job)
+
+    def load(self) -> EngineLoad:
+        with self._changed:
+            state = "failed" if self._refusal else "restarting" if self._is_restarting else "ready"
+            running = len(self._chats)
+            return EngineLoad(state, running, len(self._jobs) - running, self._batch.shareable_tokens)
+
+    async def aclose(self) -> None:
+        """End what runs, refuse what waits and what will come; returns when the threads have ended."""
+        self._refuse_all(SHUTTING_DOWN)
+        await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._reader.shutdown)
+
+    def seen(self, image: Image) -> PIL.Image.Image:
+        """The square that the model looks at for `image`."""
+        return self.llava.seen(image)
+
+    # On the callers' event loops
+
+    def _admit(self, job: Job) -> None:
+        with self._changed:
+            if self._refusal:
+                raise EngineUnavailable(self._refusal)
+            running = len(self._chats)
+            if len(self._jobs) >= self._size.requests + self._max_queue:
+                raise EngineBusy(
+                    f"{running} questions are being answered and {len(self._jobs) - running} are waiting, the most "
+                    "that may wait; try again in a few seconds."
+                )
+            self._jobs.add(job)
+        self._reader.submit(self._read, job)
+
+    def _cancel(self, job: Job) -> None:
+        """Let go of a request, whether it has ended or its caller has gone."""
+        with self._changed:
+            job.is_cancelled.set()
+            if all(chat.job is not job for chat in self._chats.values()):
+                self._jobs.discard(job)
+                self._line = deque(chat for chat in self._line if chat.job is not job)
+            self._changed.notify()
+
+    # In the thread that reads
+
+    def _read(self, job: Job) -> None:
+        try:
+            if job.is_cancelled.is_set():
+                return
+            chat = self._chat(job)
+        except DemoError as error:
+            self._end(job, error)
+        except Exception as error:  # noqa: BLE001, the top of a thread
+            self._end(job, failure_of(error))
+        else:
+            with self._changed:
+                if job in self._jobs:  # else its caller has gone meanwhile
+                    self._line.append(chat)
+                    self._changed.notify()
+
+    def _chat(self, job: Job) -> _Chat:
+        llava, sampling = self.llava, job.request.sampling
+        prompt = self.images.prompt(job.request.messages, job.request.is_raw)
+        held = min(llava.context_tokens, self._size.tokens - PAGE_TOKENS)
+        room = answer_room(llava, len(prompt.ids), sampling.max_tokens, held)
+        ids = torch.tensor(prompt.ids, device=llava.model.device)
+        draw = Draw(sampling, ids, llava.image_token_id, llava.vocabulary)
+        return _Chat(job, prompt, room, Answer(llava.tokenizer, sampling, llava.end_ids), draw)
+
+    # In the thread that runs the model
+
+    def _work(self) -> None:
+        while self._has_work():
+            try:
+                self._drop_cancelled()
+                self._take_in()
+                self._deliver(self._batch.step())
+            except Exception as error:  # noqa: BLE001, the top of a thread: whatever it is, the callers must hear of it
+                self._recover(error)
+
+    def _has_work(self) -> bool:
+        """Wait for something to do; False when the engine is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._line or self._chats or self._refusal)
+            return self._refusal is None
+
+    def _drop_cancelled(self) -> None:
+        for chat in [chat for chat in self._chats.values() if chat.job.is_cancelled.is_set()]:
+            self._leave(chat)
+            with self._changed:
+                self._jobs.discard(chat.job)
+
+    def _take_in(self) -> None:
+        """Add those who wait to the batch, first come first served, as long as there is room."""
+        while (chat := self._next()) is not None:
+            is_new_picture = bool(self.images.missing(chat.prompt))
+            try:
+                self.images.hold(chat.prompt)
+            except torch.AcceleratorError:
+                raise
+            except Exception as error:  # noqa: BLE001, a picture that cannot be encoded fails its own request only
+                self._end(chat.job, failure_of(error))
+                continue
+            chat.name = next(self._names)
+            with self._changed:
+                self._chats[chat.name] = chat
+            self._batch.add(chat.name, chat.prompt.ids, chat.room, chat.draw)
+            if is_new_picture and len(self._chats) > 1:
+                return  # who is being answered need not wait for two pictures between two tokens
+
+    def _next(self) -> _Chat | None:
+        with self._changed:
+            if not self._line or len(self._chats) >= self._size.requests:
+                return None
+            chat = self._line[0]
+            reserved = sum(other.reserved for other in self._chats.values()) + chat.reserved
+            if self._chats and (reserved > self._size.tokens or not self.images.fits(chat.prompt)):
+                return None
+            return self._line.popleft()
+
+    def _deliver(self, tokens: list[Token]) -> None:
+        for token in tokens:
+            chat = self._chats[token.request_id]
+            _put(chat.job, chat.answer.add(token.token, token.likelihood))
+            if token.is_last or chat.answer.is_whole:
+                _put(chat.job, chat.answer.rest())
+                cached = self._batch.cached_tokens.get(chat.name, 0)
+                self._leave(chat)
+                self._end(chat.job, chat.answer.last(len(chat.prompt.ids), cached))
+
+    def _leave(self, chat: _Chat) -> None:
+        """Free what a chat holds."""
+        self._batch.remove(chat.name)
+        self.images.release(chat.prompt)
+        with self._changed:
+            del self._chats[chat.name]
+
+    def _recover(self, error: Exception) -> None:
+        """Tell those who were being answered, and start again with an empty cache."""
+        failure = failure_of(error)
+        with self._changed:
+            failed, self._chats = self._chats, {}
+            self._is_restarting = True
+        for chat in failed.values():
+            self.images.release(chat.prompt)
+            self._end(chat.job, failure)
+        if isinstance(error, torch.AcceleratorError):  # CUDA answers every call with it from now on
+            self._refuse_all(BROKEN_GPU)
+            return
+        if is_out_of_memory(error):
+            self._size = replace(self._size, chunk=max(self._size.chunk // 2, SMALLEST_CHUNK))
+        del error, failed  # the exception holds the tensors of its frames
+        try:
+            self._batch.close()
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            self._batch = Batch(self.llava, self.images, self._size)
+        except Exception as again:  # noqa: BLE001, whatever it is, nothing can be answered any more
+            failure_of(again)
+            self._refuse_all("The engine failed and could not be started again; the server must be restarted.")
+            return
+        with self._changed:
+            self._is_restarting = False
+
+    def _end(self, job: Job, item: Chunk | DemoError) -> None:
+        with self._changed:
+            self._jobs.discard(job)
+        job.put(item)  # only now: who has an answer finds the place free again
+
+    def _refuse_all(self, why: str) -> None:
+        """Refuse all requests, there or to come, with `why`; the thread ends."""
+        with self._changed:
+            self._refusal = self._refusal or why
+            refused, self._jobs = self._jobs, set()
+            self._line.clear()
+            self._chats.clear()
+            self._changed.notify()
+        for job in refused:
+            job.is_cancelled.set()
+            job.put(EngineUnavailable(why))
+
+
+def _put(job: Job, chunk: Chunk) -> None:
+    if chunk != Chunk():
+        job.put(chunk)

@@ -1,0 +1,167 @@
+"""`Batch`: transformers' continuous batching, made to see pictures and to draw each request's tokens by its own rules.
+
+transformers 5.23 has the paged cache, its scheduler and its bookkeeping; they are used as they are. Its own thread is
+not: it dies with the first exception, drops what comes later without a word (`add_request` returns None), and never
+ends a request that was cancelled (scheduler.py:96). Here a step is a call, what it raises reaches the caller, and its
+tokens are what it returns.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import ContinuousBatchingConfig, GenerationConfig
+from transformers.generation.continuous_batching.cache import PagedAttentionCache
+from transformers.generation.continuous_batching.model_runner import ModelRunner
+from transformers.generation.continuous_batching.requests import FutureRequestState
+
+from llava_demo.engines.answer import TokenLikelihood
+from llava_demo.engines.paged_attention import PagedAttention, twin_of
+from llava_demo.engines.prefix_cache import keep_recent_prefixes
+from llava_demo.engines.sampler import Draw, choose, likelihood
+from llava_demo.image_tokens import ImageTokens
+from llava_demo.llava import Llava
+
+PAGE_TOKENS = 16  # what two prompts share is counted in whole pages: the smaller, the more of a follow-up is shared
+BIG_CHUNK = 1024  # tokens of prompts in a step that nobody waits for
+
+
+@dataclass(frozen=True)
+class BatchSize:
+    """How much a batch holds."""
+
+    pages: int  # of PAGE_TOKENS tokens each
+    requests: int
+    chunk: int = 256  # tokens in a step while others wait for their next one: so long does a newcomer stall them
+    is_sharing: bool = True  # of pages between requests whose prompts begin alike
+
+    @property
+    def tokens(self) -> int:
+        return self.pages * PAGE_TOKENS
+
+
+@dataclass(frozen=True)
+class Token:
+    """One token that a step drew."""
+
+    request_id: str
+    token: int
+    likelihood: TokenLikelihood | None
+    is_last: bool
+
+
+class Batch:
+    """Requests that are answered together, one step at a time, in the thread of the caller."""
+
+    def __init__(self, llava: Llava, images: ImageTokens, size: BatchSize) -> None:
+        self.size = size
+        self._end_ids = sorted(llava.end_ids)
+        self._model = twin_of(llava.model)
+        self._manager = self._model.init_continuous_batching(
+            GenerationConfig(do_sample=False, eos_token_id=self._end_ids or -1),
+            ContinuousBatchingConfig(
+                page_size=PAGE_TOKENS,
+                num_blocks=size.pages,  # left open, it would take 60 % of the machine's memory (5.23)
+                max_batch_tokens=BIG_CHUNK,
+                max_requests_per_batch=size.requests,
+                max_blocks_per_request=0,
+                allow_block_sharing=size.is_sharing,
+                use_async_batching=False,
+                use_cuda_graph=False,
+                auto_switch_to_flash=False,  # it would download a kernel from the Hub where `kernels` is installed
+            ),
+        )
+        self._processor = self._manager._create_batch_processor()
+        self.cache: PagedAttentionCache = self._processor.cache
+        self.cached_tokens: dict[str, int] = {}  # of each request's prompt, those that were found in the cache
+        keep_recent_prefixes(self.cache, self.cached_tokens)
+        old = self._processor.model_runner
+        self._runner = _Runner(old.logit_processor, old.cb_config, old.inputs_and_outputs, old.cache, False, False)
+        self._runner.images = images
+        self._runner.attention = PagedAttention(self.cache, self._model.config.get_text_config().num_hidden_layers)
+        self._processor.model_runner = self._runner
+
+    def add(self, request_id: str, ids: list[int], room: int, draw: Draw) -> None:
+        """Take in a request for an answer of at most `room` tokens."""
+        self._runner.draws[request_id] = draw
+        self._manager.add_request(ids, request_id, max_new_tokens=room, eos_token_id=self._end_ids or -1)
+
+    def remove(self, request_id: str) -> None:
+        """Forget a request, ended or not; its pages are free with the next step."""
+        self._manager.cancel_request(request_id)
+        self._runner.draws.pop(request_id, None)
+        self.cached_tokens.pop(request_id, None)
+
+    @torch.inference_mode()
+    def step(self) -> list[Token]:
+        """Run the model once over the next token of whoever answers, and over a chunk of new prompts."""
+        scheduler = self._processor.scheduler
+        is_answering = any(not state.remaining_prefill_tokens for state in scheduler.active_requests.values())
+        self._processor.max_batch_tokens = (
+            self.size.chunk + len(scheduler.active_requests) if is_answering else BIG_CHUNK
+        )
+        if not self._processor.prepare_next_batch():
+            return []
+        self._runner.active = set(scheduler.active_requests)
+        self._processor._generation_step(self._model)
+        self._processor.update_batch()
+        ended = set()
+        while (output := self._manager.get_result(timeout=0)) is not None:
+            ended.add(output.request_id)
+        tokens = [Token(*drawn, is_last=drawn[0] in ended) for drawn in self._runner.drawn]
+        return tokens
+
+    def close(self) -> None:
+        """Let go of the cache's memory, whatever else still holds this batch."""
+        self._processor.offloading_manager = self._processor.model_runner = self._runner = None
+        self.cache.cache_tensor = None
+
+    @property
+    def shareable_tokens(self) -> int:
+        """Tokens in pages that a new prompt could share."""
+        return PAGE_TOKENS * sum(len(a.ledger.hash_to_block) for a in self.cache.cache_allocators.values())
+
+    @property
+    def used_pages(self) -> int:
+        """Pages that requests hold at this moment."""
+        tables = (table for a in self.cache.cache_allocators.values() for table in a.block_table.values())
+        return len({page for table in tables for page in table})
+
+
+class _Runner(ModelRunner):
+    """Runs the model on a batch that transformers has prepared: pictures in, each request's own tokens out."""
+
+    images: ImageTokens
+    attention: PagedAttention
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.draws: dict[str, Draw] = {}
+        self.active: set[str] = set()
+        self.drawn: list[tuple[str, int, TokenLikelihood | None]] = []
+
+    def compute_batch(self, model: nn.Module, batch_data: dict[str, Any]) -> None:
+        """In place of transformers': `batch_data` has its inputs, and its output goes where transformers looks for it."""
+        states: list[FutureRequestState] = self.inputs_and_outputs.requests_in_batch
+        spans = [(s.state.request_id, s.state.position_offset - s.query_length, s.query_length) for s in states]
+        answering = [s.state.request_id for s in states if s.has_new_token]
+        # Beyond those with a new token the rows of `logits_indices` are left over from earlier steps (5.23).
+        rows = batch_data["logits_indices"][: len(answering)]
+        output = model(
+            inputs_embeds=self.images.embedded(batch_data["input_ids"]),
+            position_ids=batch_data["position_ids"],
+            logits_to_keep=rows,
+            use_cache=False,
+            step=self.attention.plan(spans, self.active),
+        )
+        self.drawn = []
+        if not answering:
+            return
+        logits = output.logits[0].float()
+        draws = [self.draws[request_id] for request_id in answering]
+        tokens = choose(logits, draws)
+        self.inputs_and_outputs.output_ids[0, : len(tokens)] = torch.tensor(tokens, device=logits.device)
+        for row, (request_id, draw, token) in enumerate(zip(answering, draws, tokens, strict=True)):
+            top = draw.sampling.top_logprobs
+            self.drawn.append((request_id, token, None if top is None else likelihood(logits[row], token, top)))

@@ -1,0 +1,179 @@
+"""Attention over transformers' paged cache, for a step in which many requests read and write at once.
+
+transformers 5.23's own paged SDPA copies all keys and values at every step and masks a dense square of all requests'
+queries against all their keys: with 16 chats it is slower than answering one after the other. This one attends per
+request, without masks but in the chunks of a prompt, and on a CPU keeps the keys and values of those who decode in one
+piece beside the pages, so that a step copies nothing.
+"""
+
+import copy
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.generation.continuous_batching.cache import PagedAttentionCache
+from transformers.masking_utils import flash_attention_mask
+
+# "flash" in the name: transformers 5.23 makes no dense masks then (utils/generic.py). No 2 or 3 after it: it would look
+# for a kernel that reads block tables.
+NAME = "paged_flash_by_request"
+GROWTH = 128  # tokens by which the piece of a decoding request grows
+
+
+def twin_of(model: PreTrainedModel) -> PreTrainedModel:
+    """A second model on the same weights, with our attention; the first one stays as it is.
+
+    The attention is set past transformers' setter, which would look for a flash kernel of that name (5.23).
+    """
+    shared: dict[int, Any] = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
+    for module in model.modules():  # bitsandbytes keeps scales beside the weights
+        shared |= {id(x): x for x in vars(module).values() if type(x).__module__.startswith("bitsandbytes")}
+    twin = copy.deepcopy(model, shared)
+    AttentionInterface.register(NAME, _attend)
+    AttentionMaskInterface.register(NAME, flash_attention_mask)
+    for config in (twin.config, twin.config.get_text_config()):
+        config._attn_implementation_internal = NAME
+    return twin
+
+
+@dataclass
+class _Piece:
+    """Keys and values of one decoding request: (layers, 2, heads, tokens with room to grow, width of a head)."""
+
+    storage: Tensor
+    tokens: int = 0
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What one request does in a step: its queries in the batch, and how far its keys reach."""
+
+    rows: slice
+    past: int
+    reads: Tensor | None  # where its keys lie in the cache; None: they are all new, or in `piece`
+    mask: Tensor | None
+    piece: _Piece | None = None
+
+    @property
+    def queries(self) -> int:
+        return self.rows.stop - self.rows.start
+
+    @property
+    def keys(self) -> int:
+        return self.past + self.queries
+
+
+@dataclass
+class Step:
+    """The plan of one step; the layers of the model get it as the keyword `step`."""
+
+    cache: PagedAttentionCache
+    writes: Tensor
+    parts: Sequence[_Part]
+    buffers: dict[str, Tensor] = field(repr=False)  # reused from step to step: fresh memory costs page faults
+
+
+class PagedAttention:
+    """Plans the attention of each step for one cache."""
+
+    def __init__(self, cache: PagedAttentionCache, layers: int) -> None:
+        (self._allocator,) = cache.cache_allocators.values()
+        self._cache, self._layers = cache, layers
+        self._keeps_pieces = torch.device(cache.device).type == "cpu"
+        self._pieces: dict[str, _Piece] = {}
+        self._buffers: dict[str, Tensor] = {}
+
+    def plan(self, requests: Iterable[tuple[str, int, int]], active: set[str]) -> Step:
+        """Plan a step of `requests`: (id, tokens before, tokens now). Who is not in `active` is forgotten."""
+        self._pieces = {name: piece for name, piece in self._pieces.items() if name in active}
+        parts, writes, start = [], [], 0
+        for name, past, queries in requests:
+            writes += self._allocator.get_write_indices(name, past, queries)
+            parts.append(self._part(name, past, slice(start, start + queries)))
+            start += queries
+        return Step(self._cache, self._index(writes), parts, self._buffers)
+
+    def _part(self, name: str, past: int, rows: slice) -> _Part:
+        queries = rows.stop - rows.start
+        if past == 0:
+            return _Part(rows, past, None, None)
+        if queries == 1 and self._keeps_pieces:
+            piece = self._pieces.get(name)
+            is_whole = piece is not None and piece.tokens == past < piece.storage.shape[3]
+            if not is_whole:
+                piece = self._pieces[name] = _Piece(self._storage(past + 1))
+            piece.tokens = past + 1
+            return _Part(rows, past, None if is_whole else self._reads(name, past, 1), None, piece)
+        mask = None if queries == 1 else self._mask(past, queries)
+        return _Part(rows, past, self._reads(name, past, queries), mask)
+
+    def _storage(self, tokens: int) -> Tensor:
+        allocator = self._allocator
+        shape = (self._layers, 2, allocator.num_key_value_heads, tokens + GROWTH, allocator.head_dim)
+        return torch.empty(shape, dtype=allocator.cache_dtype)
+
+    def _reads(self, name: str, past: int, queries: int) -> Tensor:
+        return self._index(self._allocator.get_read_indices(name, past, queries))
+
+    def _index(self, places: list[int]) -> Tensor:
+        return torch.tensor(places, device=self._cache.device)
+
+    def _mask(self, past: int, queries: int) -> Tensor:
+        """0 where a query may look, -inf where a key comes after it: (queries, past + queries)."""
+        mask = torch.full((queries, past + queries), -torch.inf, dtype=self._cache.dtype, device=self._cache.device)
+        return mask.triu_(past + 1)
+
+
+def _attend(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,  # noqa: ARG001, transformers' signature
+    scaling: float | None = None,
+    step: Step | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """transformers' attention interface: query (1, heads, rows, width), key and value alike; (1, rows, heads, width)."""
+    if step is None:
+        raise RuntimeError("this attention works within a step of the batched engine only")
+    layer: int = module.layer_idx  # type: ignore[assignment]
+    pages = step.cache.layer_to_allocator[layer]._kv_token_views[layer]
+    for page, new in zip(pages, (key, value), strict=True):
+        page.index_copy_(0, step.writes, new[0].transpose(0, 1))
+    outputs = query.new_empty(query.shape[2], query.shape[1], query.shape[3])
+    for part in step.parts:
+        seen = [_seen(step, part, layer, kind, pages[kind], new) for kind, new in enumerate((key, value))]
+        attended = scaled_dot_product_attention(
+            query[:, :, part.rows],
+            *seen,
+            attn_mask=part.mask,
+            is_causal=part.mask is None and part.queries > 1,
+            scale=scaling,
+            enable_gqa=query.shape[1] != key.shape[1],
+        )
+        outputs[part.rows] = attended[0].transpose(0, 1)
+    return outputs[None], None
+
+
+def _seen(step: Step, part: _Part, layer: int, kind: int, page: Tensor, new: Tensor) -> Tensor:
+    """The keys (kind 0) or values (1) that a request looks at, (1, heads, tokens, width)."""
+    if part.piece is not None:
+        whole = part.piece.storage[layer, kind]
+        if part.reads is None:
+            whole[:, part.past] = new[0, :, part.rows.start]
+        else:
+            whole[:, : part.keys] = page[part.reads].transpose(0, 1)
+        return whole[None, :, : part.keys]
+    if part.reads is None:
+        return new[:, :, part.rows]
+    name = f"{kind}"
+    if name not in step.buffers or len(step.buffers[name]) < part.keys:
+        step.buffers[name] = page.new_empty(part.keys + 1024, *page.shape[1:])
+    found = torch.index_select(page, 0, part.reads, out=step.buffers[name][: part.keys])
+    return found.transpose(0, 1)[None]
