@@ -161,7 +161,7 @@ def test_a_server_that_says_nothing_does_not_hang_the_page(monkeypatch: pytest.M
 
 def test_a_raw_prompt_is_refused() -> None:
     request = ChatRequest((Message("user", "USER: hi ASSISTANT:"),), GREEDY, is_raw=True)
-    with remote(NOWHERE) as engine, pytest.raises(InvalidRequest, match="Raw prompts"):
+    with remote(NOWHERE) as engine, pytest.raises(InvalidRequest, match="raw prompt"):
         asyncio.run(complete(engine, request))
 
 

@@ -5,7 +5,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from llava_demo.chat import ChatRequest, Chunk, Completion
+from llava_demo.chat import ChatRequest, Chunk, Completion, TokenLogprob
 from llava_demo.errors import DemoError
 
 
@@ -59,7 +59,7 @@ class Engine(Protocol):
 
 async def complete(engine: Engine, request: ChatRequest) -> Completion:
     """The whole answer at once. Raises what `stream` raises."""
-    text, logprobs = "", []
+    text, logprobs = "", list[TokenLogprob]()
     async with aclosing(engine.stream(request)) as chunks:
         async for chunk in chunks:
             text += chunk.text

@@ -5,13 +5,15 @@ may take it over. The servers keep the line; this end only bounds how many wait 
 """
 
 import asyncio
-import base64
 import io
+import json
 import logging
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import PurePath
+from typing import Any
 
 import httpx
 import PIL.Image
@@ -20,10 +22,12 @@ from llava_demo.chat import ChatRequest, Chunk
 from llava_demo.engines import EngineInfo, EngineLoad
 from llava_demo.engines.upstreams import Upstream, Upstreams
 from llava_demo.errors import DemoError, EngineBusy, EngineUnavailable, GenerationFailed, InvalidRequest
-from llava_demo.images import Image
+from llava_demo.images import Image, ImageLimits
 from llava_demo.picture_modes import prepared
 from llava_demo.settings import SettingError, Settings
-from llava_demo.wire.openai_client import AnswerReader, body_of, error_of
+from llava_demo.wire.openai.failures import error_from
+from llava_demo.wire.openai.requests import STREAMED, request_json
+from llava_demo.wire.openai.streams import AnswerReader
 
 HEARTBEAT_S = 0.5
 CONNECT_S = 3.0
@@ -146,25 +150,26 @@ class RemoteEngine:
 
     async def _chunks(self, request: ChatRequest) -> AsyncIterator[Chunk]:
         """The answer of the first server that begins one."""
+        request = await asyncio.to_thread(self._travelling, request)
         tried: list[Upstream] = []
-        failures: list[EngineUnavailable] = []
+        failures: list[DemoError] = []
         while (upstream := self._upstreams.least_busy(but=tried)) is not None:
             tried.append(upstream)
-            body = await asyncio.to_thread(body_of, request, upstream.served.model, self._url_of)
             has_begun = False
             try:
                 with self._upstreams.asking(upstream):
-                    async for chunk in self._answer_of(upstream, body):
+                    async for chunk in self._answer_of(upstream, request):
                         has_begun = has_begun or bool(chunk.text)
                         yield chunk
                 return
-            except EngineUnavailable as error:
+            except (EngineUnavailable, GenerationFailed) as error:
                 if has_begun:
-                    raise GenerationFailed("The answer broke off: the server that wrote it is gone.") from error
+                    raise GenerationFailed("The answer broke off: the server that wrote it failed.") from error
                 failures.append(error)
         raise self._why_nobody_answered(failures)
 
-    async def _answer_of(self, upstream: Upstream, body: dict[str, object]) -> AsyncIterator[Chunk]:
+    async def _answer_of(self, upstream: Upstream, request: ChatRequest) -> AsyncIterator[Chunk]:
+        body = STREAMED | request_json(request, upstream.served.model)
         timeout = httpx.Timeout(SILENCE_S, connect=CONNECT_S)
         reader = AnswerReader()
         try:
@@ -178,7 +183,7 @@ class RemoteEngine:
                 if answer.status_code != 200:
                     if answer.status_code in (502, 503, 504):
                         self._upstreams.saw(upstream, is_up=False)
-                    raise error_of(answer.status_code, await answer.aread())
+                    raise error_from(answer.status_code, _json_of(await answer.aread()))
                 self._upstreams.saw(upstream, is_up=True)
                 async for line in answer.aiter_lines():
                     if line.startswith("data:"):
@@ -192,24 +197,25 @@ class RemoteEngine:
             raise EngineUnavailable("The server that answers cannot be reached.") from error
         yield reader.last_chunk()
 
-    def _why_nobody_answered(self, failures: list[EngineUnavailable]) -> EngineUnavailable:
+    def _why_nobody_answered(self, failures: list[DemoError]) -> DemoError:
         if len(failures) == 1 or all(isinstance(failure, EngineBusy) for failure in failures):
             return failures[-1]
         return EngineUnavailable(f"None of the {len(failures)} servers that could answer does; try again in a while.")
 
-    def _url_of(self, image: Image) -> str:
-        """The picture as it travels.
+    def _travelling(self, request: ChatRequest) -> ChatRequest:
+        """The request with its pictures as they travel.
 
-        Where the side of the model's square is known it is that square, as a PNG: the same pixels for the model, a
+        Where the side of the model's square is known that is the square, as a PNG: the same pixels for the model, a
         fraction of the bytes, and padding also where the server would crop. Else it is the file as it came, unless
         servers differ on how to read it: an unusual format, transparency, or pixels that lie on their side.
         """
-        square = self.seen(image)
-        if square is None and _is_plain(image):
-            return image.to_data_url()
-        file = io.BytesIO()
-        (square or image.pixels).save(file, "PNG")
-        return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+        def travelling(image: Image) -> Image:
+            square = self.seen(image)
+            return image if square is None and _is_plain(image) else _as_png(square or image.pixels)
+
+        messages = (replace(m, images=tuple(map(travelling, m.images))) for m in request.messages)
+        return replace(request, messages=tuple(messages))
 
     def _side(self) -> int | None:
         served = self._upstreams.served
@@ -242,3 +248,16 @@ def _is_plain(image: Image) -> bool:
     picture = PIL.Image.open(io.BytesIO(image.data))  # it was decoded before, and so can be opened
     is_upright = picture.getexif().get(_ORIENTATION, 1) == 1
     return picture.mode in ("RGB", "L") and is_upright and not picture.has_transparency_data
+
+
+def _as_png(picture: PIL.Image.Image) -> Image:
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return Image.from_bytes(file.getvalue(), ImageLimits(max_bytes=2**31))  # it was taken before, as a smaller file
+
+
+def _json_of(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except ValueError:
+        return None

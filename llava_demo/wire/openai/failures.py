@@ -18,6 +18,8 @@ from llava_demo.errors import (
 
 MAX_MESSAGE_CHARACTERS = 500  # of another server's message that are passed on
 
+_TOO_LONG = "maximum context length"  # vLLM's and OpenAI's words; vLLM's code is the status
+
 _BY_CODE: dict[str, type[InvalidRequest]] = {
     error.code: error
     for error in (InvalidImage, ImageTooLarge, ModelNotFound, PromptTooLong, RequestTooLarge, UnsupportedParameter)
@@ -35,8 +37,7 @@ def error_from(status: int, body: Any, retry_after_s: int = 5) -> DemoError:
 
     A key that the other server does not take is not our caller's to mend, nor are its words his business.
     """
-    error = body.get("error") if isinstance(body, dict) else None
-    fields = error if isinstance(error, dict) else {}
+    fields = _fields_of(body)
     message = str(fields.get("message") or f"The model's server answered with status {status}.")
     message = message[:MAX_MESSAGE_CHARACTERS]
     code, param = fields.get("code"), fields.get("param")
@@ -49,4 +50,15 @@ def error_from(status: int, body: Any, retry_after_s: int = 5) -> DemoError:
     if status >= 500:
         return GenerationFailed("The model's server failed while it answered; please try again.")
     kind = _BY_CODE.get(code, InvalidRequest) if isinstance(code, str) else InvalidRequest
+    if _TOO_LONG in message:
+        kind = PromptTooLong
     return kind(message, param if isinstance(param, str) else None)
+
+
+def _fields_of(body: Any) -> dict[str, Any]:
+    """The error of a body: OpenAI's `{"error": {...}}`, vLLM's `{"message": ...}`, FastAPI's `{"detail": ...}`."""
+    if not isinstance(body, dict):
+        return {}
+    error = body.get("error", body)
+    fields = error if isinstance(error, dict) else {"message": error}
+    return {"message": fields.get("detail")} | fields

@@ -83,8 +83,8 @@ def call_from(body: Any, limits: ImageLimits | None = None, image_from_url: Imag
     )
 
 
-def request_json(request: ChatRequest, model: str) -> dict[str, Any]:
-    """The body that asks `model` for this; `call_from` reads it back. Neutral knobs are left out.
+def request_json(request: ChatRequest, model: str | None) -> dict[str, Any]:
+    """The body that asks `model` for this, or the server's only one; neutral knobs are left out, `call_from` reads it.
 
     `top_k`, `min_p` and `repetition_penalty` are not OpenAI's: vLLM, SGLang and this server know them by these names.
 
@@ -100,7 +100,9 @@ def request_json(request: ChatRequest, model: str) -> dict[str, Any]:
         for name in KNOBS
         if name in stated or getattr(sampling, name) != getattr(neutral, name)
     }
-    body = {"model": model, "messages": messages_json(request.messages)} | knobs
+    body: dict[str, Any] = {"messages": messages_json(request.messages)} | knobs
+    if model is not None:
+        body["model"] = model
     if sampling.seed is not None:
         body["seed"] = sampling.seed
     if sampling.stop:
