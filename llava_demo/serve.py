@@ -21,7 +21,7 @@ from llava_demo.ui import build_page, look
 
 # Who waits, waits in the engine, which knows the line and tells it. Gradio by itself runs at most 40 events at once and
 # on ZeroGPU lets only one wait.
-PLACES_BESIDE_THE_LINE = 16  # for who is being answered, and who hears that the line is full
+PLACES_BESIDE_THE_LINE = 80  # for who is being answered (64 by default), and who hears that the line is full
 
 
 def launch(settings: Settings, engine: Engine | None = None, **options: Any) -> tuple[gr.Blocks, str]:
@@ -39,7 +39,7 @@ def launch(settings: Settings, engine: Engine | None = None, **options: Any) -> 
     engine = engine or load_engine(settings)
     page = build_page(engine, settings)
     is_waiting = not options.pop("prevent_thread_lock", False)
-    places = settings.max_queue + PLACES_BESIDE_THE_LINE
+    places = settings.max_queue + (settings.max_concurrent or 0) + PLACES_BESIDE_THE_LINE
     _, local_url, share_url = page.queue(max_size=places).launch(
         server_name=settings.host,
         server_port=settings.port,
@@ -101,6 +101,7 @@ def _health(engine: Engine) -> dict[str, Any]:
         "engine": engine.info.engine,
         "running": load.running,
         "waiting": load.waiting,
+        "cached_tokens": load.cached_tokens,
     }
 
 

@@ -64,10 +64,10 @@ class Settings(BaseSettings):
         title="auto, miniature, a Hub id or a folder",
         description="the checkpoint; auto is LLaVA-1.5-7B where there is a CUDA GPU, else the built-in miniature",
     )
-    engine: Literal["auto", "generate", "remote"] = Field(
+    engine: Literal["auto", "batched", "generate", "remote"] = Field(
         "auto",
-        description="what answers; generate is transformers' own loop, one request at a time; remote is another "
-        "server, or several, at --remote-url",
+        description="what answers; batched answers many at once; generate is transformers' own loop, one request at a "
+        "time; remote is another server, or several, at --remote-url",
     )
     quantize: Literal["auto", "4bit", "8bit", "none"] = Field(
         "auto", description="bits of the language model's weights; auto is 4bit (NF4) on CUDA, so that 7B takes 5 GB"
@@ -117,6 +117,12 @@ class Settings(BaseSettings):
         description="ask for a login; better as a variable, since everybody on the machine can read a command line",
     )
     log_format: Literal["text", "json"] = Field("text", description="the log's lines, for people or for programs")
+    max_concurrent: int | None = Field(
+        None,
+        ge=1,
+        le=1000,
+        description="most requests answered at once; if not set, 16 on a CPU and 64 on a GPU, or what its memory holds",
+    )
     max_queue: int = Field(64, ge=0, le=10_000, description="most requests in line; one more is refused as busy")
 
     @property
@@ -176,7 +182,7 @@ GROUPS = {
     "model": ("model", "engine", "quantize", "dtype", "attention"),
     "remote": ("remote_url", "remote_key"),
     "pictures": ("image_mode", "max_images", "max_image_mb", "max_image_megapixels"),
-    "server": ("host", "port", "share", "auth", "log_format", "max_queue"),
+    "server": ("host", "port", "share", "auth", "log_format", "max_concurrent", "max_queue"),
 }
 
 

@@ -69,7 +69,7 @@ def test_info_tells_what_is_served_and_what_is_allowed(client: Client) -> None:
     info = client.predict(api_name="/info")
     assert (info["model"], info["engine"], info["device"]) == ("tiny", "generate", "CPU")
     assert info["limits"]["context_tokens"] == 1024
-    assert info["load"] == {"state": "ready", "running": 0, "waiting": 0}
+    assert info["load"] == {"state": "ready", "running": 0, "waiting": 0, "cached_tokens": 0}
 
 
 # --- answers

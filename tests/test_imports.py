@@ -20,9 +20,11 @@ RANKS = {
     "llava_demo.engines": 3,
     "llava_demo.settings": 2.5,  # so that what turns values into text, numbers or prompts knows no options
     "llava_demo.llava": 2,
+    "llava_demo.image_tokens": 2,
     "llava_demo.device": 2,
     "llava_demo.picture_modes": 2,
     "llava_demo.miniature": 2,
+    "llava_demo.snippets": 2,
     "llava_demo.wire": 2,
     "llava_demo.log": 2,
     "llava_demo.chat": 1,

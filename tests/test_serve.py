@@ -21,7 +21,8 @@ def test_the_page_and_the_health_routes_are_on_one_port(tiny: Server) -> None:
     live, ready = httpx.get(f"{tiny.url}health/live"), httpx.get(f"{tiny.url}health/ready")
     assert live.status_code == ready.status_code == 200
     assert live.json() == ready.json()
-    assert ready.json() == {"status": "ready", "model": "tiny", "engine": "generate", "running": 0, "waiting": 0}
+    load = {"running": 0, "waiting": 0, "cached_tokens": 0}
+    assert ready.json() == {"status": "ready", "model": "tiny", "engine": "generate"} | load
 
 
 def test_a_closed_engine_is_alive_but_not_ready(tiny_llava: Llava) -> None:
@@ -86,6 +87,6 @@ def test_the_start_says_where_and_what_and_why(tiny_folder: str, capsys: pytest.
     said = capsys.readouterr().out
     assert url == f"http://127.0.0.1:{port}/"
     assert url in said
-    for words in ("Ask a picture", "tiny", "generate on CPU, float32, sdpa", "as asked"):
+    for words in ("Ask a picture", "tiny", "batched on CPU, float32, SDPA", "as asked"):
         assert words in said
     page.close(verbose=False)

@@ -36,6 +36,7 @@ OTHER_VALUES: dict[str, tuple[str, Any]] = {
     "share": ("true", True),
     "auth": ("ann:secret", ("ann", "secret")),
     "log_format": ("json", "json"),
+    "max_concurrent": ("3", 3),
     "max_queue": ("0", 0),
 }
 

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,7 +59,6 @@ def load_engine(settings: Settings) -> Engine:
 
         return remote_engine(settings)
     from llava_demo.device import Hardware, Weights, Wishes, planned
-    from llava_demo.engines.generate import GenerateEngine
 
     hardware = Hardware.found()
     checkpoint = chosen_checkpoint(settings.model, hardware)
@@ -70,6 +69,33 @@ def load_engine(settings: Settings) -> Engine:
     llava = _load(checkpoint, plan, settings)
     info = _info(llava, checkpoint, plan, settings)
     _log.info("loaded %s in %.1f s", checkpoint.name, time.monotonic() - started)
+    return _batched(llava, info, settings) if settings.engine != "generate" else _generate(llava, info, settings)
+
+
+def _batched(llava: "Llava", info: EngineInfo, settings: Settings) -> Engine:
+    """The batched engine; where it cannot run, `generate` if the choice was left to us."""
+    import torch
+
+    from llava_demo.engines.batched import BatchedEngine
+    from llava_demo.engines.memory import batch_size
+
+    try:
+        size, words = batch_size(llava, settings.max_concurrent)
+        batched = replace(info, engine="batched", attention="SDPA on pages", reasons=(*info.reasons, words))
+        return BatchedEngine(llava, batched, settings.max_queue, size)
+    except (EngineUnavailable, ValueError, torch.OutOfMemoryError) as error:
+        _log.debug("no batching", exc_info=True)
+        reason = "too little memory is free" if isinstance(error, torch.OutOfMemoryError) else str(error).rstrip(".")
+        if settings.engine == "batched":
+            raise EngineUnavailable(f"Questions cannot be answered in batches here: {reason}.") from error
+        words = f"One question at a time, by generate, since batching cannot run here: {reason}."
+        _log.warning(words)
+        return _generate(llava, replace(info, reasons=(*info.reasons, words)), settings)
+
+
+def _generate(llava: "Llava", info: EngineInfo, settings: Settings) -> Engine:
+    from llava_demo.engines.generate import GenerateEngine
+
     return GenerateEngine(llava, info, settings.max_queue)
 
 
