@@ -17,6 +17,7 @@ RANKS = {
     "llava_demo.__main__": 6,
     "llava_demo.serve": 5,
     "llava_demo.ui": 4,
+    "llava_demo.rest": 4,
     "llava_demo.engines": 3,
     "llava_demo.settings": 2.5,  # so that what turns values into text, numbers or prompts knows no options
     "llava_demo.llava": 2,
@@ -28,6 +29,7 @@ RANKS = {
     "llava_demo.wire": 2,
     "llava_demo.log": 2,
     "llava_demo.chat": 1,
+    "llava_demo.downloads": 0.7,
     "llava_demo.images": 0.5,
     "llava_demo.errors": 0,
     "llava_demo": 0,

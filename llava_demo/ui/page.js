@@ -5,7 +5,7 @@
 
   // --- keys: Esc stops; while an answer streams Enter must not send a second question beside it
   document.addEventListener("keydown", (event) => {
-    if (event.key === "Escape") $("#box .stop-button")?.click();
+    if (event.key === "Escape" && !$("dialog[open]")) $("#box .stop-button")?.click();
     const isSending = event.key === "Enter" && !event.shiftKey && event.target.closest?.("#box textarea");
     if (isSending && isStreaming()) {
       event.preventDefault();
@@ -54,6 +54,35 @@
     };
   }
 
+  // --- "Use in code": the server writes the dialog anew, here it is opened, copied from and closed
+  const code = $("#code");
+  let way = null;
+  const choose = (name) => {
+    const ways = [...code.querySelectorAll("input")];
+    const chosen = ways.find((input) => input.value === name) ?? ways[0];
+    if (!chosen) return;
+    chosen.checked = true;
+    for (const section of code.querySelectorAll("section")) section.hidden = section.dataset.way !== chosen.value;
+    const copy = code.querySelector(".copy");
+    copy.hidden = !code.querySelector("section:not([hidden]) pre");
+    copy.textContent = "Copy";
+  };
+  $("#code-switch")?.addEventListener("click", () => $("#write-code").click());
+  document.addEventListener("code-written", () => {
+    choose(way);
+    code.querySelector("dialog").showModal();
+  });
+  code.addEventListener("change", (event) => choose(way = event.target.value));
+  code.addEventListener("click", async ({ target }) => {
+    if (target.matches("dialog") || target.closest(".close")) code.querySelector("dialog").close();
+    if (!target.matches(".copy")) return;
+    const pre = code.querySelector("section:not([hidden]) pre");
+    getSelection().selectAllChildren(pre);
+    await (write ? write(pre.textContent) : document.execCommand("copy")); // only https and this machine have `write`
+    getSelection().empty();
+    target.textContent = "Copied";
+  });
+
   // --- names for what Gradio leaves without one: uploaded pictures, the message box, its button
   const name = () => {
     for (const img of document.querySelectorAll('#conversation .user-row img[alt=""]')) {
@@ -66,9 +95,13 @@
   name();
 
   // --- how busy the engine is, for the status line
-  const show = ({ status, running, waiting }) => {
+  const show = ({ status, running, waiting, cached_tokens: cached }) => {
     $(".masthead .lamp").dataset.state = status === "ready" && running ? "busy" : status;
-    const words = status !== "ready" ? [status] : [running && `${running} answering`, waiting && `${waiting} in line`];
+    const words = status !== "ready" ? [status] : [
+      running && `${running} answering`,
+      waiting && `${waiting} in line`,
+      cached && `${cached.toLocaleString()} tokens cached`,
+    ];
     $(".masthead .load").textContent = words.filter(Boolean).join(", ");
   };
   const root = (window.gradio_config?.root ?? "").replace(/\/$/, "");

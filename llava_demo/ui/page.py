@@ -8,6 +8,7 @@ import gradio as gr
 from llava_demo.engines import Engine
 from llava_demo.settings import Settings
 from llava_demo.ui import panels
+from llava_demo.ui.code_panel import CodePanel, panel_html
 from llava_demo.ui.controls import SamplingControls
 from llava_demo.ui.endpoints import add_endpoints
 from llava_demo.ui.examples import Example, examples_for
@@ -34,7 +35,10 @@ def build_page(engine: Engine, settings: Settings) -> gr.Blocks:
         chat, examples = _chatbot(engine)
         refusal = gr.HTML("", elem_id="refusal", padding=False)
         handlers = Handlers(engine, settings.image_limits, controls, examples)
-        _connect(handlers, _Parts(_message_box(), refusal, chat, seen), controls.components)
+        box = _message_box()
+        _connect(handlers, _Parts(box, refusal, chat, seen), controls.components)
+        code = CodePanel(engine.info, settings, controls, examples)
+        _connect_code(code, [box, chat, *controls.components])
         add_endpoints(page, engine, settings.image_limits)
     return page
 
@@ -111,3 +115,11 @@ def _connect(handlers: Handlers, parts: _Parts, controls: list[gr.components.Com
     stopping.then(handlers.stopped, chat, [box, chat], queue=False, **quiet)
     clearing = chat.clear(None, cancels=answering, **quiet)
     clearing.then(handlers.cleared, None, everything, queue=False, **quiet)
+
+
+def _connect_code(panel: CodePanel, inputs: list[gr.components.Component]) -> None:
+    """The masthead's switch presses the button; the dialog opens once its content is there (see page.js)."""
+    button = gr.Button("Use in code", visible="hidden", elem_id="write-code")
+    dialog = gr.HTML(panel_html([], ""), elem_id="code", padding=False)
+    writing = button.click(panel.show, inputs, dialog, queue=False, api_visibility="private", show_progress="hidden")
+    writing.then(None, js="() => document.dispatchEvent(new Event('code-written'))")

@@ -23,6 +23,7 @@ _MOON_AND_SUN = """<svg class="moon" viewBox="0 0 24 24" aria-hidden="true">
 <svg class="sun" viewBox="0 0 24 24" aria-hidden="true"><circle cx="12" cy="12" r="4.2"/>
 <path
 d="M12 3v1.6m0 14.8V21M3 12h1.6m14.8 0H21M5.6 5.6l1.2 1.2m10.4 10.4 1.2 1.2m0-12.8-1.2 1.2M6.8 17.2l-1.2 1.2"/></svg>"""
+_CODE = '<svg viewBox="0 0 24 24" aria-hidden="true"><path d="M8.5 7 3.5 12l5 5m7-10 5 5-5 5"/></svg>'
 _KNOBS = """<svg viewBox="0 0 24 24" aria-hidden="true"><path d="M4 7h9m5 0h2M4 17h2m5 0h9"/>
 <circle cx="15.5" cy="7" r="2.3"/><circle cx="8.5" cy="17" r="2.3"/></svg>"""
 
@@ -36,13 +37,14 @@ def model_name(info: EngineInfo) -> str:
 
 
 def masthead_html(info: EngineInfo) -> str:
-    """The top line: whose page it is, what answers, how busy it is (page.js keeps that current), two switches."""
+    """The top line: whose page it is, what answers, how busy it is (page.js keeps that current), and switches."""
     served = " · ".join((info.device, info.precision, f"{info.engine} engine"))
     return f"""<header class="masthead">
 <a class="wordmark" href="." aria-label="Ask a picture, start anew">{MARK}<span>Ask a picture</span></a>
 <p class="status"><i class="lamp" data-state="ready"></i><b>{escape(model_name(info))}</b>
 <span class="served">{escape(served)}</span><span class="load" role="status" aria-live="off"></span></p>
 <div class="switches">
+<button type="button" id="code-switch" aria-label="Use in code" title="Use in code">{_CODE}</button>
 <button type="button" id="theme-switch" aria-label="Dark colours" title="Dark or light">{_MOON_AND_SUN}</button>
 <button type="button" id="panel-switch" aria-label="Settings" title="Settings" aria-expanded="false">{_KNOBS}</button>
 </div></header>"""

@@ -1,0 +1,37 @@
+"""A call in JavaScript, with Gradio's client, for Node 20 and newer."""
+
+from typing import Any
+
+from llava_demo.snippets.call import Call
+from llava_demo.snippets.literals import JAVASCRIPT, Code, json_string, written
+
+MAX_SAFE_INTEGER = 2**53 - 1
+
+
+def gradio_client(call: Call) -> str:
+    """With Gradio's client: /ask for one question about one picture, else /chat."""
+    values: dict[str, Any]
+    if call.is_one_question:
+        message = call.request.messages[0]
+        values = {"image": _handle_file(call.files()[0]), "prompt": message.text}
+    else:
+        values = {"messages": call.turns(_handle_file)}
+    name = "/ask" if call.is_one_question else "/chat"
+    login = ', { auth: ["user", "password"] }' if call.takes_login else ""
+    uses = "Client, handle_file" if call.files() else "Client"
+    lines = [
+        f"  {key}: {written(value, JAVASCRIPT, '  ', len(key) + 2)}," for key, value in (values | call.knobs).items()
+    ]
+    return f"""// npm install @gradio/client
+import {{ {uses} }} from "@gradio/client";
+
+const client = await Client.connect({json_string(call.url)}{login});
+const result = await client.predict("{name}", {{
+{chr(10).join(lines)}
+}});
+console.log(result.data[0]);
+"""
+
+
+def _handle_file(name: str) -> Code:
+    return Code(f"handle_file({json_string(name)})")
