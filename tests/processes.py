@@ -31,14 +31,14 @@ class OtherServer:
 
 
 @contextmanager
-def other_server(*command: str, health: str) -> Iterator[OtherServer]:
-    """Start `command`, in which PORT stands for a free port, and wait until `health` answers 200 there."""
+def other_server(*command: str, health: str, folder: Path = ROOT) -> Iterator[OtherServer]:
+    """Start `python -m command` in `folder`, with a free port for PORT, and wait until `health` answers 200 there."""
     port = free_port()
     url = f"http://127.0.0.1:{port}/"
     arguments = [word.replace("PORT", str(port)) for word in command]
     process = subprocess.Popen(
         [sys.executable, "-m", *arguments],
-        cwd=ROOT,
+        cwd=folder,
         env=os.environ | {"HF_HUB_OFFLINE": "1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

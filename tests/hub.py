@@ -1,0 +1,142 @@
+"""A stand-in for the Hugging Face Hub: as much of its HTTP API as making a Space takes, and what was sent to it.
+
+It is written after huggingface_hub 2.4's requests: text files travel within the commit, binary ones as LFS objects.
+"""
+
+import base64
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import uvicorn
+from servers import free_port
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+TOKEN = "hf_stand_in"
+BINARY = (".png", ".safetensors")
+
+
+@dataclass
+class Hub:
+    """What it was told. `files` are those of the Space after the last commit."""
+
+    url: str = ""
+    files: dict[str, bytes] = field(default_factory=dict)
+    asked: list[tuple[str, Any]] = field(default_factory=list)  # settings of the Space, in order
+    lfs: dict[str, bytes] = field(default_factory=dict)
+
+    @property
+    def app(self) -> Starlette:
+        space = "/api/spaces/{user}/{name}"
+        return Starlette(
+            routes=[
+                Route("/api/repos/create", self.create, methods=["POST"]),
+                Route("/api/validate-yaml", self.nothing_wrong, methods=["POST"]),
+                Route(f"{space}/preupload/main", self.preupload, methods=["POST"]),
+                Route(f"{space}/commit/main", self.commit, methods=["POST"]),
+                Route(f"{space}/tree/main", self.tree),
+                Route(space + "/{setting:str}", self.set, methods=["POST", "PUT"]),
+                Route(space + "/revision/main", self.info),
+                Route(space, self.info),
+                Route("/spaces/{user}/{name}.git/info/lfs/objects/batch", self.batch, methods=["POST"]),
+                Route("/lfs/{oid}", self.store, methods=["PUT"]),
+            ],
+            middleware=[Middleware(BaseHTTPMiddleware, dispatch=self.only_with_token)],
+        )
+
+    async def only_with_token(self, request: Request, answer: RequestResponseEndpoint) -> Response:
+        is_api = request.url.path.startswith("/api/")  # git's own protocol has other tokens
+        if is_api and request.headers.get("authorization") != f"Bearer {TOKEN}":
+            return JSONResponse({"error": "Invalid username or password."}, 401)
+        return await answer(request)
+
+    async def create(self, request: Request) -> Response:
+        body = await request.json()
+        self.asked.append(("create", body))
+        return JSONResponse({"url": f"{self.url}/spaces/{body.get('organization', 'me')}/{body['name']}"})
+
+    async def nothing_wrong(self, _: Request) -> Response:
+        return JSONResponse({"errors": [], "warnings": []})
+
+    async def set(self, request: Request) -> Response:
+        body = await request.json()
+        self.asked.append((request.path_params["setting"], body))
+        return JSONResponse({"stage": "BUILDING", "hardware": {}, "sleepTimeSeconds": None} if "flavor" in body else {})
+
+    async def info(self, request: Request) -> Response:
+        name = f"{request.path_params['user']}/{request.path_params['name']}"
+        siblings = [{"rfilename": path} for path in self.files]
+        return JSONResponse({"id": name, "sha": "0" * 40, "siblings": siblings, "private": False, "tags": []})
+
+    async def tree(self, _: Request) -> Response:
+        entries = [
+            {"type": "file", "path": path, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+            for path, data in self.files.items()
+        ]
+        return JSONResponse(entries)
+
+    async def preupload(self, request: Request) -> Response:
+        files = (await request.json())["files"]
+        modes = [
+            {
+                "path": file["path"],
+                "uploadMode": "lfs" if file["path"].endswith(BINARY) else "regular",
+                "shouldIgnore": False,
+            }
+            for file in files
+        ]
+        return JSONResponse({"files": modes})
+
+    async def batch(self, request: Request) -> Response:
+        objects = [
+            {**entry, "actions": {"upload": {"href": f"{self.url}/lfs/{entry['oid']}", "header": {}}}}
+            for entry in (await request.json())["objects"]
+        ]
+        return JSONResponse({"transfer": "basic", "objects": objects}, media_type="application/vnd.git-lfs+json")
+
+    async def store(self, request: Request) -> Response:
+        data = await request.body()
+        assert hashlib.sha256(data).hexdigest() == request.path_params["oid"]
+        self.lfs[request.path_params["oid"]] = data
+        return Response()
+
+    async def commit(self, request: Request) -> Response:
+        self.asked.append(("commit", None))
+        for line in (await request.body()).splitlines():
+            entry = json.loads(line)
+            value = entry["value"]
+            if entry["key"] == "file":
+                self.files[value["path"]] = base64.b64decode(value["content"])
+            elif entry["key"] == "lfsFile":
+                self.files[value["path"]] = self.lfs[value["oid"]]
+            elif entry["key"] == "deletedFile":
+                del self.files[value["path"]]
+        name = f"{request.path_params['user']}/{request.path_params['name']}"
+        url = f"{self.url}/spaces/{name}/commit/{'1' * 40}"
+        return JSONResponse({"commitUrl": url, "commitOid": "1" * 40, "hookOutput": ""})
+
+
+@contextmanager
+def stand_in_hub() -> Iterator[Hub]:
+    port = free_port()
+    hub = Hub(f"http://127.0.0.1:{port}")
+    server = uvicorn.Server(uvicorn.Config(hub.app, port=port, log_level="critical", ws="none"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.02)
+        yield hub
+    finally:
+        server.should_exit = True
+        thread.join()
