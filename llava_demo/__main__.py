@@ -1,4 +1,4 @@
-"""The command line: `python -m llava_demo serve | ask | check`. Heavy things are imported when a command needs them."""
+"""The command line: `python -m llava_demo serve | ask | check | bench`; each imports what is heavy when it runs."""
 
 import asyncio
 import os
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 1 after an error, 2 after a bad option, 130 after Ctrl-C."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     parser = OneLineParser(PROGRAM, description="Ask questions about pictures with LLaVA-1.5.", epilog=_COMMANDS_HELP)
-    parser.add_argument("command", choices=COMMANDS, metavar="serve|ask|check")
+    parser.add_argument("command", choices=COMMANDS, metavar="|".join(COMMANDS))
     command = COMMANDS[parser.parse_args(given[:1]).command]
     try:
         return command(given[1:])
@@ -89,10 +89,16 @@ def check(arguments: Sequence[str]) -> int:
     return 0
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"serve": serve, "ask": ask, "check": check}
+def bench(arguments: Sequence[str]) -> int:
+    from llava_demo.bench import command
+
+    return command.bench(arguments)
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"serve": serve, "ask": ask, "check": check, "bench": bench}
 _COMMANDS_HELP = (
     "serve: the page and its API. ask: one answer in the terminal. check: what was chosen for this machine, and why. "
-    "Each has its own --help."
+    "bench: its speed beside the model card's way. Each has its own --help."
 )
 
 

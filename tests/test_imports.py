@@ -16,6 +16,7 @@ RANKS = {
     "app": 6,
     "llava_demo.__main__": 6,
     "llava_demo.serve": 5,
+    "llava_demo.bench": 4,
     "llava_demo.ui": 4,
     "llava_demo.rest": 4,
     "llava_demo.engines": 3,
