@@ -35,7 +35,8 @@ def setup(log_format: LogFormat = "text") -> None:
 class Answer:
     """Measures one answer while its chunks go by; times are in seconds since it was asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, id: str | None = None) -> None:
+        self.id = id or uuid.uuid4().hex[:12]
         self._start = time.perf_counter()
         self.first_token_s: float | None = None  # None until there is text
         self.usage: Usage | None = None  # None until the last chunk
@@ -55,7 +56,7 @@ class Answer:
 
 
 @contextmanager
-def log_answer(door: str, engine: str, images: int) -> Iterator[Answer]:
+def log_answer(door: str, engine: str, images: int, id: str | None = None) -> Iterator[Answer]:
     """Log one line when the block ends, however it ends; pass every chunk to the answer's `saw`.
 
         with log_answer("page", engine.info.engine, len(request.images)) as answer:
@@ -66,7 +67,7 @@ def log_answer(door: str, engine: str, images: int) -> Iterator[Answer]:
     `finish` is `stop` or `length`; a DemoError's code; `cancelled` where the caller went away or stopped it; or
     `internal_error`, then with a line before it that has the traceback. What the block raises goes on.
     """
-    answer = Answer()
+    answer = Answer(id)
     failure: str | None = None
     cause: BaseException | None = None
     try:
@@ -91,7 +92,7 @@ def _fields(
     usage = answer.usage
     first = answer.first_token_s
     fields = {
-        "id": uuid.uuid4().hex[:12],
+        "id": answer.id,
         "door": door,
         "engine": engine,
         "prompt_tokens": usage and usage.prompt_tokens,

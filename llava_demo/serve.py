@@ -1,4 +1,4 @@
-"""Serving: the page, its API and the health routes on one port. `python -m llava_demo serve` and app.py call this."""
+"""Serving: the page, its API and the REST APIs on one port. `python -m llava_demo serve` and app.py call this."""
 
 import socket
 import sys
@@ -9,13 +9,12 @@ from typing import Any
 
 import gradio as gr
 from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse
-from starlette.routing import Route
 
 from llava_demo import log
+from llava_demo.downloads import Downloads
 from llava_demo.engines import Engine
 from llava_demo.engines.load import load_engine
+from llava_demo.rest import Access, RestRoutes
 from llava_demo.settings import SettingError, Settings
 from llava_demo.ui import build_page, look
 
@@ -38,6 +37,7 @@ def launch(settings: Settings, engine: Engine | None = None, **options: Any) -> 
     is_ours = engine is None
     engine = engine or load_engine(settings)
     page = build_page(engine, settings)
+    routes = rest_routes(engine, settings)
     is_waiting = not options.pop("prevent_thread_lock", False)
     places = settings.max_queue + (settings.max_concurrent or 0) + PLACES_BESIDE_THE_LINE
     _, local_url, share_url = page.queue(max_size=places).launch(
@@ -54,10 +54,12 @@ def launch(settings: Settings, engine: Engine | None = None, **options: Any) -> 
         enable_monitoring=False,
         pwa=False,
         footer_links=["api"],
-        app_kwargs={"routes": health_routes(engine), "lifespan": partial(_closing, [engine] if is_ours else [])},
+        mcp_server=settings.auth is None,
+        app_kwargs={"routes": [routes], "lifespan": partial(_lifespan, routes, [engine] if is_ours else [])},
         **look(),
         **options,
     )
+    _log_why_no_tools(page, settings)
     url = share_url or local_url
     sys.stdout.write(start_text(engine, url))
     sys.stdout.flush()
@@ -66,17 +68,10 @@ def launch(settings: Settings, engine: Engine | None = None, **options: Any) -> 
     return page, url
 
 
-def health_routes(engine: Engine) -> list[Route]:
-    """`/health/live`: the process answers. `/health/ready`: so does the model; 503 while it does not."""
-
-    async def live(_: Request) -> JSONResponse:
-        return JSONResponse(_health(engine))
-
-    async def ready(_: Request) -> JSONResponse:
-        health = _health(engine)
-        return JSONResponse(health, 200 if health["status"] == "ready" else 503)
-
-    return [Route("/health/live", live), Route("/health/ready", ready)]
+def rest_routes(engine: Engine, settings: Settings) -> RestRoutes:
+    """The REST APIs as the settings want them."""
+    limits, access = settings.image_limits, Access(settings.api_keys, has_login=settings.auth is not None)
+    return RestRoutes(engine, limits, access, Downloads(limits) if settings.fetch_urls else None)
 
 
 def start_text(engine: Engine, url: str) -> str:
@@ -93,16 +88,12 @@ def start_text(engine: Engine, url: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _health(engine: Engine) -> dict[str, Any]:
-    load = engine.load()
-    return {
-        "status": load.state,
-        "model": engine.info.model,
-        "engine": engine.info.engine,
-        "running": load.running,
-        "waiting": load.waiting,
-        "cached_tokens": load.cached_tokens,
-    }
+def _log_why_no_tools(page: gr.Blocks, settings: Settings) -> None:
+    """Where the API is no MCP server. Gradio's asks its own page as any client does, but without a login."""
+    if settings.auth is not None:
+        log.logger.info("MCP is off: Gradio's MCP server cannot log in, and --auth asks for it.")
+    elif not page.mcp_server:
+        log.logger.warning("MCP is off: it needs the package mcp, from 1.21 on and before 2. %s", page.mcp_error)
 
 
 def _check_address(host: str, port: int) -> None:
@@ -119,7 +110,9 @@ def _check_address(host: str, port: int) -> None:
 
 
 @asynccontextmanager
-async def _closing(engines: Sequence[Engine], _: Starlette) -> AsyncIterator[None]:
+async def _lifespan(routes: RestRoutes, engines: Sequence[Engine], _: Starlette) -> AsyncIterator[None]:
+    log.logger.addHandler(routes.metrics)
     yield
+    log.logger.removeHandler(routes.metrics)
     for engine in engines:
         await engine.aclose()

@@ -32,7 +32,12 @@ def _user_and_password(secret: SecretStr) -> SecretStr:
 def _several(given: object) -> object:
     """Texts out of a variable, or of an option that was given several times: commas and blanks part them."""
     texts = [given] if isinstance(given, str) else given
-    return [part for text in texts for part in text.replace(",", " ").split()] if isinstance(texts, list) else given
+    if not isinstance(texts, list):
+        return given
+    parts = [part for text in texts for part in text.replace(",", " ").split()]
+    if not parts:
+        raise ValueError  # "," is not meant as none at all
+    return parts
 
 
 def _base_url(url: str) -> str:
@@ -42,6 +47,12 @@ def _base_url(url: str) -> str:
         raise ValueError
     path = parts.path.rstrip("/")
     return f"{parts.scheme}://{parts.netloc}{path or '/v1'}"
+
+
+def _key(secret: SecretStr) -> SecretStr:
+    if not (secret.get_secret_value().isascii() and secret.get_secret_value().isprintable()):
+        raise ValueError  # no client could put it into a header
+    return secret
 
 
 def _default_host() -> str:
@@ -103,6 +114,10 @@ class Settings(BaseSettings):
     max_image_mb: int = Field(20, ge=1, le=1000, description="largest file of a picture")
     max_image_megapixels: int = Field(50, ge=1, le=89, description="largest picture, by its header")
 
+    fetch_urls: bool = Field(
+        True, description="fetch pictures from http and https addresses, public ones only, for the APIs"
+    )
+
     host: str = Field(
         default_factory=_default_host,
         min_length=1,
@@ -115,6 +130,13 @@ class Settings(BaseSettings):
         None,
         title="USER:PASSWORD",
         description="ask for a login; better as a variable, since everybody on the machine can read a command line",
+    )
+    api_key: Annotated[tuple[Annotated[SecretStr, AfterValidator(_key)], ...], NoDecode, BeforeValidator(_several)] = (
+        Field(
+            (),
+            title="a key of printable ASCII letters, or several with blanks or commas between",
+            description="a key that the REST APIs ask for; may be given several times; better as a variable",
+        )
     )
     log_format: Literal["text", "json"] = Field("text", description="the log's lines, for people or for programs")
     max_concurrent: int | None = Field(
@@ -141,6 +163,11 @@ class Settings(BaseSettings):
             return None
         user, _, password = self.auth.get_secret_value().partition(":")
         return user, password
+
+    @property
+    def api_keys(self) -> tuple[str, ...]:
+        """The keys in plain text."""
+        return tuple(key.get_secret_value() for key in self.api_key)
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> "Settings":
@@ -181,8 +208,8 @@ class OneLineParser(argparse.ArgumentParser):
 GROUPS = {
     "model": ("model", "engine", "quantize", "dtype", "attention"),
     "remote": ("remote_url", "remote_key"),
-    "pictures": ("image_mode", "max_images", "max_image_mb", "max_image_megapixels"),
-    "server": ("host", "port", "share", "auth", "log_format", "max_concurrent", "max_queue"),
+    "pictures": ("image_mode", "max_images", "max_image_mb", "max_image_megapixels", "fetch_urls"),
+    "server": ("host", "port", "share", "auth", "api_key", "log_format", "max_concurrent", "max_queue"),
 }
 
 
@@ -214,7 +241,7 @@ def _complaint(name: str, given: object, is_option: bool) -> str:
     if name not in Settings.model_fields:
         return f"{where} is not an option."
     field = Settings.model_fields[name]
-    is_secret = name in ("auth", "remote_key")
+    is_secret = "SecretStr" in str(field.annotation)
     return f"{where} is {'not of the right form' if is_secret else repr(given)}; it must be {_allowed(field)}."
 
 

@@ -5,11 +5,13 @@ from collections.abc import Iterator
 
 import pytest
 
-pytest_plugins = ["checkpoints", "servers", "browsers"]
+pytest_plugins = ["checkpoints", "servers", "browsers", "node"]
 
 
 @pytest.fixture(autouse=True)
 def log_of_this_test_only() -> Iterator[None]:
     """A handler that a test sets up writes to the standard error of that test, which is closed after it."""
     yield
-    logging.getLogger("llava_demo").handlers.clear()
+    logger = logging.getLogger("llava_demo")
+    for handler in [handler for handler in logger.handlers if isinstance(handler, logging.StreamHandler)]:
+        logger.removeHandler(handler)

@@ -31,10 +31,12 @@ OTHER_VALUES: dict[str, tuple[str, Any]] = {
     "max_images": ("3", 3),
     "max_image_mb": ("5", 5),
     "max_image_megapixels": ("12", 12),
+    "fetch_urls": ("false", False),
     "host": ("0.0.0.0", "0.0.0.0"),
     "port": ("7861", 7861),
     "share": ("true", True),
     "auth": ("ann:secret", ("ann", "secret")),
+    "api_key": ("k3y-1, k3y-2", ("k3y-1", "k3y-2")),
     "log_format": ("json", "json"),
     "max_concurrent": ("3", 3),
     "max_queue": ("0", 0),
@@ -44,7 +46,7 @@ OTHER_VALUES: dict[str, tuple[str, Any]] = {
 def value_of(settings: Settings, name: str) -> Any:
     if name == "remote_key":
         return settings.remote_key and settings.remote_key.get_secret_value()
-    return settings.credentials if name == "auth" else getattr(settings, name)
+    return getattr(settings, {"auth": "credentials", "api_key": "api_keys"}.get(name, name))
 
 
 def option(name: str) -> str:
@@ -72,7 +74,7 @@ def test_every_option_is_also_a_variable(name: str, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("name", OTHER_VALUES)
 def test_every_option_can_be_given_on_the_command_line(name: str) -> None:
     text, value = OTHER_VALUES[name]
-    arguments = ["--share"] if name == "share" else [option(name), text]
+    arguments = {"share": ["--share"], "fetch_urls": ["--no-fetch-urls"]}.get(name, [option(name), text])
     assert value_of(Settings.from_command_line(arguments), name) == value
 
 
@@ -167,6 +169,13 @@ def test_a_malformed_login_is_refused_without_quoting_it(
     assert "hunter2" not in said + str(caught.value)
 
 
+@pytest.mark.parametrize("keys", ["hunter2é", "ok hunter2\t\x7f", ",", " "])
+def test_malformed_keys_are_refused_without_quoting_them(keys: str, capsys: pytest.CaptureFixture[str]) -> None:
+    said = complaint(capsys, ["--api-key", keys])
+    assert "--api-key is not of the right form; it must be a key of printable ASCII letters" in said
+    assert "hunter2" not in said + repr(Settings(api_key=["hunter2"]))
+
+
 def test_a_login_is_not_shown(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLAVA_AUTH", "ann:hunter2:with:colons")
     settings = Settings()
@@ -219,6 +228,7 @@ def test_every_option_is_read_by_something() -> None:
     read = attributes | {"auth"} if "credentials" in attributes else attributes
     read = read | {"max_image_mb", "max_image_megapixels"} if "image_limits" in read else read
     read = read | {"engine"} if "is_remote" in read else read
+    read = read | {"api_key"} if "api_keys" in read else read
     assert Settings.model_fields.keys() - read == set()
 
 
