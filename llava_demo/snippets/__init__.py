@@ -39,9 +39,7 @@ def _cloudflare(call: Call) -> Snippet:
             "Cloudflare's interface takes exactly one picture, with the first message; this conversation is different."
         )
         return Snippet("Cloudflare", "text", "", reason)
-    lost = [name for name in python.CLOUDFLARE_LACKS if name in call.knobs]
-    remark = f"Cloudflare's interface has no {' and no '.join(lost)}; the code goes without." if lost else _shut(call)
-    return Snippet("Cloudflare", "python", python.cloudflare(call), remark)
+    return Snippet("Cloudflare", "python", python.cloudflare(call), _shut(call))
 
 
 def _shut(call: Call) -> str:

@@ -7,7 +7,6 @@ from llava_demo.snippets.literals import PYTHON, Code, python_string, written
 
 KEY_VARIABLE = "LLAVA_API_KEY"
 CLOUDFLARE_MODEL = "@cf/llava-hf/llava-1.5-7b-hf"
-CLOUDFLARE_LACKS = ("min_p", "stop")
 _OPENAIS_OWN = {"temperature", "top_p", "max_tokens", "frequency_penalty", "presence_penalty", "seed", "stop"}
 
 _PICTURE_FUNCTION = """
@@ -76,7 +75,8 @@ def cloudflare(call: Call) -> str:
         "image": Code(f"list(Path({python_string(call.files()[0])}).read_bytes())"),
         **({"prompt": messages[0].text} if len(messages) == 1 else {"messages": conversation}),
     }
-    knobs = {name: value for name, value in call.knobs.items() if name not in CLOUDFLARE_LACKS}
+    extra = {name: value for name, value in call.knobs.items() if name in ("min_p", "stop")}
+    knobs = {name: value for name, value in call.knobs.items() if name not in extra}
     return f"""# pip install cloudflare
 {"import os" + chr(10) if call.takes_key else ""}from pathlib import Path
 
@@ -85,7 +85,7 @@ from cloudflare import Cloudflare
 client = Cloudflare(base_url={python_string(call.url + "/client/v4")}, api_token={_key(call)})
 answer = client.ai.run(
     "{CLOUDFLARE_MODEL}",
-{_lines(arguments | knobs)}
+{_lines(arguments | knobs | ({"extra_body": extra} if extra else {}))}
 )
 print(answer["description"])
 """

@@ -61,6 +61,7 @@ class CodePanel:
             url=url,
             model=self._info.model,
             takes_login=self._settings.auth is not None,
+            takes_key=bool(self._settings.api_key),
         )
 
     def _asked(self, box: dict[str, Any], history: list[Entry]) -> list[Entry]:

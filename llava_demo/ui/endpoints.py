@@ -61,7 +61,7 @@ def add_endpoints(page: gr.Blocks, engine: Engine, limits: ImageLimits) -> None:
     """Publish the three endpoints on `page`, inside its context. Their failures reach the client as words."""
 
     async def ask(image: Any, prompt: Any, *knobs: Any) -> AsyncGenerator[str, None]:
-        """Answer a question about one picture. The text grows while it streams."""
+        """Answer a question about a picture. The text grows while it streams."""
 
         def request() -> ChatRequest:
             if not isinstance(prompt, str):
@@ -87,7 +87,9 @@ def add_endpoints(page: gr.Blocks, engine: Engine, limits: ImageLimits) -> None:
         """The model, its engine and device, the limits, and how busy it is."""
         return asdict(engine.info) | {"limits": _limits(engine, limits), "load": asdict(engine.load())}
 
-    image = _Parameter("image", FileData, "The picture: handle_file(path).")
+    image = _Parameter(
+        "image", FileData, "The picture: handle_file(path); as a tool of MCP, a data URL or a web address."
+    )
     prompt = _Parameter("prompt", str, f"The question, at most {MAX_MESSAGE_CHARACTERS} characters.")
     messages = _Parameter(
         "messages",
@@ -100,7 +102,9 @@ def add_endpoints(page: gr.Blocks, engine: Engine, limits: ImageLimits) -> None:
 
 
 def _publish(page: gr.Blocks, function: Callable[..., Any], parameters: Sequence[_Parameter]) -> None:
-    """Give `function` a signature that Gradio can read, and its parameters their words."""
+    """Give `function` a signature that Gradio can read, and its parameters their words: for MCP as a docstring."""
+    words = "\n".join(f"    {parameter.name}: {parameter.words}" for parameter in parameters)
+    function.__doc__ = f"{function.__doc__}\n\nArgs:\n{words}"
     returns = dict[str, Any] if not parameters else str
     function.__annotations__ = {p.name: p.type for p in parameters} | {"return": returns}
     keyword = inspect.Parameter.POSITIONAL_OR_KEYWORD
