@@ -81,7 +81,7 @@ def figures_of(plain: Measured, ours: Measured) -> list[Figure]:
         rows += _crowd_figures(chats, plain.crowds[chats], ours.crowds[chats])
     for name, pick in _VISITS.items():
         rows.append(_first_figure(name, [pick(v) for v in plain.visits], [pick(v) for v in ours.visits], median))
-    theirs, mine = (median(n.worst_s / n.step_s for n in side.newcomers) for side in (plain, ours))
+    theirs, mine = (median(n.steps for n in side.newcomers) for side in (plain, ours))
     rows.append(Figure(PAUSE, "steps", theirs, mine))
     firsts = [n.first for n in plain.newcomers], [n.first for n in ours.newcomers]
     rows.append(_first_figure("first token of the one that comes", firsts[0], firsts[1], median))

@@ -78,6 +78,11 @@ class Newcomer:
     worst_s: float  # the longest such time from then until the newcomer's first token
     first: First
 
+    @property
+    def steps(self) -> float:
+        """The pause in units of a normal step."""
+        return self.worst_s / self.step_s if self.step_s else 0.0
+
 
 @dataclass(frozen=True)
 class Memory:
@@ -95,7 +100,7 @@ async def crowd(engine: Engine, label: str, chats: int, max_tokens: int) -> Crow
     seconds, cpu_s = time.perf_counter() - start, time.process_time() - start_cpu
     tokens = sum(reply.usage.completion_tokens for reply in replies)
     texts = tuple(reply.text.strip() for reply in replies)  # transformers' streamer keeps the first word's space
-    step_s = median(gap for reply in replies for gap in _gaps(reply.arrivals))
+    step_s = _median([gap for reply in replies for gap in _gaps(reply.arrivals)])
     return Crowd(seconds, cpu_s, tokens, step_s, tuple(_first(reply) for reply in replies), texts)
 
 
@@ -126,7 +131,7 @@ async def newcomer(engine: Engine, label: str, max_tokens: int) -> Newcomer:
         before = [gap for reply in replies for gap in _gaps(reply.arrivals[-AT_WORK:])]
         came = await _ask(engine, late, Reply())
     after = [gap for reply in replies for gap in _gaps(reply.arrivals, came.started, came.arrivals[0])]
-    return Newcomer(median(before), max(after, default=0.0), _first(came))
+    return Newcomer(_median(before), max(after, default=0.0), _first(came))
 
 
 async def memory(engine: Engine) -> Memory:  # noqa: ARG001, all jobs are alike
@@ -150,7 +155,14 @@ async def _ask(engine: Engine, request: ChatRequest, reply: Reply, look: Callabl
                 reply.text += chunk.text
                 look()
             reply.usage = chunk.usage or reply.usage
+    if not reply.arrivals:  # an answer without any text has its first token at its end
+        reply.arrivals.append(time.perf_counter())
+        reply.first_cpu_s = time.process_time() - reply.started_cpu
     return reply
+
+
+def _median(gaps: Sequence[float]) -> float:
+    return median(gaps) if gaps else 0.0  # answers of one piece have none
 
 
 def _first(reply: Reply) -> First:

@@ -41,11 +41,16 @@ def make_checkpoint(shape: str, folder: Path) -> Path:
     target = folder / f"random-{shape}"
     if (target / "processor_config.json").exists():  # saved last
         return target
-    config, processor = _miniature() if shape == "miniature" else _llava_1_5(*_SIZES[shape])
+    config, processor = architecture(shape)
     model = _random_model(config, processor)
     model.save_pretrained(target, max_shard_size=_SHARD)
     processor.save_pretrained(target)
     return target
+
+
+def architecture(shape: str) -> "tuple[LlavaConfig, ProcessorMixin]":
+    """The sizes of a shape, and a processor that fits them."""
+    return _miniature() if shape == "miniature" else _llava_1_5(*_SIZES[shape])
 
 
 def _miniature() -> "tuple[LlavaConfig, ProcessorMixin]":

@@ -5,7 +5,7 @@ import multiprocessing
 import signal
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -30,17 +30,6 @@ def plain_way(settings: Settings) -> Engine:
 
     engine = load_engine(settings.model_copy(update={"engine": "generate"}))
     return PlainWay(engine.llava, engine.info)  # type: ignore[attr-defined]
-
-
-def batched_with(changes: dict[str, Any], settings: Settings) -> Engine:
-    """The batched engine, as it decides for itself but for these fields of its `BatchSize`."""
-    from llava_demo.engines.batched import BatchedEngine
-    from llava_demo.engines.memory import batch_size
-
-    plain = load_engine(settings.model_copy(update={"engine": "generate"}))
-    llava = plain.llava  # type: ignore[attr-defined]
-    size, _ = batch_size(llava, settings.max_concurrent)
-    return BatchedEngine(llava, replace(plain.info, engine="batched"), settings.max_queue, replace(size, **changes))
 
 
 def on_the_cpu(settings: Settings) -> Engine:

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +19,17 @@ from llava_demo.bench.figures import FOLLOW_UP, PAUSE, STEP, THROUGHPUT, Measure
 from llava_demo.bench.machine import LONG_CHAT, about_here
 from llava_demo.bench.report import aligned, write
 from llava_demo.bench.run import OURS, PLAIN, Measuring, Result, Step, loaded_side, measure, put_through, steps_of
-from llava_demo.bench.side import SideFailed, batched_with, on_the_cpu, our_engine
+from llava_demo.bench.side import SideFailed, on_the_cpu, our_engine, plain_way
+from llava_demo.engines import Engine
 from llava_demo.settings import Settings
 
 CHATS = (1, 4, 8, 16, 32)
 PRECISIONS = ("4bit", "none")
 _TELLING = (THROUGHPUT, FOLLOW_UP, PAUSE)
-# What is changed in the settings, and in the batched engine's `BatchSize`.
-VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "as it decides by itself": ({}, {}),
-    "no pages shared": ({}, {"is_sharing": False}),
-    **{f"chunks of {tokens} tokens": ({}, {"chunk": tokens}) for tokens in (64, 128, 256, 512, 1024)},
-    "weights in 8 bits": ({"quantize": "8bit"}, {}),
+VARIANTS: dict[str, dict[str, Any]] = {  # what is otherwise in the batched engine's `BatchSize`
+    "as it decides by itself": {},
+    "no pages shared": {"is_sharing": False},
+    **{f"chunks of {tokens} tokens": {"chunk": tokens} for tokens in (64, 128, 256, 512, 1024)},
 }
 _JSON_NAME, _TABLE_NAME = "suite.json", "suite.md"
 
@@ -133,16 +131,43 @@ def _findings(result: Result) -> Iterator[tuple[str, str]]:
 
 
 def _settings(suite: Suite) -> None:
-    """The engine as it decides by itself, then with one thing otherwise at a time."""
+    """The batched engine as it decides by itself, then with one thing otherwise at a time, on the same weights."""
     asked = replace(suite.asked, chats=(1, max(suite.asked.chats)), rounds=1)
-    steps, base = steps_of(asked), None
-    for name, (changes, size) in VARIANTS.items():
-        settings = suite.settings.model_copy(update=changes)
-        make = partial(batched_with, size)
-        with suite.part("settings", name), _bar(1 + len(steps)) as bar, loaded_side(name, make, settings, bar) as side:
-            measured = put_through([side], steps, bar)[name]
-            base = base or measured
-            suite.add("settings", name, _told(base, measured))
+    base: Measured | None = None
+    with (
+        suite.part("settings", "loading"),
+        _bar(1 + len(VARIANTS)) as bar,
+        loaded_side("batched", plain_way, suite.settings, bar) as side,
+    ):
+        for name, changes in VARIANTS.items():
+            bar.set_description(f"batched: {name}")
+            with suite.part("settings", name):
+                measured: Measured = side.run(_batched_with, changes, asked)
+                base = base or measured
+                suite.add("settings", name, _told(base, measured))
+            bar.update()
+
+
+async def _batched_with(engine: Engine, changes: dict[str, Any], asked: Measuring) -> Measured:
+    """In the other process: a new batched engine on the weights of `engine`, measured and ended."""
+    import torch
+
+    from llava_demo.engines.batched import BatchedEngine
+    from llava_demo.engines.memory import batch_size
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # else what the engine before has given back is counted as taken
+    llava = engine.llava  # type: ignore[attr-defined]
+    size, _ = batch_size(llava, max(asked.chats))
+    batched, measured = BatchedEngine(llava, engine.info, max(asked.chats), replace(size, **changes)), Measured()
+    try:
+        for step in steps_of(asked):
+            result = await step.job(batched, *step.arguments)
+            if step.is_kept:
+                measured.add(result)
+    finally:
+        await batched.aclose()
+    return measured
 
 
 def _told(base: Measured, measured: Measured) -> str:
