@@ -6,11 +6,13 @@ once a session, in about a second, and is an ordinary folder for `--model`:
     tiny_folder     its path (str)      a picture of 56 x 56 pixels takes 16 tokens of a context of 1,024
     tiny_llava      it, loaded
     tiny_engine     a new GenerateEngine on it, with room for two in line, for each test
+    tiny_batched    a new BatchedEngine on it, with room for many in line, for each test
 """
 
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,10 +29,15 @@ from transformers import (
     LlavaNextProcessor,
     LlavaProcessor,
     PreTrainedTokenizerFast,
+    Qwen2Config,
+    SiglipImageProcessor,
+    SiglipVisionConfig,
 )
 
 from llava_demo.device import Hardware, Plan
 from llava_demo.engines import EngineInfo
+from llava_demo.engines.batched import BatchedEngine
+from llava_demo.engines.continuous import BatchSize
 from llava_demo.engines.generate import GenerateEngine
 from llava_demo.llava import MODEL_CARD_TEMPLATE, Llava
 
@@ -95,6 +102,32 @@ def make_tiny_next(folder: Path) -> None:
     _save(model, LlavaNextProcessor(pictures, words, **_PROCESSOR), folder)
 
 
+def make_tiny_interleave(folder: Path) -> None:
+    """Save a llava-interleave-qwen in small: SigLIP sees, Qwen2 speaks, keys and values shared by two heads each."""
+    words = tokenizer()
+    model = LlavaForConditionalGeneration(
+        LlavaConfig(
+            vision_config=SiglipVisionConfig(
+                hidden_size=WIDTH,
+                intermediate_size=2 * WIDTH,
+                num_hidden_layers=3,
+                num_attention_heads=2,
+                image_size=SIDE,
+                patch_size=PATCH,
+                vision_use_head=False,
+            ),
+            text_config=Qwen2Config(**_TEXT, vocab_size=len(words), num_attention_heads=4, num_key_value_heads=2),
+            image_token_index=IMAGE_ID,
+            vision_feature_select_strategy="full",
+            vision_feature_layer=-1,
+            pad_token_id=0,
+        )
+    )
+    pictures = SiglipImageProcessor(size={"height": SIDE, "width": SIDE})
+    options = _PROCESSOR | {"vision_feature_select_strategy": "full", "num_additional_image_tokens": 0}
+    _save(model, LlavaProcessor(pictures, words, **options), folder)
+
+
 _PROCESSOR = {
     "patch_size": PATCH,
     "vision_feature_select_strategy": "default",
@@ -115,19 +148,19 @@ def _vision_config() -> CLIPVisionConfig:
     )
 
 
+_TEXT = {
+    "hidden_size": WIDTH,
+    "intermediate_size": 2 * WIDTH,
+    "num_hidden_layers": 2,
+    "max_position_embeddings": CONTEXT,
+    "bos_token_id": START_ID,
+    "eos_token_id": END_ID,
+    "pad_token_id": PAD_ID,
+}
+
+
 def _text_config(words: PreTrainedTokenizerFast) -> LlamaConfig:
-    return LlamaConfig(
-        vocab_size=len(words),
-        hidden_size=WIDTH,
-        intermediate_size=2 * WIDTH,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=CONTEXT,
-        bos_token_id=START_ID,
-        eos_token_id=END_ID,
-        pad_token_id=PAD_ID,
-    )
+    return LlamaConfig(**_TEXT, vocab_size=len(words), num_attention_heads=2, num_key_value_heads=2)
 
 
 def _save(model: LlavaForConditionalGeneration, processor: LlavaProcessor, folder: Path) -> None:
@@ -145,9 +178,19 @@ def _save(model: LlavaForConditionalGeneration, processor: LlavaProcessor, folde
 
 
 def engine_of(llava: Llava, max_queue: int = 2, max_images: int = 8) -> GenerateEngine:
-    info = EngineInfo(
+    return GenerateEngine(llava, info_of(llava, "generate", max_images), max_queue)
+
+
+def batched_engine_of(llava: Llava, max_queue: int = 200, **size: Any) -> BatchedEngine:
+    """By default with room for 8 at once in chunks of 48 tokens, so that prompts come in several."""
+    sizes = {"pages": 300, "requests": 8, "chunk": 48} | size
+    return BatchedEngine(llava, info_of(llava, "batched"), max_queue, BatchSize(**sizes))
+
+
+def info_of(llava: Llava, engine: str, max_images: int = 8) -> EngineInfo:
+    return EngineInfo(
         model="tiny",
-        engine="generate",
+        engine=engine,
         device="CPU",
         precision="float32",
         attention="sdpa",
@@ -156,7 +199,6 @@ def engine_of(llava: Llava, max_queue: int = 2, max_images: int = 8) -> Generate
         max_images=max_images,
         is_miniature=False,
     )
-    return GenerateEngine(llava, info, max_queue)
 
 
 @pytest.fixture(scope="session")
@@ -174,5 +216,12 @@ def tiny_llava(tiny_folder: str) -> Llava:
 @pytest.fixture
 def tiny_engine(tiny_llava: Llava) -> Iterator[GenerateEngine]:
     engine = engine_of(tiny_llava)
+    yield engine
+    asyncio.run(engine.aclose())
+
+
+@pytest.fixture
+def tiny_batched(tiny_llava: Llava) -> Iterator[BatchedEngine]:
+    engine = batched_engine_of(tiny_llava)
     yield engine
     asyncio.run(engine.aclose())

@@ -82,7 +82,7 @@ def gate(tiny_llava: Llava) -> Iterator[Gate]:
 
 
 @contextmanager
-def failing(llava: Llava, error: Exception, after: int = 0) -> Iterator[None]:
+def failing(model: torch.nn.Module, error: Exception, after: int = 0) -> Iterator[None]:
     """Make the model raise in step number `after`."""
     steps = iter(range(1000))
 
@@ -90,7 +90,7 @@ def failing(llava: Llava, error: Exception, after: int = 0) -> Iterator[None]:
         if next(steps) == after:
             raise error
 
-    hook = llava.model.register_forward_pre_hook(fail)
+    hook = model.register_forward_pre_hook(fail)
     yield
     hook.remove()
 
@@ -436,7 +436,7 @@ def test_a_failure_in_the_model_is_told_and_the_next_request_works(
     tiny_engine: GenerateEngine,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    with failing(tiny_engine.llava, fault, after), pytest.raises(raised, match=words) as caught:
+    with failing(tiny_engine.llava.model, fault, after), pytest.raises(raised, match=words) as caught:
         answer(tiny_engine)
     assert "secret" not in str(caught.value) + caplog.text  # words of exceptions may quote a prompt
     assert type(fault).__name__ in caplog.text
@@ -446,7 +446,7 @@ def test_a_failure_in_the_model_is_told_and_the_next_request_works(
 
 def test_a_failure_spares_those_who_wait(tiny_engine: GenerateEngine, gate: Gate) -> None:
     async def scenario() -> None:
-        with failing(tiny_engine.llava, _Fault(), after=0):
+        with failing(tiny_engine.llava.model, _Fault(), after=0):
             _, failed = await started(tiny_engine)
             await until(gate.reached.is_set)
             other = asyncio.ensure_future(complete(tiny_engine, request()))
@@ -461,7 +461,7 @@ def test_a_failure_spares_those_who_wait(tiny_engine: GenerateEngine, gate: Gate
 
 def test_a_broken_gpu_fails_the_engine_for_good(tiny_llava: Llava) -> None:
     engine = engine_of(tiny_llava)
-    with failing(tiny_llava, torch.AcceleratorError("device-side assert")), pytest.raises(EngineUnavailable):
+    with failing(tiny_llava.model, torch.AcceleratorError("device-side assert")), pytest.raises(EngineUnavailable):
         answer(engine)
     assert engine.load().state == "failed"
     with pytest.raises(EngineUnavailable, match="only a restart"):

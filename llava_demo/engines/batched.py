@@ -69,8 +69,8 @@ class BatchedEngine:
     def __init__(self, llava: Llava, info: EngineInfo, max_queue: int, size: BatchSize) -> None:
         self.llava, self.info = llava, info
         self.images = ImageTokens(llava, max_rows=size.tokens)
-        self._size, self._max_queue = size, max_queue
-        self._batch = Batch(llava, self.images, size)
+        self.size, self._max_queue = size, max_queue
+        self.batch = Batch(llava, self.images, size)
         self._names = (f"chat-{number}" for number in count())
         self._changed = threading.Condition()  # and its lock is over the five below
         self._jobs: set[Job] = set()  # all that have not ended
@@ -98,7 +98,7 @@ class BatchedEngine:
         with self._changed:
             state = "failed" if self._refusal else "restarting" if self._is_restarting else "ready"
             running = len(self._chats)
-            return EngineLoad(state, running, len(self._jobs) - running, self._batch.shareable_tokens)
+            return EngineLoad(state, running, len(self._jobs) - running, self.batch.shareable_tokens)
 
     async def aclose(self) -> None:
         """End what runs, refuse what waits and what will come; returns when the threads have ended."""
@@ -117,7 +117,7 @@ class BatchedEngine:
             if self._refusal:
                 raise EngineUnavailable(self._refusal)
             running = len(self._chats)
-            if len(self._jobs) >= self._size.requests + self._max_queue:
+            if len(self._jobs) >= self.size.requests + self._max_queue:
                 raise EngineBusy(
                     f"{running} questions are being answered and {len(self._jobs) - running} are waiting, the most "
                     "that may wait; try again in a few seconds."
@@ -154,7 +154,7 @@ class BatchedEngine:
     def _chat(self, job: Job) -> _Chat:
         llava, sampling = self.llava, job.request.sampling
         prompt = self.images.prompt(job.request.messages, job.request.is_raw)
-        held = min(llava.context_tokens, self._size.tokens - PAGE_TOKENS)
+        held = min(llava.context_tokens, self.size.tokens - PAGE_TOKENS)
         room = answer_room(llava, len(prompt.ids), sampling.max_tokens, held)
         ids = torch.tensor(prompt.ids, device=llava.model.device)
         draw = Draw(sampling, ids, llava.image_token_id, llava.vocabulary)
@@ -167,7 +167,7 @@ class BatchedEngine:
             try:
                 self._drop_cancelled()
                 self._take_in()
-                self._deliver(self._batch.step())
+                self._deliver(self.batch.step())
             except Exception as error:  # noqa: BLE001, the top of a thread: whatever it is, the callers must hear of it
                 self._recover(error)
 
@@ -197,17 +197,17 @@ class BatchedEngine:
             chat.name = next(self._names)
             with self._changed:
                 self._chats[chat.name] = chat
-            self._batch.add(chat.name, chat.prompt.ids, chat.room, chat.draw)
+            self.batch.add(chat.name, chat.prompt.ids, chat.room, chat.draw)
             if is_new_picture and len(self._chats) > 1:
                 return  # who is being answered need not wait for two pictures between two tokens
 
     def _next(self) -> _Chat | None:
         with self._changed:
-            if not self._line or len(self._chats) >= self._size.requests:
+            if not self._line or len(self._chats) >= self.size.requests:
                 return None
             chat = self._line[0]
             reserved = sum(other.reserved for other in self._chats.values()) + chat.reserved
-            if self._chats and (reserved > self._size.tokens or not self.images.fits(chat.prompt)):
+            if self._chats and (reserved > self.size.tokens or not self.images.fits(chat.prompt)):
                 return None
             return self._line.popleft()
 
@@ -217,13 +217,13 @@ class BatchedEngine:
             _put(chat.job, chat.answer.add(token.token, token.likelihood))
             if token.is_last or chat.answer.is_whole:
                 _put(chat.job, chat.answer.rest())
-                cached = self._batch.cached_tokens.get(chat.name, 0)
+                cached = self.batch.cached_tokens.get(chat.name, 0)
                 self._leave(chat)
                 self._end(chat.job, chat.answer.last(len(chat.prompt.ids), cached))
 
     def _leave(self, chat: _Chat) -> None:
         """Free what a chat holds."""
-        self._batch.remove(chat.name)
+        self.batch.remove(chat.name)
         self.images.release(chat.prompt)
         with self._changed:
             del self._chats[chat.name]
@@ -241,14 +241,14 @@ class BatchedEngine:
             self._refuse_all(BROKEN_GPU)
             return
         if is_out_of_memory(error):
-            self._size = replace(self._size, chunk=max(self._size.chunk // 2, SMALLEST_CHUNK))
+            self.size = replace(self.size, chunk=min(self.size.chunk, max(self.size.chunk // 2, SMALLEST_CHUNK)))
         del error, failed  # the exception holds the tensors of its frames
         try:
-            self._batch.close()
+            self.batch.close()
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            self._batch = Batch(self.llava, self.images, self._size)
+            self.batch = Batch(self.llava, self.images, self.size)
         except Exception as again:  # noqa: BLE001, whatever it is, nothing can be answered any more
             failure_of(again)
             self._refuse_all("The engine failed and could not be started again; the server must be restarted.")

@@ -57,8 +57,8 @@ class Batch:
     def __init__(self, llava: Llava, images: ImageTokens, size: BatchSize) -> None:
         self.size = size
         self._end_ids = sorted(llava.end_ids)
-        self._model = twin_of(llava.model)
-        self._manager = self._model.init_continuous_batching(
+        self.model = twin_of(llava.model)
+        self._manager = self.model.init_continuous_batching(
             GenerationConfig(do_sample=False, eos_token_id=self._end_ids or -1),
             ContinuousBatchingConfig(
                 page_size=PAGE_TOKENS,
@@ -79,7 +79,7 @@ class Batch:
         old = self._processor.model_runner
         self._runner = _Runner(old.logit_processor, old.cb_config, old.inputs_and_outputs, old.cache, False, False)
         self._runner.images = images
-        self._runner.attention = PagedAttention(self.cache, self._model.config.get_text_config().num_hidden_layers)
+        self._runner.attention = PagedAttention(self.cache, self.model.config.get_text_config().num_hidden_layers)
         self._processor.model_runner = self._runner
 
     def add(self, request_id: str, ids: list[int], room: int, draw: Draw) -> None:
@@ -104,13 +104,12 @@ class Batch:
         if not self._processor.prepare_next_batch():
             return []
         self._runner.active = set(scheduler.active_requests)
-        self._processor._generation_step(self._model)
+        self._processor._generation_step(self.model)
         self._processor.update_batch()
         ended = set()
         while (output := self._manager.get_result(timeout=0)) is not None:
             ended.add(output.request_id)
-        tokens = [Token(*drawn, is_last=drawn[0] in ended) for drawn in self._runner.drawn]
-        return tokens
+        return [Token(*drawn, is_last=drawn[0] in ended) for drawn in self._runner.drawn]
 
     def close(self) -> None:
         """Let go of the cache's memory, whatever else still holds this batch."""
@@ -142,7 +141,7 @@ class _Runner(ModelRunner):
         self.drawn: list[tuple[str, int, TokenLikelihood | None]] = []
 
     def compute_batch(self, model: nn.Module, batch_data: dict[str, Any]) -> None:
-        """In place of transformers': `batch_data` has its inputs, and its output goes where transformers looks for it."""
+        """In place of transformers': `batch_data` has the inputs; the tokens go where transformers looks for them."""
         states: list[FutureRequestState] = self.inputs_and_outputs.requests_in_batch
         spans = [(s.state.request_id, s.state.position_offset - s.query_length, s.query_length) for s in states]
         answering = [s.state.request_id for s in states if s.has_new_token]
