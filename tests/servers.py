@@ -96,7 +96,7 @@ def tiny(tiny_llava: Llava) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def miniature() -> Iterator[Server]:
-    engine = load_engine(Settings(model="miniature"))
+    engine = load_engine(Settings(model="miniature", engine="generate"))
     assert isinstance(engine, GenerateEngine)
     with serving(engine) as server:
         yield server
