@@ -26,7 +26,8 @@ RED, BLUE = Image.from_bytes(png("red")), Image.from_bytes(png("blue"))
 FILES = {"it's red; $(rm x) é.png": RED, "blue.png": BLUE}
 NASTY = (
     'She said "it\'s" \'\'\'fine\'\'\' """really"""; $HOME `id` $(id) \\n \\\\ \\" !! !x %s {0} #{} ${a}\n'
-    "JSON\nEOF\r\n\t<image> </s> <b>&lt;</b> 👨\u200d👩\u200d👧 \u202egnp.\u202c \u2028\u00a0\u200b*/ // -- é中\x00\x7f end\\"
+    "JSON\nEOF\r\n\t<image> </s> <b>&lt;</b> 👨\u200d👩\u200d👧 \u202egnp.\u202c \u2028\u00a0\u200b*/ // -- é中\x00"
+    "\x7f end\\"
 )
 
 

@@ -2,11 +2,10 @@
 
 import asyncio
 import inspect
-import re
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -21,13 +20,13 @@ from llava_demo.chat import (
     Message,
     SamplingParams,
 )
+from llava_demo.downloads import Downloads
 from llava_demo.engines import Engine
-from llava_demo.errors import DemoError, InvalidImage, InvalidRequest
-from llava_demo.images import Image, ImageLimits
+from llava_demo.errors import DemoError, InvalidRequest
+from llava_demo.images import ImageLimits
 from llava_demo.ui.growth import growing_answer
-from llava_demo.wire.openai import messages_from
-
-_FINISHED_UPLOAD = re.compile(r"[0-9a-f]{64}/[^/]+")  # below Gradio's upload folder; unfinished ones lie beside
+from llava_demo.ui.uploads import Uploads, leave_addresses_alone
+from llava_demo.wire.openai.messages import ImageFromUrl, messages_from
 
 
 @dataclass(frozen=True)
@@ -57,29 +56,31 @@ def _knob_parameters() -> list[_Parameter]:
 _KNOB_PARAMETERS = _knob_parameters()
 
 
-def add_endpoints(page: gr.Blocks, engine: Engine, limits: ImageLimits) -> None:
+def add_endpoints(page: gr.Blocks, engine: Engine, limits: ImageLimits, downloads: Downloads | None) -> None:
     """Publish the three endpoints on `page`, inside its context. Their failures reach the client as words."""
+    uploads = Uploads(limits, downloads, engine.info.max_images)
 
     async def ask(image: Any, prompt: Any, *knobs: Any) -> AsyncGenerator[str, None]:
         """Answer a question about a picture. The text grows while it streams."""
 
-        def request() -> ChatRequest:
+        def request(from_url: ImageFromUrl) -> ChatRequest:
             if not isinstance(prompt, str):
                 raise InvalidRequest("prompt must be a string.", "prompt")
-            return ChatRequest((Message("user", prompt, (_uploaded(image, limits),)),), _sampling_from(knobs))
+            question = Message("user", prompt, (uploads.opened(image, from_url),))
+            return ChatRequest((question,), _sampling_from(knobs))
 
-        async with aclosing(_texts(engine, request)) as texts:
+        async with aclosing(_texts(engine, partial(uploads.fetched, [image]), request)) as texts:
             async for text in texts:
                 yield text
 
     async def chat(messages: Any, *knobs: Any) -> AsyncGenerator[str, None]:
         """Continue a conversation in OpenAI's form. The text grows while it streams."""
 
-        def request() -> ChatRequest:
-            turns = messages_from(messages, lambda file: _uploaded(file, limits), limits)
+        def request(from_url: ImageFromUrl) -> ChatRequest:
+            turns = messages_from(messages, lambda file: uploads.opened(file, from_url), limits, from_url)
             return ChatRequest(turns, _sampling_from(knobs))
 
-        async with aclosing(_texts(engine, request)) as texts:
+        async with aclosing(_texts(engine, partial(uploads.fetched, messages), request)) as texts:
             async for text in texts:
                 yield text
 
@@ -88,13 +89,14 @@ def add_endpoints(page: gr.Blocks, engine: Engine, limits: ImageLimits) -> None:
         return asdict(engine.info) | {"limits": _limits(engine, limits), "load": asdict(engine.load())}
 
     image = _Parameter(
-        "image", FileData, "The picture: handle_file(path); as a tool of MCP, a data URL or a web address."
+        "image", FileData, "The picture: handle_file(path or web address); through MCP, a data URL or a web address."
     )
     prompt = _Parameter("prompt", str, f"The question, at most {MAX_MESSAGE_CHARACTERS} characters.")
     messages = _Parameter(
         "messages",
         list[dict[str, Any]],
-        "Turns as {role, content}; content is a string, or parts: text, image_url (a data URL), handle_file(...).",
+        "Turns as {role, content}; content is a string, or a list of parts: text, handle_file(path or web address), "
+        "or image_url with a data URL or a web address.",
     )
     _publish(page, ask, [image, prompt, *_KNOB_PARAMETERS])
     _publish(page, chat, [messages, *_KNOB_PARAMETERS])
@@ -114,14 +116,17 @@ def _publish(page: gr.Blocks, function: Callable[..., Any], parameters: Sequence
     )
     endpoint = page.fns[gr.api(function, api_name=function.__name__, concurrency_limit=None)["id"]]
     for component, parameter in zip(endpoint.inputs, parameters, strict=True):
+        leave_addresses_alone(component)
         component.label = parameter.words
         component.api_info()["additional_description"] = parameter.words
     endpoint.outputs[0].label = "what is served" if not parameters else "answer"
 
 
-async def _texts(engine: Engine, request_of: Callable[[], ChatRequest]) -> AsyncGenerator[str, None]:
+async def _texts(
+    engine: Engine, fetched: Callable[[], Awaitable[ImageFromUrl]], request_of: Callable[[ImageFromUrl], ChatRequest]
+) -> AsyncGenerator[str, None]:
     try:
-        request = await asyncio.to_thread(request_of)
+        request = await asyncio.to_thread(request_of, await fetched())
         async with aclosing(growing_answer(engine, request, "gradio_client")) as growth:
             async for grown in growth:
                 yield grown.text
@@ -132,23 +137,6 @@ async def _texts(engine: Engine, request_of: Callable[[], ChatRequest]) -> Async
 def _sampling_from(values: tuple[Any, ...]) -> SamplingParams:
     given = dict(zip((p.name for p in _KNOB_PARAMETERS), values, strict=True))
     return SamplingParams(**given | {"stop": given["stop"] or ()})
-
-
-def _uploaded(file: Any, limits: ImageLimits) -> Image:
-    """Read a picture that the caller uploaded.
-
-    Gradio checks a path only beside the mark of its own FileData; without it any path arrives here untouched.
-
-    Raises:
-        InvalidImage: not a finished upload, or no picture.
-    """
-    path = file.get("path") if isinstance(file, dict) else None
-    if isinstance(path, str) and "\0" not in path:
-        folder = Path(gr.utils.get_upload_folder()).resolve()
-        real = Path(path).resolve()
-        if real.is_relative_to(folder) and _FINISHED_UPLOAD.fullmatch(real.relative_to(folder).as_posix()):
-            return Image.from_path(real, limits)
-    raise InvalidImage("The picture must be uploaded; send handle_file(path).", "image")
 
 
 def _limits(engine: Engine, limits: ImageLimits) -> dict[str, int]:

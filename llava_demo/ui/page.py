@@ -5,6 +5,7 @@ from typing import Any
 
 import gradio as gr
 
+from llava_demo.downloads import Downloads
 from llava_demo.engines import Engine
 from llava_demo.settings import Settings
 from llava_demo.ui import panels
@@ -13,6 +14,7 @@ from llava_demo.ui.controls import SamplingControls
 from llava_demo.ui.endpoints import add_endpoints
 from llava_demo.ui.examples import Example, examples_for
 from llava_demo.ui.handlers import IDLE, Handlers
+from llava_demo.ui.uploads import leave_addresses_alone
 
 CHECK_FOR_OLD_UPLOADS_S = 3600
 KEEP_UPLOADS_S = 7 * 24 * 3600  # an open conversation reads its pictures again at each turn
@@ -20,6 +22,7 @@ KEEP_UPLOADS_S = 7 * 24 * 3600  # an open conversation reads its pictures again 
 
 def build_page(engine: Engine, settings: Settings) -> gr.Blocks:
     """The page and its three API endpoints. `serve.launch` adds the look and puts it on a port."""
+    downloads = Downloads(settings.image_limits) if settings.fetch_urls else None
     with gr.Blocks(
         title="Ask a picture",
         fill_height=True,
@@ -39,7 +42,9 @@ def build_page(engine: Engine, settings: Settings) -> gr.Blocks:
         _connect(handlers, _Parts(box, refusal, chat, seen), controls.components)
         code = CodePanel(engine.info, settings, controls, examples)
         _connect_code(code, [box, chat, *controls.components])
-        add_endpoints(page, engine, settings.image_limits)
+        for component in (box, chat):
+            leave_addresses_alone(component)
+        add_endpoints(page, engine, settings.image_limits, downloads)
     return page
 
 

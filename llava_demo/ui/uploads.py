@@ -1,0 +1,80 @@
+"""Pictures as Gradio hands them over: finished uploads in its cache, and web addresses, which it must not fetch."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.blocks import Block
+
+from llava_demo.downloads import Downloads
+from llava_demo.errors import InvalidImage, InvalidRequest
+from llava_demo.images import Image, ImageLimits
+from llava_demo.wire.openai.messages import ImageFromUrl, is_web_address, web_addresses
+
+_FINISHED_UPLOAD = re.compile(r"[0-9a-f]{64}/[^/]+")  # below Gradio's upload folder; unfinished ones lie beside
+
+
+def leave_addresses_alone(block: Block) -> None:
+    """A file that is a web address reaches our code as it is.
+
+    Gradio 6.31 would fetch it before: with no limit to its size or time, and where --no-fetch-urls forbids it too.
+    """
+    move = block.async_move_resource_to_block_cache
+
+    async def move_files(path: str | Path | None) -> str | None:
+        return path if isinstance(path, str) and is_web_address(path) else await move(path)
+
+    block.async_move_resource_to_block_cache = move_files  # type: ignore[method-assign]
+
+
+class Uploads:
+    """Opens the files that callers of the API send, for one page."""
+
+    def __init__(self, limits: ImageLimits, downloads: Downloads | None, max_images: int) -> None:
+        self._limits, self._downloads, self._max_images = limits, downloads, max_images
+
+    async def fetched(self, messages: Any) -> ImageFromUrl:
+        """Fetch what `messages` name by a web address; gives the picture of each, or raises why there is none.
+
+        Raises:
+            InvalidRequest: more of them than a conversation may have pictures.
+        """
+        urls = {*web_addresses(messages), *_addresses_of_files(messages)} if self._downloads else set()
+        if len(urls) > self._max_images:
+            most = f"at most {self._max_images} are allowed"
+            raise InvalidRequest(f"The conversation has {len(urls)} pictures to fetch; {most}.", "messages")
+        return await self._downloads.pictures(urls) if self._downloads else self._unfetched
+
+    def opened(self, file: Any, from_url: ImageFromUrl) -> Image:
+        """Read a picture that the caller uploaded, or whose address it gave as a file.
+
+        Gradio checks a path only beside the mark of its own FileData; without it any path arrives here untouched.
+
+        Raises:
+            InvalidImage: not a finished upload, or no picture.
+        """
+        path = file.get("path") if isinstance(file, dict) else None
+        if isinstance(path, str) and is_web_address(path):
+            return from_url(path)
+        if isinstance(path, str) and "\0" not in path:
+            folder = Path(gr.utils.get_upload_folder()).resolve()
+            real = Path(path).resolve()
+            if real.is_relative_to(folder) and _FINISHED_UPLOAD.fullmatch(real.relative_to(folder).as_posix()):
+                return Image.from_path(real, self._limits)
+        raise InvalidImage("The picture must be uploaded; send handle_file(path).", "image")
+
+    def _unfetched(self, url: str) -> Image:
+        return Image.from_data_url(url, self._limits)  # which says that this server fetches nothing
+
+
+def _addresses_of_files(messages: Any) -> set[str]:
+    """The web addresses among Gradio's files, wherever `messages` has them; what is wrong there is passed over."""
+    if isinstance(messages, list):
+        return {url for each in messages for url in _addresses_of_files(each)}
+    if not isinstance(messages, dict):
+        return set()
+    path = messages.get("path")
+    if isinstance(path, str):
+        return {path} if is_web_address(path) else set()
+    return _addresses_of_files(list(messages.values()))
