@@ -8,7 +8,11 @@ from functools import partial
 from typing import Any
 
 import gradio as gr
+from gradio.context import LocalContext
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llava_demo import log
 from llava_demo.downloads import Downloads
@@ -55,7 +59,11 @@ def launch(settings: Settings, engine: Engine | None = None, **options: Any) -> 
         pwa=False,
         footer_links=["api"],
         mcp_server=settings.auth is None,
-        app_kwargs={"routes": [routes], "lifespan": partial(_lifespan, routes, [engine] if is_ours else [])},
+        app_kwargs={
+            "routes": [routes],
+            "lifespan": partial(_lifespan, routes, [engine] if is_ours else []),
+            "middleware": [Middleware(_CallersOfRest)] if settings.is_zero_gpu else [],
+        },
         **look(),
         **options,
     )
@@ -107,6 +115,18 @@ def _check_address(host: str, port: int) -> None:
             raise SettingError(
                 f"Port {port} on {host} cannot be listened on ({error.strerror}); choose another with --port or --host."
             ) from error
+
+
+class _CallersOfRest:
+    """Names the caller to `spaces`, which then charges his quota on ZeroGPU; Gradio does it for its own calls only."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            LocalContext.request.set(gr.Request(Request(scope)))
+        await self._app(scope, receive, send)
 
 
 @asynccontextmanager

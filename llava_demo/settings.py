@@ -153,6 +153,11 @@ class Settings(BaseSettings):
         return self.engine == "remote" or (self.engine == "auto" and bool(self.remote_url))
 
     @property
+    def is_zero_gpu(self) -> bool:
+        """Whether this is a ZeroGPU Space, where there is a GPU only while an answer is written."""
+        return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true") and not self.is_remote
+
+    @property
     def image_limits(self) -> ImageLimits:
         return ImageLimits(max_bytes=self.max_image_mb * 2**20, max_pixels=self.max_image_megapixels * 1_000_000)
 

@@ -31,7 +31,9 @@ class OtherServer:
 
 
 @contextmanager
-def other_server(*command: str, health: str, folder: Path = ROOT) -> Iterator[OtherServer]:
+def other_server(
+    *command: str, health: str, folder: Path = ROOT, variables: dict[str, str] | None = None
+) -> Iterator[OtherServer]:
     """Start `python -m command` in `folder`, with a free port for PORT, and wait until `health` answers 200 there."""
     port = free_port()
     url = f"http://127.0.0.1:{port}/"
@@ -39,7 +41,7 @@ def other_server(*command: str, health: str, folder: Path = ROOT) -> Iterator[Ot
     process = subprocess.Popen(
         [sys.executable, "-m", *arguments],
         cwd=folder,
-        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        env=os.environ | {"HF_HUB_OFFLINE": "1"} | (variables or {}),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

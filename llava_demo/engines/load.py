@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from llava_demo.engines import Engine, EngineInfo
 from llava_demo.errors import EngineUnavailable
 from llava_demo.miniature import FOLDER
-from llava_demo.settings import Settings
+from llava_demo.settings import SettingError, Settings
 
 if TYPE_CHECKING:
     import torch
@@ -52,12 +52,16 @@ def load_engine(settings: Settings) -> Engine:
 
     Raises:
         EngineUnavailable: the checkpoint cannot be had or loaded; the message says why.
-        SettingError: other servers are to answer, and none is named.
+        SettingError: other servers are to answer, and none is named; or batches are wanted on ZeroGPU.
     """
     if settings.is_remote:
         from llava_demo.engines.remote import remote_engine
 
         return remote_engine(settings)
+    if settings.is_zero_gpu:
+        if settings.engine == "batched":
+            raise SettingError("Engine batched cannot run on ZeroGPU, which lends a GPU for one answer; leave it auto.")
+        import llava_demo.engines.zero_gpu  # noqa: F401, first: `spaces` makes it look as if the GPU were there
     from llava_demo.device import Hardware, Weights, Wishes, planned
 
     hardware = Hardware.found()
@@ -69,7 +73,17 @@ def load_engine(settings: Settings) -> Engine:
     llava = _load(checkpoint, plan, settings)
     info = _info(llava, checkpoint, plan, settings)
     _log.info("loaded %s in %.1f s", checkpoint.name, time.monotonic() - started)
+    if settings.is_zero_gpu:
+        return _on_zero_gpu(llava, info, settings)
     return _batched(llava, info, settings) if settings.engine != "generate" else _generate(llava, info, settings)
+
+
+def _on_zero_gpu(llava: "Llava", info: EngineInfo, settings: Settings) -> Engine:
+    from llava_demo.engines.zero_gpu import ZeroGpuEngine
+
+    words = "Engine generate: ZeroGPU lends a GPU for one answer at a time, so that there is nothing to batch."
+    reasons = (*info.reasons, words)
+    return ZeroGpuEngine(llava, replace(info, device="ZeroGPU", reasons=reasons), settings.max_queue)
 
 
 def _batched(llava: "Llava", info: EngineInfo, settings: Settings) -> Engine:
@@ -190,6 +204,7 @@ def _info(llava: "Llava", checkpoint: Checkpoint, plan: "Plan", settings: Settin
         max_images=settings.max_images or fitting,
         is_miniature=checkpoint.is_miniature,
         reasons=(checkpoint.reason, *plan.reasons, _image_mode_reason(llava, settings)),
+        image_side=None if llava.has_tiles else llava.side,
     )
 
 

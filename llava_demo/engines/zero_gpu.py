@@ -1,0 +1,141 @@
+"""ZeroGpuEngine: answers on a Hugging Face ZeroGPU Space, where there is a GPU only for as long as an answer takes.
+
+There `spaces.GPU` runs a generator in a process that is forked for the call and that alone has the GPU; the threads of
+this process do not exist in it. So each answer is one call: `generate`, in that process, from prompt to end.
+"""
+
+import asyncio
+import contextvars
+import logging
+import threading
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, closing
+
+import gradio as gr
+import PIL.Image
+import spaces  # type: ignore[import-untyped]  # before anything uses CUDA
+
+from llava_demo.chat import ChatRequest, Chunk
+from llava_demo.engines import EngineInfo, EngineLoad
+from llava_demo.engines.generate import GenerateEngine
+from llava_demo.engines.jobs import SHUTTING_DOWN, Job, check_pictures, failure_of
+from llava_demo.errors import DemoError, EngineBusy, EngineUnavailable, GenerationFailed
+from llava_demo.images import Image
+from llava_demo.llava import Llava
+
+# An answer that takes longer than was asked for is cut off by the platform; one that asks for much waits longer, and
+# is refused sooner. Assumed, not measured: 15 s to move 4-bit weights to the GPU, and 15 tokens a second.
+START_S, PICTURE_S, TOKENS_PER_S, LONGEST_S = 15, 1, 15, 120
+
+_log = logging.getLogger(__name__)
+
+
+def duration_of(request: ChatRequest) -> int:
+    """How many seconds of a GPU are asked for."""
+    seconds = START_S + PICTURE_S * len(request.images) + request.sampling.max_tokens / TOKENS_PER_S
+    return min(round(seconds), LONGEST_S)
+
+
+class ZeroGpuEngine:
+    """An `Engine` for any number of callers; the platform's own line decides who gets a GPU, and when.
+
+    It must be made before `gr.Blocks.launch`, which tells the platform that there is a function for the GPU.
+    """
+
+    def __init__(self, llava: Llava, info: EngineInfo, max_queue: int) -> None:
+        self.llava, self.info = llava, info
+        self._most = max(1, max_queue)
+        self._lock = threading.Lock()  # over the two below
+        self._jobs: set[Job] = set()
+        self._refusal: str | None = None
+        self._on_gpu = spaces.GPU(duration=duration_of)(self._answer)
+
+    async def stream(self, request: ChatRequest) -> AsyncGenerator[Chunk, None]:
+        """Answer `request`; see `Engine.stream`. The caller's quota is charged, as Gradio's context names him."""
+        check_pictures(request, self.info)
+        job = Job(request)
+        self._admit(job)
+        context = contextvars.copy_context()
+        threading.Thread(target=context.run, args=(self._work, job), name="zero-gpu", daemon=True).start()
+        try:
+            async with aclosing(job.chunks()) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+        finally:
+            job.is_cancelled.set()
+
+    def load(self) -> EngineLoad:
+        with self._lock:
+            return EngineLoad("failed" if self._refusal else "ready", len(self._jobs), 0)
+
+    async def aclose(self) -> None:
+        """Cancel what runs and refuse what will come."""
+        with self._lock:
+            self._refusal = SHUTTING_DOWN
+            running = list(self._jobs)
+        for job in running:
+            job.is_cancelled.set()
+            job.put(EngineUnavailable(SHUTTING_DOWN))
+
+    def seen(self, image: Image) -> PIL.Image.Image:
+        """The square that the model looks at for `image`."""
+        return self.llava.seen(image)
+
+    def _admit(self, job: Job) -> None:
+        with self._lock:
+            if self._refusal:
+                raise EngineUnavailable(self._refusal)
+            if len(self._jobs) >= self._most:
+                raise EngineBusy(f"{len(self._jobs)} questions are being answered, the most at once; try again soon.")
+            self._jobs.add(job)
+
+    def _work(self, job: Job) -> None:
+        """The thread of one answer: hands on what the process with the GPU yields."""
+        try:
+            with closing(self._on_gpu(job.request)) as items:
+                for item in items:
+                    if job.is_cancelled.is_set():
+                        break  # closing ends the other process's work, and gives the GPU back
+                    if isinstance(item, DemoError) or item.finish_reason:
+                        self._done(job)
+                    job.put(item)
+        except gr.Error as error:
+            job.put(_refusal_of(error))
+        except Exception as error:  # noqa: BLE001, the top of a thread: whatever it is, the caller must hear of it
+            job.put(failure_of(error))
+        finally:
+            self._done(job)
+
+    def _done(self, job: Job) -> None:
+        with self._lock:
+            self._jobs.discard(job)
+
+    def _answer(self, request: ChatRequest) -> Iterator[Chunk | DemoError]:
+        """In the forked process, or right here where there is no ZeroGPU: one answer by `generate`.
+
+        An error of ours is handed over as a value: raised, only the name of its class would arrive. The heart-beats are
+        what lets `spaces` notice, twice a second, that nobody wants the answer any more.
+        """
+        loop = asyncio.new_event_loop()
+        chunks = GenerateEngine(self.llava, self.info, max_queue=0).stream(request)
+        try:
+            while True:
+                try:
+                    chunk = loop.run_until_complete(anext(chunks))
+                except DemoError as error:
+                    yield error
+                    return
+                yield chunk
+                if chunk.finish_reason:
+                    return
+        finally:
+            loop.run_until_complete(chunks.aclose())
+            loop.close()
+
+
+def _refusal_of(error: gr.Error) -> DemoError:
+    """What the platform says, in its own words where they are for the caller: of quotas and of waiting."""
+    _log.warning("ZeroGPU: %s", error.title)
+    if error.title == "ZeroGPU worker error":
+        return GenerationFailed("The GPU was taken away before the answer was whole; please try again.")
+    return EngineUnavailable(f"{error.title}: {str(error.message).strip()}")
