@@ -63,7 +63,8 @@ class Llava:
             raise ValueError(f"this is no LLaVA: its pictures have {values.ndim} dimensions")
         self.side: int = values.shape[-1]
         # A processor that cuts a picture into tiles (LLaVA-NeXT, OneVision) shows all of it already.
-        self.mode: PictureMode = mode if values.ndim == 4 else "crop"
+        self.has_tiles = values.ndim == 5
+        self.mode: PictureMode = "crop" if self.has_tiles else mode
         runs, _ = self._encoded([picture])
         self.image_tokens = len(runs[0])
 

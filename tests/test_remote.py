@@ -5,22 +5,33 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import PIL.Image
 import pytest
+from checkpoints import SIDE, engine_of
 from pictures import encoded
 from processes import OtherServer, other_server
-from servers import free_port, serving
+from servers import Server, free_port, serving
 
 from llava_demo.chat import ChatRequest, Chunk, Message, SamplingParams
 from llava_demo.engines import Engine, complete
+from llava_demo.engines.generate import GenerateEngine
 from llava_demo.engines.load import load_engine
 from llava_demo.engines.remote import RemoteEngine
-from llava_demo.errors import DemoError, EngineUnavailable, InvalidRequest
+from llava_demo.errors import (
+    DemoError,
+    EngineBusy,
+    EngineUnavailable,
+    GenerationFailed,
+    InvalidRequest,
+    PromptTooLong,
+)
 from llava_demo.images import Image
+from llava_demo.llava import Llava
 from llava_demo.miniature import FOLDER
 from llava_demo.settings import SettingError, Settings
 
@@ -120,6 +131,147 @@ def test_the_page_of_a_remote_engine_answers(transformers_serve: OtherServer) ->
         picture = handle_file(EXAMPLES / "circle-and-square.png")
         answer = client.predict(image=picture, prompt="What is in this picture?", temperature=0, api_name="/ask")
     assert answer == "The image shows a red circle and a blue square."
+
+
+# --- this project's own server
+
+
+def noise(seed: int, size: tuple[int, int] = (120, 80)) -> Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    return Image.from_bytes(encoded(PIL.Image.fromarray(pixels), "PNG"))
+
+
+OWN = {
+    "greedy, a wide picture": asking("What?", images=(noise(0),)),
+    "drawn with a seed": asking("What?", images=(noise(1),), temperature=1.2, top_p=0.9, top_k=50, min_p=0.01, seed=7),
+    "penalties": asking("What?", repetition_penalty=1.3, frequency_penalty=0.5, presence_penalty=0.5),
+    "log-probabilities": asking("What?", images=(noise(2),), top_logprobs=3, max_tokens=8),
+    "a system message and turns": ChatRequest(
+        (
+            Message("system", "Be brief."),
+            Message("user", "What? é 日本 😀", (noise(3), noise(4, (50, 90)))),
+            Message("assistant", "A circle."),
+            Message("user", "Sure?"),
+        ),
+        GREEDY,
+    ),
+}
+
+
+@pytest.mark.parametrize("question", OWN)
+def test_our_own_server_answers_as_the_engine_behind_it(question: str, padding: Server) -> None:
+    """Pictures go as the square that the model sees, so that wide ones are the same here and there."""
+    expected = asyncio.run(complete(padding.engine, OWN[question]))
+    with remote(padding.url) as engine:
+        answer = asyncio.run(complete(engine, OWN[question]))
+    assert (answer.text, answer.finish_reason) == (expected.text, expected.finish_reason)
+    assert [token.token for token in answer.logprobs] == [token.token for token in expected.logprobs]
+    for ours, theirs in zip(answer.logprobs, expected.logprobs, strict=True):
+        assert ours.logprob == pytest.approx(theirs.logprob, abs=1e-4)
+    assert answer.usage.prompt_tokens == expected.usage.prompt_tokens
+    assert answer.usage.completion_tokens == expected.usage.completion_tokens
+
+
+@pytest.fixture(scope="module")
+def padding(tiny_folder: str) -> Iterator[Server]:
+    """A tiny model, loaded as by anybody: pictures are padded."""
+    engine = load_engine(Settings(model=tiny_folder, engine="generate"))
+    assert isinstance(engine, GenerateEngine)
+    with serving(engine) as server:
+        yield server
+
+
+def test_what_our_own_server_tells_is_known_here(padding: Server) -> None:
+    with remote(padding.url) as engine:
+        info = engine.info
+        assert (info.model, info.engine, info.context_tokens) == ("tiny", "remote", 1024)
+        assert (info.image_tokens, info.image_side, info.max_images) == (16, SIDE, padding.engine.info.max_images)
+        assert engine.load().state == "ready"
+        square = engine.seen(noise(0))
+        assert square is not None
+        assert square.tobytes() == padding.engine.seen(noise(0)).tobytes()
+
+
+def test_closing_the_stream_frees_the_server(padding: Server) -> None:
+    async def begin(engine: RemoteEngine) -> None:
+        async with aclosing(engine.stream(asking("Tell me a long story.", max_tokens=900))) as chunks:
+            async for chunk in chunks:
+                if chunk.text:
+                    assert (engine.load().running, engine.load().waiting) == (1, 0)
+                    return
+
+    with remote(padding.url) as engine, padding.slow():
+        asyncio.run(begin(engine))
+        padding.wait_until_free()
+        assert (engine.load().running, engine.load().waiting) == (0, 0)
+
+
+def test_a_conversation_that_does_not_fit_is_the_callers_to_hear(padding: Server) -> None:
+    with remote(padding.url) as engine, pytest.raises(PromptTooLong, match="tokens"):
+        asyncio.run(complete(engine, asking("word " * 1200)))
+
+
+def test_no_more_may_wait_than_was_set(padding: Server) -> None:
+    async def ask_three(engine: RemoteEngine) -> list[Any]:
+        answers = (complete(engine, asking("Hello", max_tokens=3)) for _ in range(3))
+        return await asyncio.gather(*answers, return_exceptions=True)
+
+    with remote(padding.url, max_queue=2) as engine, padding.slow(0.2):
+        assert [type(answer) for answer in asyncio.run(ask_three(engine))].count(EngineBusy) == 1
+
+
+def test_servers_that_are_busy_are_said_to_be(tiny_llava: Llava) -> None:
+    async def ask_two(engine: RemoteEngine) -> list[Any]:
+        answers = (complete(engine, asking("Hello", max_tokens=30)) for _ in range(2))
+        return await asyncio.gather(*answers, return_exceptions=True)
+
+    with (
+        serving(engine_of(tiny_llava, max_queue=0), max_queue=0) as server,
+        server.slow(),
+        remote(server.url) as engine,
+    ):
+        assert [type(answer) for answer in asyncio.run(ask_two(engine))].count(EngineBusy) == 1
+
+
+def test_the_least_busy_server_is_asked(padding: Server, tiny_llava: Llava) -> None:
+    async def ask_two(engine: RemoteEngine, both: list[Server]) -> None:
+        asking_two = [asyncio.create_task(complete(engine, asking("Hello", max_tokens=30))) for _ in both]
+        await asyncio.to_thread(lambda: [server.wait_until(running=1, waiting=0) for server in both])
+        await asyncio.gather(*asking_two)
+
+    with (
+        serving(engine_of(tiny_llava)) as second,
+        padding.slow(),
+        second.slow(),
+        remote(padding.url, second.url) as engine,
+    ):
+        asyncio.run(ask_two(engine, [padding, second]))
+
+
+def test_a_key_is_sent_and_a_wrong_one_is_said(tiny_llava: Llava) -> None:
+    with serving(engine_of(tiny_llava), api_key=("k3y",)) as server:
+        with remote(server.url, remote_key="k3y") as engine:
+            assert asyncio.run(complete(engine, asking("Hello", max_tokens=3))).usage.completion_tokens == 3
+        with remote(server.url, remote_key="wrong") as engine, pytest.raises(EngineUnavailable, match="key"):
+            asyncio.run(complete(engine, asking("Hello")))
+
+
+def test_a_server_killed_in_mid_answer_is_said_and_the_next_question_goes_to_the_other(
+    tiny_folder: str, padding: Server
+) -> None:
+    async def ask(engine: RemoteEngine, dying: OtherServer) -> None:
+        async with aclosing(engine.stream(asking("Tell me a long story.", max_tokens=900))) as chunks:
+            async for chunk in chunks:
+                if chunk.text:
+                    dying.kill()
+
+    command = ["llava_demo", "serve", "--model", tiny_folder, "--engine", "generate", "--port", "PORT"]
+    with other_server(*command, health="health/ready") as dying, remote(dying.url, padding.url) as engine:
+        with pytest.raises(GenerationFailed, match="broke off"):
+            asyncio.run(ask(engine, dying))
+        answer = asyncio.run(complete(engine, OWN["greedy, a wide picture"]))
+        assert answer.text == asyncio.run(complete(padding.engine, OWN["greedy, a wide picture"])).text
+        assert engine.load().state == "ready"
 
 
 # --- servers that fail

@@ -23,6 +23,7 @@ class EngineInfo:
     max_images: int  # in one conversation
     is_miniature: bool
     reasons: tuple[str, ...] = ()  # one sentence for each decision
+    image_side: int | None = None  # in pixels, of the one square that the model sees; not known where it sees tiles
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,7 @@ class RemoteEngine:
             max_images=self._settings.max_images or served.max_images or LLAVA_IMAGES,
             is_miniature=served.model == "miniature",
             reasons=self._reasons(),
+            image_side=self._side(),
         )
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[Chunk, None]:

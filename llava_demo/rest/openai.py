@@ -77,6 +77,7 @@ class OpenAIRoutes:
             "owned_by": "llava_demo",
             "max_model_len": info.context_tokens,  # vLLM's word
             "image_tokens": info.image_tokens,
+            "image_side": info.image_side,
             "max_images": info.max_images,
         }
 
