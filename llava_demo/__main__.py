@@ -57,7 +57,7 @@ def ask(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("words", nargs="+", metavar="IMAGE ... PROMPT", help="picture files, then the question")
     _add_sampling_options(parser)
-    add_options(parser, ("model", "pictures"))
+    add_options(parser, ("model", "remote", "pictures"))
     given = vars(parser.parse_intermixed_args(arguments))
     *paths, prompt = given.pop("words")
     if not paths and _is_file(prompt):
@@ -81,7 +81,7 @@ def check(arguments: Sequence[str]) -> int:
     parser = OneLineParser(
         f"{PROGRAM} check", description="Load the model, say what was chosen for this machine and why, and end."
     )
-    add_options(parser, ("model", "pictures"))
+    add_options(parser, ("model", "remote", "pictures"))
     settings = Settings.of(vars(parser.parse_args(arguments)))
     from llava_demo.engines.load import load_engine
 
@@ -175,9 +175,9 @@ def _report(engine: "Engine") -> str:
 
 def _memory() -> str:
     import psutil  # type: ignore[import-untyped]
-    import torch
 
-    if torch.cuda.is_available():
+    torch = sys.modules.get("torch")  # where another server answers, nothing has imported it
+    if torch and torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
         taken, place = torch.cuda.memory_allocated(), "the GPU"
     else:
