@@ -30,7 +30,7 @@ from transformers import (
     LlavaProcessor,
     PreTrainedTokenizerFast,
     Qwen2Config,
-    SiglipImageProcessor,
+    SiglipImageProcessorPil,
     SiglipVisionConfig,
 )
 
@@ -123,7 +123,7 @@ def make_tiny_interleave(folder: Path) -> None:
             pad_token_id=0,
         )
     )
-    pictures = SiglipImageProcessor(size={"height": SIDE, "width": SIDE})
+    pictures = SiglipImageProcessorPil(size={"height": SIDE, "width": SIDE})
     options = _PROCESSOR | {"vision_feature_select_strategy": "full", "num_additional_image_tokens": 0}
     _save(model, LlavaProcessor(pictures, words, **options), folder)
 

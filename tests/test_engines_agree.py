@@ -128,7 +128,7 @@ def test_104_mixed_chats_at_once_get_the_answers_of_generate(engine: BatchedEngi
 
 
 def test_who_is_pushed_out_of_memory_comes_back_to_the_same_answer(
-    engine: BatchedEngine, tiny_llava: Llava, monkeypatch: pytest.MonkeyPatch
+    tiny_llava: Llava, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Answers of 80 tokens that were thought to be short: six of them fill the cache more than twice."""
     monkeypatch.setattr(batched, "RESERVED_ANSWER_TOKENS", 1)

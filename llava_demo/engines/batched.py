@@ -231,15 +231,15 @@ class BatchedEngine:
     def _recover(self, error: Exception) -> None:
         """Tell those who were being answered, and start again with an empty cache."""
         failure = failure_of(error)
+        if isinstance(error, torch.AcceleratorError):  # CUDA answers every call with it from now on
+            self._refuse_all(BROKEN_GPU)
+            return
         with self._changed:
             failed, self._chats = self._chats, {}
             self._is_restarting = True
         for chat in failed.values():
             self.images.release(chat.prompt)
             self._end(chat.job, failure)
-        if isinstance(error, torch.AcceleratorError):  # CUDA answers every call with it from now on
-            self._refuse_all(BROKEN_GPU)
-            return
         if is_out_of_memory(error):
             self.size = replace(self.size, chunk=min(self.size.chunk, max(self.size.chunk // 2, SMALLEST_CHUNK)))
         del error, failed  # the exception holds the tensors of its frames

@@ -26,18 +26,14 @@ GROWTH = 128  # tokens by which the piece of a decoding request grows
 
 
 def twin_of(model: PreTrainedModel) -> PreTrainedModel:
-    """A second model on the same weights, with our attention; the first one stays as it is.
-
-    The attention is set past transformers' setter, which would look for a flash kernel of that name (5.23).
-    """
+    """A second model on the same weights, whose language model has our attention; the first one stays as it is."""
     shared: dict[int, Any] = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
     for module in model.modules():  # bitsandbytes keeps scales beside the weights
         shared |= {id(x): x for x in vars(module).values() if type(x).__module__.startswith("bitsandbytes")}
     twin = copy.deepcopy(model, shared)
     AttentionInterface.register(NAME, _attend)
     AttentionMaskInterface.register(NAME, flash_attention_mask)
-    for config in (twin.config, twin.config.get_text_config()):
-        config._attn_implementation_internal = NAME
+    twin.set_attn_implementation({"text_config": NAME})
     return twin
 
 

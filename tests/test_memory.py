@@ -1,0 +1,75 @@
+"""How much is answered at once: from free memory, the container's if it has a limit."""
+
+from pathlib import Path
+
+import psutil
+import pytest
+
+from llava_demo.engines import memory
+from llava_demo.engines.memory import batch_size, free_ram, token_bytes
+from llava_demo.errors import EngineUnavailable
+from llava_demo.llava import Llava
+
+
+@pytest.fixture
+def cgroups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(memory, "CGROUPS", tmp_path)
+    return tmp_path
+
+
+def limit(folder: Path, **files: str) -> None:
+    folder.mkdir(exist_ok=True)
+    for name, text in files.items():
+        (folder / name.replace("__", ".")).write_text(text)
+
+
+@pytest.mark.usefixtures("cgroups")
+def test_without_a_limit_the_machine_counts() -> None:
+    assert free_ram() == pytest.approx(psutil.virtual_memory().available, rel=0.1)
+
+
+def test_a_containers_limit_counts_and_cached_files_do_not(cgroups: Path) -> None:
+    limit(cgroups, memory__max="3000000", memory__current="1000000", memory__stat="anon 700000\ninactive_file 250000\n")
+    assert free_ram() == 2_250_000
+
+
+def test_the_older_containers_too(cgroups: Path) -> None:
+    limit(
+        cgroups / "memory",
+        memory__limit_in_bytes="3000000\n",
+        memory__usage_in_bytes="1000000\n",
+        memory__stat="total_inactive_file 5\n",
+    )
+    assert free_ram() == 2_000_005
+
+
+def test_no_limit_is_written_as_max(cgroups: Path) -> None:
+    limit(cgroups, memory__max="max\n", memory__current="1000000", memory__stat="inactive_file 0\n")
+    assert free_ram() > 3_000_000
+
+
+def test_a_token_takes_its_keys_values_and_features(tiny_llava: Llava) -> None:
+    """2 layers, keys and values, 2 heads of 32, twice since there is no GPU; and a row of 64; all in 4 bytes."""
+    assert token_bytes(tiny_llava) == (2 * 2 * 2 * 2 * 32 + 64) * 4
+
+
+def test_memory_decides_how_many_chats_there_are(tiny_llava: Llava, monkeypatch: pytest.MonkeyPatch) -> None:
+    chat = 16 + 512
+    monkeypatch.setattr(memory, "free_ram", lambda: int(5.5 * chat * token_bytes(tiny_llava) / 0.4))
+    size, words = batch_size(tiny_llava, None)
+    assert size.requests == 5
+    assert 5 * chat <= size.tokens <= 5.5 * chat
+    assert f"Up to 5 chats are answered at once; the cache holds {size.tokens:,} tokens" in words
+    assert batch_size(tiny_llava, 3)[0].requests == 3
+
+
+def test_memory_that_nobody_could_fill_is_left_alone(tiny_llava: Llava, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "free_ram", lambda: 2**50)
+    size, _ = batch_size(tiny_llava, None)
+    assert (size.requests, size.tokens) == (16, 2 * 16 * tiny_llava.context_tokens)
+
+
+def test_too_little_for_one_chat_is_told(tiny_llava: Llava, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "free_ram", lambda: 100 * token_bytes(tiny_llava))
+    with pytest.raises(EngineUnavailable, match="room for 40 tokens in memory; one chat takes 528"):
+        batch_size(tiny_llava, None)
