@@ -1,7 +1,9 @@
-"""The example pictures: as drawn, complete, and answered truthfully by the miniature."""
+"""The examples: pictures as drawn and answered truthfully by the miniature, and scripts that ask about them."""
 
 import asyncio
 import json
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image as Pictures
 from PIL import ImageChops
+from servers import Server
 
 from llava_demo.chat import ChatRequest, Message, SamplingParams
 from llava_demo.engines import Engine, complete
@@ -89,3 +92,48 @@ def assert_true(said: str, needed: tuple[str, ...], allowed: tuple[str, ...]) ->
 @pytest.mark.parametrize("name", [example["image"] for example in EXAMPLES if example["for"] == "7b"])
 def test_the_miniature_says_that_it_does_not_know_the_other_pictures(engine: Engine, name: str) -> None:
     assert "only know simple drawings" in answer(engine, name, "What is in this picture?")
+
+
+# --- the scripts, one for each way in
+
+SCRIPTS = {path.name: path for path in sorted(FOLDER.glob("*_ask.*"))}
+PROMPT = 'What is in this "picture"? It\'s $HOME'
+RUNS = {
+    "curl_ask.sh": ["bash", "{script}"],
+    "gradio_client_ask.mjs": ["node", "{script}"],
+    "worker_ask.mjs": ["node", "{script}"],
+}
+
+
+def run_script(name: str, words: list[str], folder: Path) -> str:
+    """What the script prints, started as its first lines say."""
+    script = SCRIPTS[name]
+    if name.endswith(".mjs"):
+        script = folder / name
+        script.write_bytes(SCRIPTS[name].read_bytes())  # Node looks for packages beside the script
+    command = RUNS.get(name, [sys.executable, "-m", f"examples.{script.stem}"])
+    command = [part.format(script=script) for part in command]
+    environment = os.environ | {"LLAVA_MODEL": "miniature", "PYTHONIOENCODING": "utf-8"}
+    done = subprocess.run(
+        [*command, *words], cwd=FOLDER.parent, capture_output=True, encoding="utf-8", timeout=180, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_script_asks_and_prints_the_same_answer(
+    miniature: Server, engine: Engine, request: pytest.FixtureRequest, tmp_path: Path, name: str
+) -> None:
+    if name.endswith(".sh") and shutil.which("jq") is None:
+        pytest.skip("there is no jq on the PATH")
+    folder = request.getfixturevalue("node_folder") if name.endswith(".mjs") else tmp_path
+    picture = str(FOLDER / "circle-and-square.png")
+    address = [] if name == "python_ask.py" else [miniature.url]
+    expected = answer(engine, "circle-and-square.png", PROMPT)
+    assert run_script(name, [picture, PROMPT, *address], folder).strip() == expected
+
+
+def test_there_is_a_script_for_every_way_in() -> None:
+    ways = {"cloudflare", "curl", "gradio_client", "mcp", "openai", "python", "worker"}
+    assert {name.split("_ask")[0] for name in SCRIPTS} == ways
