@@ -8,6 +8,7 @@ from llava_demo.bench.measures import RUNNING, Crowd, First, Memory, Newcomer, V
 
 PERCENTILE = 0.95
 THROUGHPUT, STEP = "throughput", "from one token to the next, median"
+NEW_PICTURE = "first token, new picture"
 FOLLOW_UP, PAUSE = "first token, next question on it", f"longest pause of {RUNNING} chats as one more comes"
 
 
@@ -102,7 +103,7 @@ def equal_answers(plain: Measured, ours: Measured) -> tuple[int, int]:
 
 
 _VISITS: dict[str, Callable[[Visits], First]] = {
-    "first token, new picture": lambda visits: visits.new,
+    NEW_PICTURE: lambda visits: visits.new,
     FOLLOW_UP: lambda visits: visits.follow_up,
     "first token, another user's question on it": lambda visits: visits.another_user,
 }

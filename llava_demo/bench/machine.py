@@ -2,7 +2,7 @@
 
 import os
 import platform
-import resource
+import sys
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -69,7 +69,11 @@ def most_bytes() -> int:
 
     if torch.cuda.is_available():
         return torch.cuda.max_memory_reserved()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KB
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def copy_speed() -> float:

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from llava_demo.bench.figures import Figure, gain
+from llava_demo.bench.figures import NEW_PICTURE, Figure, gain
 from llava_demo.bench.plot import draw
-from llava_demo.bench.run import OURS, Result
+from llava_demo.bench.run import OURS, PLAIN, Result
 
 JSON_NAME, TABLE_NAME, PLOT_NAME = "bench.json", "bench.md", "bench.png"
 _DIGITS = {"tokens/s": 1, "s": 3, "steps": 1, "GB": 2}
@@ -45,7 +45,19 @@ def report(result: Result) -> str:
     """Heading, command and table of a run."""
     info = result.sides[OURS].info
     rows = table(result.figures, info.engine, has_cpu=info.device == "CPU")
-    return f"{heading(result)}\n\n`{result.about['command']}`\n\n{rows}"
+    return f"{heading(result)}\n\n`{result.about['command']}`\n\n{rows}\n{ceiling(result)}\n"
+
+
+def ceiling(result: Result) -> str:
+    """How much batching could win at most: each prompt has to be computed once on either side."""
+    chats = max(result.measured[PLAIN].crowds)
+    crowds = result.measured[PLAIN].crowds[chats]
+    answer_s = sum(crowd.seconds for crowd in crowds) / (chats * len(crowds))
+    prompt_s = next(figure.plain for figure in result.figures if figure.name == NEW_PICTURE)
+    return (
+        f"With {chats} at once the model card's way takes {answer_s:.2f} s an answer, {prompt_s:.2f} s of it for the "
+        f"prompt. Were all but prompts free, the gain in throughput would be {answer_s / prompt_s:.2f} x."
+    )
 
 
 def write(result: Result, folder: Path) -> list[Path]:

@@ -29,7 +29,7 @@ SHAPES = {
     "miniature": "the built-in model's, 64 tokens a picture",
 }
 SHARP = 2.0  # a layer's outputs are this many times its inputs: then greedy choices are clear, as in a trained model
-_RANDOM_NUMBERS = 2**24 + 43  # drawn once and repeated: drawing 7 billion takes minutes. No row's length divides it
+_RANDOM_NUMBERS = 2**22 + 15  # drawn once and repeated, since 7 billion take minutes; no row's length divides it
 _SHARD = "2GB"
 
 
@@ -98,11 +98,14 @@ def _random_model(config: "LlavaConfig", processor: "ProcessorMixin") -> "LlavaF
 
     with torch.device("meta"):  # nothing is drawn by transformers, which takes minutes for the 7B
         model = LlavaForConditionalGeneration(config)
-    model = model.to(config.dtype or torch.float32).to_empty(device="cpu")
-    numbers = torch.randn(_RANDOM_NUMBERS, generator=torch.Generator().manual_seed(0)).to(model.dtype)
+    dtype = getattr(torch, str(config.dtype).removeprefix("torch.")) if config.dtype else torch.float32
+    model = model.to(dtype).to_empty(device="cpu")
+    numbers = torch.randn(_RANDOM_NUMBERS, generator=torch.Generator().manual_seed(0)).to(dtype)
+    used = 0
     with torch.no_grad():
         for name, weights in model.named_parameters():
-            _fill(name, weights, numbers)
+            _fill(name, weights, numbers.roll(-used))
+            used = (used + weights.numel()) % _RANDOM_NUMBERS
         model.lm_head.weight[_ids_not_to_say(processor.tokenizer, config.text_config.vocab_size)] = 0
     text, defaults = config.text_config, model.generation_config
     defaults.bos_token_id, defaults.eos_token_id = text.bos_token_id, text.eos_token_id

@@ -60,11 +60,14 @@ class Suite:
             about = about_here() | {"command": self.command, "asked": asdict(self.asked)}
             written = json.dumps({"about": about, "rows": [asdict(row) for row in self.rows]}, indent=1)
             (self.out / _JSON_NAME).write_text(written + "\n", encoding="utf-8")
-            (self.out / _TABLE_NAME).write_text(self.table(), encoding="utf-8")
+            (self.out / _TABLE_NAME).write_text(self.report(), encoding="utf-8")
 
-    def table(self) -> str:
-        heads = ["part", "what", "found"]
-        return aligned([heads, *([row.part, row.what, row.found] for row in self.rows)], words=3)
+    def report(self) -> str:
+        """Date, versions and command above the table of what was found."""
+        about, rows = about_here(), [[row.part, row.what, row.found] for row in self.rows]
+        versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items() if number)
+        table = aligned([["part", "what", "found"], *rows], words=3)
+        return f"{about['date'][:10]}, {about['processor']}, {versions}.\n\n`{self.command}`\n\n{table}"
 
     @contextmanager
     def part(self, part: str, what: str) -> Iterator[None]:
@@ -79,7 +82,7 @@ def run_suite(suite: Suite, parts: tuple[str, ...]) -> int:
     """Run some of PARTS, write the table; returns the exit code, 1 if something failed."""
     for part in parts:
         PARTS[part](suite)
-    sys.stdout.write(suite.table())
+    sys.stdout.write(suite.report())
     return int(any(row.found.startswith("failed") for row in suite.rows))
 
 
@@ -94,12 +97,14 @@ def _answers(suite: Suite) -> None:
             sides.append(stack.enter_context(loaded_side(name, make, settings, bar)))
         measured = put_through(sides, steps, bar)
         equal, total = equal_answers(measured[PLAIN], measured[OURS])
+        suite.add("answers", "device", sides[1].loaded.info.device)
         suite.add("answers", what, f"{equal} of {total} equal")
 
 
 def _speed(suite: Suite) -> None:
-    """Each precision beside the model card's way."""
-    for quantize in PRECISIONS:
+    """Each precision, or the one that was asked for, beside the model card's way."""
+    asked = suite.settings.quantize
+    for quantize in PRECISIONS if asked == "auto" else (asked,):
         with suite.part("speed", f"--quantize {quantize}"):
             result = measure(suite.settings.model_copy(update={"quantize": quantize}), suite.asked)
             result.about["command"] = suite.command
@@ -120,10 +125,9 @@ def _findings(result: Result) -> Iterator[tuple[str, str]]:
     yield f"chats of {LONG_CHAT:,} tokens that free memory holds", f"{result.sides[PLAIN].limits.long_chats:,}"
     for figure in result.figures:
         yield figure.words, f"{figure.plain:,.3f} to {figure.ours:,.3f} {figure.unit}, {figure.gain:.2f} x"
-    memory = result.measured[OURS].memory
-    if memory:
+    memory, step = result.measured[OURS].memory, next(figure for figure in result.figures if figure.name == STEP)
+    if memory and step.plain and step.ours:
         most = memory.bytes_per_s / limits.read_bytes
-        step = next(figure for figure in result.figures if figure.name == STEP)
         yield (
             f"roofline of one chat: {limits.read_bytes / 2**30:.2f} GB a token at {memory.bytes_per_s / 1e9:,.0f} GB/s",
             f"{most:,.0f} tokens/s; reached {1 / step.plain / most:.0%} to {1 / step.ours / most:.0%}",
