@@ -90,6 +90,16 @@ def test_the_same_picture_is_computed_once(tiny_batched: BatchedEngine) -> None:
     assert tiny_batched.load().cached_tokens >= 64
 
 
+def test_many_who_ask_about_a_new_picture_at_once_have_it_read_once(tiny_batched: BatchedEngine) -> None:
+    async def ask_all() -> list[Completion]:
+        asked = (request(with_picture(1, f"what is this, and where is number {n}?")) for n in range(8))
+        return await asyncio.gather(*(complete(tiny_batched, one) for one in asked))
+
+    cached = [said.usage.cached_tokens for said in asyncio.run(ask_all())]
+    assert cached.count(0) == 1
+    assert min(cached[1:]) >= 16
+
+
 def test_a_follow_up_finds_the_pages_of_the_answer_too() -> None:
     """Where its text gives the same tokens again; random weights write what no tokenizer would."""
     engine = batched_engine_of(Llava.load(str(FOLDER), ON_CPU, is_local=True))

@@ -51,7 +51,8 @@ class _Chat:
     room: int
     answer: Answer
     draw: Draw
-    name: str = ""  # in the batch; empty while it waits
+    name: str = ""  # among those that are answered; empty while it waits
+    is_in_batch: bool = False
 
     @property
     def reserved(self) -> int:
@@ -97,8 +98,8 @@ class BatchedEngine:
     def load(self) -> EngineLoad:
         with self._changed:
             state = "failed" if self._refusal else "restarting" if self._is_restarting else "ready"
-            running = len(self._chats)
-            return EngineLoad(state, running, len(self._jobs) - running, self.batch.shareable_tokens)
+            waiting = self._jobs - {chat.job for chat in self._chats.values()}
+            return EngineLoad(state, len(self._chats), len(waiting), self.batch.shareable_tokens)
 
     async def aclose(self) -> None:
         """End what runs, refuse what waits and what will come; returns when the threads have ended."""
@@ -170,6 +171,8 @@ class BatchedEngine:
                 self._deliver(self.batch.step())
             except Exception as error:  # noqa: BLE001, the top of a thread: whatever it is, the callers must hear of it
                 self._recover(error)
+        with self._changed:
+            self._chats.clear()
 
     def _has_work(self) -> bool:
         """Wait for something to do; False when the engine is closed."""
@@ -184,7 +187,12 @@ class BatchedEngine:
                 self._jobs.discard(chat.job)
 
     def _take_in(self) -> None:
-        """Add those who wait to the batch, first come first served, as long as there is room."""
+        """Add those who wait to the batch, first come first served, as long as there is room.
+
+        A new picture is encoded in one turn and read in the next: so who is being answered waits for one at a time.
+        """
+        for chat in self._chats.values():
+            self._add(chat)
         while (chat := self._next()) is not None:
             is_new_picture = bool(self.images.missing(chat.prompt))
             try:
@@ -197,11 +205,18 @@ class BatchedEngine:
             chat.name = next(self._names)
             with self._changed:
                 self._chats[chat.name] = chat
+            if not is_new_picture or len(self._chats) == 1:
+                self._add(chat)
+            if is_new_picture:
+                return
+
+    def _add(self, chat: _Chat) -> None:
+        if not chat.is_in_batch:
+            chat.is_in_batch = True
             self.batch.add(chat.name, chat.prompt.ids, chat.room, chat.draw)
-            if is_new_picture and len(self._chats) > 1:
-                return  # who is being answered need not wait for two pictures between two tokens
 
     def _next(self) -> _Chat | None:
+        """Take the first in line, if there is room for it and nothing that it should wait for."""
         with self._changed:
             if not self._line or len(self._chats) >= self.size.requests:
                 return None
@@ -209,7 +224,14 @@ class BatchedEngine:
             reserved = sum(other.reserved for other in self._chats.values()) + chat.reserved
             if self._chats and (reserved > self.size.tokens or not self.images.fits(chat.prompt)):
                 return None
+            if self.size.is_sharing and self._is_read_now(chat.prompt):
+                return None  # in a moment its keys and values are there to be shared
             return self._line.popleft()
+
+    def _is_read_now(self, prompt: Prompt) -> bool:
+        """True while somebody else's question about the same picture is on its way to its first token."""
+        reading = (other.prompt.pictures[:1] for other in self._chats.values() if not other.answer.tokens)
+        return bool(prompt.pictures) and prompt.pictures[:1] in reading
 
     def _deliver(self, tokens: list[Token]) -> None:
         for token in tokens:
@@ -267,7 +289,6 @@ class BatchedEngine:
             self._refusal = self._refusal or why
             refused, self._jobs = self._jobs, set()
             self._line.clear()
-            self._chats.clear()
             self._changed.notify()
         for job in refused:
             job.is_cancelled.set()

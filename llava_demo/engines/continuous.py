@@ -25,6 +25,7 @@ from llava_demo.llava import Llava
 
 PAGE_TOKENS = 16  # what two prompts share is counted in whole pages: the smaller, the more of a follow-up is shared
 BIG_CHUNK = 1024  # tokens of prompts in a step that nobody waits for
+CROWD = 3  # so many newcomers are read in chunks of four times the size: what they lose by waiting is more
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class BatchSize:
 
     pages: int  # of PAGE_TOKENS tokens each
     requests: int
-    chunk: int = 256  # tokens in a step while others wait for their next one: so long does a newcomer stall them
+    chunk: int = 128  # tokens of a prompt in a step while others wait for their next one: so it stalls them
     is_sharing: bool = True  # of pages between requests whose prompts begin alike
 
     @property
@@ -76,6 +77,7 @@ class Batch:
         self.cache: PagedAttentionCache = self._processor.cache
         self.cached_tokens: dict[str, int] = {}  # of each request's prompt, those that were found in the cache
         keep_recent_prefixes(self.cache, self.cached_tokens)
+        self.cache.extend_read_and_write_indices = lambda *_: None  # PagedAttention makes its own, and fewer
         old = self._processor.model_runner
         self._runner = _Runner(old.logit_processor, old.cb_config, old.inputs_and_outputs, old.cache, False, False)
         self._runner.images = images
@@ -110,6 +112,15 @@ class Batch:
         while (output := self._manager.get_result(timeout=0)) is not None:
             ended.add(output.request_id)
         return [Token(*drawn, is_last=drawn[0] in ended) for drawn in self._runner.drawn]
+
+    def _room_in_step(self) -> int:
+        """How many tokens the next step may have."""
+        states = self._processor.scheduler.active_requests.values()
+        answering = sum(not state.remaining_prefill_tokens for state in states)
+        if not answering:
+            return BIG_CHUNK
+        newcomers = len(self._runner.draws) - answering
+        return min(answering + self.size.chunk * (4 if newcomers >= CROWD else 1), BIG_CHUNK)
 
     def close(self) -> None:
         """Let go of the cache's memory, whatever else still holds this batch."""

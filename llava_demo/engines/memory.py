@@ -40,8 +40,7 @@ def batch_size(llava: Llava, max_concurrent: int | None) -> tuple[BatchSize, str
     if fitting < 1:
         raise EngineUnavailable(f"There is room for {max(tokens, 0):,} tokens in memory; one chat takes {chat:,}.")
     requests = min(wanted, fitting)
-    chunk = 512 if is_gpu and torch.cuda.get_device_capability(device) >= (9, 0) else 256
-    size = BatchSize(pages=tokens // PAGE_TOKENS, requests=requests, chunk=chunk)
+    size = BatchSize(pages=tokens // PAGE_TOKENS, requests=requests, chunk=256 if is_gpu else 128)
     words = (
         f"Up to {requests} chats are answered at once; the cache holds {size.tokens:,} tokens "
         f"({size.tokens * each / GIB:.1f} GB), {fitting} chats of {chat:,}."
