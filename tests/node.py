@@ -18,7 +18,10 @@ OLDEST_NODE = 20
 def node_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which a script finds the client; Node looks for packages beside the script only."""
     folder = tmp_path_factory.mktemp("node")
-    for command in (["node", "--version"], ["npm", "install", "--no-audit", "--no-fund", "--prefix", ".", GRADIO_CLIENT]):
+    for command in (
+        ["node", "--version"],
+        ["npm", "install", "--no-audit", "--no-fund", "--prefix", ".", GRADIO_CLIENT],
+    ):
         if shutil.which(command[0]) is None:
             _cannot(f"there is no {command[0]} on the PATH")
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
