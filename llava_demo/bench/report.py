@@ -22,9 +22,7 @@ def heading(result: Result) -> str:
     about, ours = result.about, result.sides[OURS]
     versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items() if number)
     is_cpu = ours.info.device == "CPU"
-    where = (
-        f"{about['processor']}, {about['cores']} cores, {ours.limits.threads} threads" if is_cpu else ours.info.device
-    )
+    where = f"{about['processor']}, {about['cores']} cores, {ours.limits.threads} used" if is_cpu else ours.info.device
     equal, total = result.equal_answers
     return (
         f"{ours.info.model}, {ours.info.precision}, on {where}; answers of {about['max_tokens']} tokens, rounds: "

@@ -2,6 +2,9 @@
 
 First right answers, then each precision (loading, memory, speed, roofline), then what each setting of the engine gives.
 It runs on a CPU as well, where only its own working can be seen. A part that fails is a row that says why.
+
+Nothing of Gradio is imported. A machine without a network needs, beside torch, our versions of transformers,
+accelerate, tokenizers, bitsandbytes, Pillow, pi_heif, jinja2, psutil, tqdm, pydantic-settings and annotated-types.
 """
 
 import json
