@@ -19,7 +19,7 @@ from test_llava import CHATS, picture
 from transformers.generation.continuous_batching.requests import RequestState
 
 from llava_demo.chat import ChatRequest, Completion, Message, SamplingParams
-from llava_demo.engines import Engine, batched, complete
+from llava_demo.engines import Engine, batched, complete, paged_attention
 from llava_demo.engines.batched import BatchedEngine
 from llava_demo.errors import EngineUnavailable, GenerationFailed
 from llava_demo.llava import Llava
@@ -145,6 +145,33 @@ def test_who_is_pushed_out_of_memory_comes_back_to_the_same_answer(
     assert resets
     check_left_nothing(small)
     asyncio.run(small.aclose())
+
+
+def test_the_plan_for_flash_attention_is_right(
+    engine: BatchedEngine, reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel itself needs a GPU. In its place stands what its documentation says that it computes."""
+
+    def varlen(query: Any, keys: Any, values: Any, query_ends: Any, key_ends: Any, *most: int, **options: Any) -> Any:
+        assert options["window_size"] == (-1, 0)
+        outputs = []
+        for number in range(len(query_ends) - 1):
+            rows = slice(*query_ends[number : number + 2].tolist())
+            places = slice(*key_ends[number : number + 2].tolist())
+            q, k, v = query[rows], keys[places], values[places]
+            assert len(q) <= most[0]
+            assert len(k) <= most[1]
+            mask = torch.ones(len(q), len(k), dtype=torch.bool).tril(len(k) - len(q))
+            heads = (x.transpose(0, 1)[None] for x in (q, k, v))
+            attended = torch.nn.functional.scaled_dot_product_attention(
+                *heads, attn_mask=mask, scale=options["scale"], enable_gqa=options["enable_gqa"]
+            )
+            outputs.append(attended[0].transpose(0, 1))
+        return torch.cat(outputs)
+
+    monkeypatch.setattr(paged_attention, "varlen_attn", varlen)
+    engine.batch.attention.is_flash = True
+    assert said(answers(engine, reference.mixed)) == reference.mixed_answers
 
 
 def test_more_pictures_than_are_kept_change_no_answer(engine: BatchedEngine, reference: Reference) -> None:

@@ -1,6 +1,8 @@
 """From settings to an engine: which checkpoint, and what is said when it cannot be had. No test asks the real Hub."""
 
 import asyncio
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,9 @@ import pytest
 
 from llava_demo.chat import ChatRequest, Message, SamplingParams
 from llava_demo.device import Hardware
-from llava_demo.engines import complete
+from llava_demo.engines import complete, memory
+from llava_demo.engines.batched import BatchedEngine
+from llava_demo.engines.generate import GenerateEngine
 from llava_demo.engines.load import LLAVA_7B, chosen_checkpoint, load_engine
 from llava_demo.errors import EngineUnavailable
 from llava_demo.miniature import FOLDER
@@ -84,7 +88,7 @@ def test_a_folder_without_a_checkpoint_is_refused_and_its_path_not_told(tmp_path
 def test_a_folder_is_loaded_and_everything_decided_is_told(tiny_folder: str) -> None:
     engine = load_engine(Settings(model=tiny_folder))
     info = engine.info
-    assert (info.model, info.engine, info.is_miniature) == ("tiny", "generate", False)
+    assert (info.model, info.engine, info.is_miniature) == ("tiny", "batched", False)
     assert (info.context_tokens, info.image_tokens, info.max_images) == (1024, 16, 32)
     assert len(info.reasons) == 5
     assert all(reason.endswith(".") for reason in info.reasons)
@@ -106,3 +110,49 @@ def test_quantized_checkpoints_answer_on_any_machine(quantize: str, precision: s
 def test_importing_the_module_is_cheap() -> None:
     code = "import llava_demo.engines.load, sys; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# Which engine
+
+
+def test_the_batched_engine_is_the_default_and_says_how_many_it_answers_at_once(tiny_folder: str) -> None:
+    engine = load_engine(Settings(model=tiny_folder, max_concurrent=3))
+    assert isinstance(engine, BatchedEngine)
+    assert engine.info.engine == "batched"
+    assert any(reason.startswith("Up to 3 chats are answered at once") for reason in engine.info.reasons)
+    asyncio.run(engine.aclose())
+
+
+def test_generate_is_there_on_request(tiny_folder: str) -> None:
+    engine = load_engine(Settings(model=tiny_folder, engine="generate"))
+    assert isinstance(engine, GenerateEngine)
+    assert engine.info.engine == "generate"
+
+
+def sliding(folder: str, target: Path) -> str:
+    """The checkpoint with a language model that looks 64 tokens back, as Mistral does."""
+    shutil.copytree(folder, target)
+    config = json.loads((target / "config.json").read_text())
+    config["text_config"] |= {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": 64}
+    (target / "config.json").write_text(json.dumps(config))
+    return str(target)
+
+
+def test_where_batching_cannot_run_generate_answers_and_says_why(
+    tiny_folder: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = sliding(tiny_folder, tmp_path / "sliding")
+    engine = load_engine(Settings(model=folder))
+    assert isinstance(engine, GenerateEngine)
+    assert "batching cannot run here: the language model looks at a window" in engine.info.reasons[-1]
+    assert engine.info.reasons[-1] in caplog.text
+    assert asyncio.run(complete(engine, ChatRequest((Message("user", "hello"),), SamplingParams(max_tokens=3))))
+    with pytest.raises(EngineUnavailable, match="cannot be answered in batches here: the language model looks at"):
+        load_engine(Settings(model=folder, engine="batched"))
+
+
+def test_with_too_little_memory_generate_answers(tiny_folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "free_ram", lambda: 1000)
+    engine = load_engine(Settings(model=tiny_folder))
+    assert isinstance(engine, GenerateEngine)
+    assert "one chat takes 528" in engine.info.reasons[-1]

@@ -66,7 +66,7 @@ def test_memory_decides_how_many_chats_there_are(tiny_llava: Llava, monkeypatch:
 def test_memory_that_nobody_could_fill_is_left_alone(tiny_llava: Llava, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "free_ram", lambda: 2**50)
     size, _ = batch_size(tiny_llava, None)
-    assert (size.requests, size.tokens) == (16, 2 * 16 * tiny_llava.context_tokens)
+    assert (size.requests, size.tokens) == (16, 2 * 16 * (16 + 512))
 
 
 def test_too_little_for_one_chat_is_told(tiny_llava: Llava, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import ContinuousBatchingConfig, GenerationConfig
-from transformers.generation.continuous_batching.cache import PagedAttentionCache
+from transformers.generation.continuous_batching.cache import PagedAttentionCache, group_layers_by_attn_type
+from transformers.generation.continuous_batching.cache_allocators import FULL_ATTENTION
 from transformers.generation.continuous_batching.model_runner import ModelRunner
 from transformers.generation.continuous_batching.requests import FutureRequestState
 
@@ -56,6 +57,10 @@ class Batch:
     """Requests that are answered together, one step at a time, in the thread of the caller."""
 
     def __init__(self, llava: Llava, images: ImageTokens, size: BatchSize) -> None:
+        """Raises:
+        ValueError: this model cannot be batched; the message says why.
+        """
+        check_model(llava)
         self.size = size
         self._end_ids = sorted(llava.end_ids)
         self.model = twin_of(llava.model)
@@ -78,10 +83,11 @@ class Batch:
         self.cached_tokens: dict[str, int] = {}  # of each request's prompt, those that were found in the cache
         keep_recent_prefixes(self.cache, self.cached_tokens)
         self.cache.extend_read_and_write_indices = lambda *_: None  # PagedAttention makes its own, and fewer
+        self.attention = PagedAttention(self.cache, self.model.config.get_text_config().num_hidden_layers)
         old = self._processor.model_runner
         self._runner = _Runner(old.logit_processor, old.cb_config, old.inputs_and_outputs, old.cache, False, False)
         self._runner.images = images
-        self._runner.attention = PagedAttention(self.cache, self.model.config.get_text_config().num_hidden_layers)
+        self._runner.attention = self.attention
         self._processor.model_runner = self._runner
 
     def add(self, request_id: str, ids: list[int], room: int, draw: Draw) -> None:
@@ -137,6 +143,22 @@ class Batch:
         """Pages that requests hold at this moment."""
         tables = (table for a in self.cache.cache_allocators.values() for table in a.block_table.values())
         return len({page for table in tables for page in table})
+
+
+def check_model(llava: Llava) -> None:
+    """Raises:
+    ValueError: transformers' batches, or ours, would compute something else than the model.
+    """
+    config = llava.model.config.get_text_config()
+    devices = {parameter.device for parameter in llava.model.parameters()}
+    if len(devices) > 1:
+        raise ValueError("the model is spread over several devices")
+    if devices.pop().type not in ("cpu", "cuda"):
+        raise ValueError("only CPUs and NVIDIA GPUs can")
+    if set(group_layers_by_attn_type(config)) != {FULL_ATTENTION}:
+        raise ValueError("the language model looks at a window of the conversation only")
+    if "mrope_section" in (getattr(config, "rope_parameters", None) or {}):
+        raise ValueError("the language model gives pictures positions in three dimensions")
 
 
 class _Runner(ModelRunner):

@@ -33,9 +33,10 @@ def batch_size(llava: Llava, max_concurrent: int | None) -> tuple[BatchSize, str
         budget = int(free_ram() * SHARE_OF_RAM)
     wanted = max_concurrent or (CHATS_ON_GPU if is_gpu else CHATS_ON_CPU)
     each = token_bytes(llava)
-    # Twice what all of them can fill, so that the pictures of earlier chats stay; more would help nobody.
-    tokens = min(budget // each, 2 * wanted * llava.context_tokens)
     chat = min(llava.image_tokens + TEXT_AND_ANSWER_TOKENS, llava.context_tokens)
+    tokens = budget // each
+    if not is_gpu:  # others need the memory, too: for twice as many chats as there can be, so that earlier ones stay
+        tokens = min(tokens, max(2 * wanted * chat, 2 * llava.context_tokens))
     fitting = tokens // chat
     if fitting < 1:
         raise EngineUnavailable(f"There is room for {max(tokens, 0):,} tokens in memory; one chat takes {chat:,}.")

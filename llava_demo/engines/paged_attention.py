@@ -3,17 +3,19 @@
 transformers 5.23's own paged SDPA copies all keys and values at every step and masks a dense square of all requests'
 queries against all their keys: with 16 chats it is slower than answering one after the other. This one attends per
 request, without masks but in the chunks of a prompt, and on a CPU keeps the keys and values of those who decode in one
-piece beside the pages, so that a step copies nothing.
+piece beside the pages, so that a step copies nothing. On GPUs that can, torch's FlashAttention attends for all requests
+in one call; that path was tried with a stand-in for the kernel only, no GPU being at hand.
 """
 
 import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.generation.continuous_batching.cache import PagedAttentionCache
@@ -64,14 +66,26 @@ class _Part:
         return self.past + self.queries
 
 
+@dataclass(frozen=True)
+class _AllAtOnce:
+    """What FlashAttention takes of the requests of a step: where each one's queries and keys end, and lie."""
+
+    query_ends: Tensor
+    key_ends: Tensor
+    most_queries: int
+    most_keys: int
+    reads: Tensor
+
+
 @dataclass
 class Step:
     """The plan of one step; the layers of the model get it as the keyword `step`."""
 
     cache: PagedAttentionCache
     writes: Tensor
-    parts: Sequence[_Part]
-    buffers: dict[str, Tensor] = field(repr=False)  # reused from step to step: fresh memory costs page faults
+    parts: Sequence[_Part]  # or, where the GPU can:
+    all_at_once: _AllAtOnce | None
+    buffers: dict[int, Tensor] = field(repr=False)  # reused from step to step: fresh memory costs page faults
 
 
 class PagedAttention:
@@ -82,17 +96,28 @@ class PagedAttention:
         self._cache, self._layers = cache, layers
         self._keeps_pieces = torch.device(cache.device).type == "cpu"
         self._pieces: dict[str, _Piece] = {}
-        self._buffers: dict[str, Tensor] = {}
+        self._buffers: dict[int, Tensor] = {}
+        self.is_flash = can_flash(torch.device(cache.device), cache.dtype)
 
     def plan(self, requests: Iterable[tuple[str, int, int]], active: set[str]) -> Step:
         """Plan a step of `requests`: (id, tokens before, tokens now). Who is not in `active` is forgotten."""
+        spans = list(requests)
+        writes = [place for span in spans for place in self._allocator.get_write_indices(*span)]
+        if self.is_flash:
+            return Step(self._cache, self._index(writes), (), self._all_at_once(spans), self._buffers)
         self._pieces = {name: piece for name, piece in self._pieces.items() if name in active}
-        parts, writes, start = [], [], 0
-        for name, past, queries in requests:
-            writes += self._allocator.get_write_indices(name, past, queries)
-            parts.append(self._part(name, past, slice(start, start + queries)))
-            start += queries
-        return Step(self._cache, self._index(writes), parts, self._buffers)
+        ends = list(accumulate(queries for _, _, queries in spans))
+        parts = [
+            self._part(name, past, slice(end - queries, end))
+            for (name, past, queries), end in zip(spans, ends, strict=True)
+        ]
+        return Step(self._cache, self._index(writes), parts, None, self._buffers)
+
+    def _all_at_once(self, spans: list[tuple[str, int, int]]) -> _AllAtOnce:
+        lengths = ([queries for _, _, queries in spans], [past + queries for _, past, queries in spans])
+        ends = (torch.tensor([0, *accumulate(each)], dtype=torch.int32, device=self._cache.device) for each in lengths)
+        reads = [place for span in spans for place in self._allocator.get_read_indices(*span)]
+        return _AllAtOnce(*ends, *map(max, lengths), self._index(reads))
 
     def _part(self, name: str, past: int, rows: slice) -> _Part:
         queries = rows.stop - rows.start
@@ -130,18 +155,20 @@ def _attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,  # noqa: ARG001, transformers' signature
-    scaling: float | None = None,
+    *_: Any,
     step: Step | None = None,
-    **_: Any,
+    scaling: float | None = None,
+    **__: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' attention interface: query (1, heads, rows, width), key and value alike; (1, rows, heads, width)."""
+    """transformers' interface: query, key and value are (1, heads, rows, width), its output (1, rows, heads, width)."""
     if step is None:
         raise RuntimeError("this attention works within a step of the batched engine only")
     layer: int = module.layer_idx  # type: ignore[assignment]
     pages = step.cache.layer_to_allocator[layer]._kv_token_views[layer]
     for page, new in zip(pages, (key, value), strict=True):
         page.index_copy_(0, step.writes, new[0].transpose(0, 1))
+    if step.all_at_once is not None:
+        return _flash(step, step.all_at_once, query, pages, scaling), None
     outputs = query.new_empty(query.shape[2], query.shape[1], query.shape[3])
     for part in step.parts:
         seen = [_seen(step, part, layer, kind, pages[kind], new) for kind, new in enumerate((key, value))]
@@ -157,6 +184,36 @@ def _attend(
     return outputs[None], None
 
 
+def can_flash(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether torch's FlashAttention of sequences of different lengths runs: from Ampere on, in 16 bits."""
+    is_gpu = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    return is_gpu and dtype in (torch.float16, torch.bfloat16)
+
+
+def _flash(step: Step, plan: _AllAtOnce, query: Tensor, pages: Sequence[Tensor], scaling: float | None) -> Tensor:
+    keys, values = (_read(step, kind, page, plan.reads) for kind, page in enumerate(pages))
+    attended = varlen_attn(
+        query[0].transpose(0, 1),
+        keys,
+        values,
+        plan.query_ends,
+        plan.key_ends,
+        plan.most_queries,
+        plan.most_keys,
+        scale=scaling,
+        window_size=(-1, 0),  # causal, aligned at the last key
+        enable_gqa=query.shape[1] != keys.shape[1],
+    )
+    return attended[None]
+
+
+def _read(step: Step, kind: int, page: Tensor, reads: Tensor) -> Tensor:
+    """Keys (kind 0) or values (1) from their places in the cache, (tokens, heads, width)."""
+    if kind not in step.buffers or len(step.buffers[kind]) < len(reads):
+        step.buffers[kind] = page.new_empty(len(reads) + 1024, *page.shape[1:])
+    return torch.index_select(page, 0, reads, out=step.buffers[kind][: len(reads)])
+
+
 def _seen(step: Step, part: _Part, layer: int, kind: int, page: Tensor, new: Tensor) -> Tensor:
     """The keys (kind 0) or values (1) that a request looks at, (1, heads, tokens, width)."""
     if part.piece is not None:
@@ -168,8 +225,4 @@ def _seen(step: Step, part: _Part, layer: int, kind: int, page: Tensor, new: Ten
         return whole[None, :, : part.keys]
     if part.reads is None:
         return new[:, :, part.rows]
-    name = f"{kind}"
-    if name not in step.buffers or len(step.buffers[name]) < part.keys:
-        step.buffers[name] = page.new_empty(part.keys + 1024, *page.shape[1:])
-    found = torch.index_select(page, 0, part.reads, out=step.buffers[name][: part.keys])
-    return found.transpose(0, 1)[None]
+    return _read(step, kind, page, part.reads).transpose(0, 1)[None]

@@ -22,7 +22,7 @@ NO_PENALTIES = (1, 0, 0)
 class Draw:
     """The knobs of one request, and what its next draw must know of the answer so far.
 
-    `prompt` holds its ids; those of pictures (`image_token_id`, and all above the vocabulary) are no text, and penalties
+    `prompt` holds its ids. Those of pictures (`image_token_id`, and all above the vocabulary) are no text: penalties
     spare them.
     """
 
