@@ -68,6 +68,8 @@ def launch(settings: Settings, engine: Engine | None = None, **options: Any) -> 
         **options,
     )
     _log_why_no_tools(page, settings)
+    if settings.share and not share_url:
+        log.logger.warning("--share: there is no public link, since Gradio's tunnel cannot be reached from here.")
     url = share_url or local_url
     sys.stdout.write(start_text(engine, url))
     sys.stdout.flush()

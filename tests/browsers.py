@@ -98,4 +98,4 @@ def open_tab(browser: Browser) -> Iterator[Callable[..., Tab]]:
 
 
 def _is_own(address: str, url: str) -> bool:
-    return address.startswith((url, "data:", "blob:"))
+    return address.startswith((url.split("?")[0], "data:", "blob:"))

@@ -3,12 +3,14 @@
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import httpx
 from servers import free_port
@@ -24,6 +26,14 @@ class OtherServer:
 
     url: str
     process: subprocess.Popen[bytes]
+    written: IO[bytes]  # to its standard error
+
+    def wait_until_said(self, words: str, limit_s: float = 60) -> None:
+        """Until its log has the words."""
+        deadline = time.monotonic() + limit_s
+        while words not in (said := os.pread(self.written.fileno(), 10**6, 0).decode()):
+            assert time.monotonic() < deadline, said
+            time.sleep(0.1)
 
     def kill(self) -> None:
         self.process.kill()
@@ -38,18 +48,19 @@ def other_server(
     port = free_port()
     url = f"http://127.0.0.1:{port}/"
     arguments = [word.replace("PORT", str(port)) for word in command]
+    written = tempfile.TemporaryFile()  # noqa: SIM115, closed with the server
     process = subprocess.Popen(
         [sys.executable, "-m", *arguments],
         cwd=folder,
         env=os.environ | {"HF_HUB_OFFLINE": "1"} | (variables or {}),
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=written,
     )
     guard = threading.Timer(LIFE_LIMIT_S, process.kill)  # whatever hangs ends, and fails its test
     guard.start()
     try:
         _wait_until_up(url + health, process)
-        yield OtherServer(url, process)
+        yield OtherServer(url, process, written)
     finally:
         guard.cancel()
         process.terminate()
@@ -58,6 +69,7 @@ def other_server(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        written.close()
 
 
 def _wait_until_up(url: str, process: subprocess.Popen[bytes]) -> None:

@@ -288,3 +288,60 @@ def test_everything_has_a_name_for_those_who_cannot_see_it(miniature: Server, op
             .filter(e => !e.textContent.trim() && !e.labels?.length).map(e => e.outerHTML.slice(0, 200))"""
     )
     assert nameless == []
+
+
+# --- sharing
+
+
+def test_a_link_fills_the_page_and_sends_nothing(miniature: Server, open_tab: Open) -> None:
+    query = "?prompt=What+color%3F&image=night-star.png&temperature=0&max_tokens=33&seed=7&top_p=9"
+    tab = open_tab(miniature.url + query)
+    expect(tab.question).to_have_value("What color?")
+    expect(tab.thumbnails).to_have_count(1)
+    expect(tab.page.locator("#temperature input[type=number]")).to_have_value("0")
+    expect(tab.page.locator("#max_tokens input[type=number]")).to_have_value("33")
+    expect(tab.refusal).to_have_text("top_p is 9; it must be a number from 0 to 1. The link's value was left out.")
+    expect(tab.cards.first).to_be_visible()
+    tab.question.press("Enter")
+    expect(tab.answers.last).to_contain_text("yellow")
+
+
+def test_the_link_that_the_page_makes_brings_the_question_back(miniature: Server, open_tab: Open) -> None:
+    tab = open_tab(miniature.url)
+    tab.set("temperature", 0)
+    tab.cards.first.click()
+    expect(tab.answers.last).to_contain_text("red circle")
+    tab.wait_for_end()
+    tab.page.locator("#make-link").click()
+    link = tab.page.locator("#link textarea, #link input").first
+    expect(link).to_have_value(re.compile("temperature=0"))
+    other = open_tab(link.input_value())
+    expect(other.question).to_have_value("What is in this picture?")
+    expect(other.thumbnails).to_have_count(1)
+    expect(other.page.locator("#temperature input[type=number]")).to_have_value("0")
+
+
+def test_a_conversation_is_saved_to_a_file_and_opened_in_another_browser(
+    miniature: Server, open_tab: Open, tmp_path: Path
+) -> None:
+    tab = open_tab(miniature.url)
+    tab.set("temperature", 0)
+    tab.page.locator("#save-conversation").click()
+    expect(tab.page.locator("#share-said")).to_contain_text("no conversation to save")
+    tab.ask("What is in this picture?", CIRCLE_AND_SQUARE)
+    tab.wait_for_end()
+    with tab.page.expect_download() as download:
+        tab.page.locator("#save-conversation").click()
+    download.value.save_as(tmp_path / "conversation.zip")
+    other = open_tab(miniature.url)
+    chooser = other.page.locator("input[type=file][accept*='.zip']").first
+    chooser.set_input_files(str(tmp_path / "conversation.zip"))
+    expect(other.answers.last).to_contain_text("red circle")
+    expect(other.pictures).to_have_count(1)
+    expect(other.page.locator("#temperature input[type=number]")).to_have_value("0")
+    other.ask("What color is the square?")
+    other.wait_for_end()
+    expect(other.answers.last).to_contain_text("blue")
+    chooser.set_input_files({"name": "x.json", "mimeType": "application/json", "buffer": b"{}"})
+    expect(other.page.locator("#share-said")).to_contain_text("no saved conversation")
+    expect(other.answers.last).to_contain_text("blue")

@@ -8,6 +8,7 @@ import httpx
 import pytest
 from checkpoints import engine_of
 from pictures import png
+from processes import other_server
 from servers import Server, free_port, serving
 
 from llava_demo.engines.generate import GenerateEngine
@@ -90,3 +91,15 @@ def test_the_start_says_where_and_what_and_why(tiny_folder: str, capsys: pytest.
     for words in ("Ask a picture", "tiny", "batched on CPU, float32, SDPA", "as asked"):
         assert words in said
     page.close(verbose=False)
+
+
+def test_a_link_that_cannot_be_shared_is_said_and_the_page_goes_on(tiny_folder: str) -> None:
+    """No way out of this machine: every proxy is dead."""
+    nowhere = dict.fromkeys(
+        ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy"), "http://127.0.0.1:9"
+    )
+    variables = nowhere | {"LLAVA_SHARE": "true", "NO_PROXY": "127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost"}
+    command = ["llava_demo", "serve", "--model", tiny_folder, "--engine", "generate", "--port", "PORT"]
+    with other_server(*command, health="health/ready", variables=variables) as server:
+        server.wait_until_said("there is no public link")
+        assert "Ask a picture" in httpx.get(server.url).text

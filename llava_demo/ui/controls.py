@@ -48,15 +48,33 @@ class SamplingControls:
         lines = (given.pop("stop") or "").splitlines()
         return SamplingParams(**given | {"seed": _seed_from(given["seed"]), "stop": tuple(filter(None, lines))})
 
-    def _slider(self, name: str, knob: Knob) -> gr.Slider:
+    @property
+    def usual(self) -> SamplingParams:
+        """What the page starts with."""
+        return SamplingParams(**{name: self._start(name, knob) for name, knob in KNOBS.items()})
+
+    def values_of(self, sampling: SamplingParams) -> list[Any]:
+        """What `components` show for it, in their order; what is beyond a slider's end is its end."""
+        values: dict[str, Any] = {
+            name: min(getattr(sampling, name), self._end(name, knob)) for name, knob in KNOBS.items()
+        }
+        values["seed"] = "" if sampling.seed is None else str(sampling.seed)
+        values["stop"] = "\n".join(sampling.stop)
+        return [values[name] for name in self._by_name]
+
+    def _end(self, name: str, knob: Knob) -> float:
         high = knob.high if knob.page_high is None else knob.page_high
+        return min(high, self._context_tokens) if name == "max_tokens" else high
+
+    def _start(self, name: str, knob: Knob) -> float:
         default = getattr(SamplingParams(), name) if knob.page_default is None else knob.page_default
-        if name == "max_tokens":
-            high = min(high, self._context_tokens)
+        return min(default, self._end(name, knob))
+
+    def _slider(self, name: str, knob: Knob) -> gr.Slider:
         return gr.Slider(
             knob.low,
-            high,
-            min(default, high),
+            self._end(name, knob),
+            self._start(name, knob),
             step=knob.step,
             label=label_of(name),
             info=knob.doc,

@@ -14,6 +14,7 @@ from llava_demo.ui.controls import SamplingControls
 from llava_demo.ui.endpoints import add_endpoints
 from llava_demo.ui.examples import Example, examples_for
 from llava_demo.ui.handlers import IDLE, Handlers
+from llava_demo.ui.sharing import Sharing, SharingPanel
 from llava_demo.ui.uploads import leave_addresses_alone
 
 CHECK_FOR_OLD_UPLOADS_S = 3600
@@ -34,14 +35,17 @@ def build_page(engine: Engine, settings: Settings) -> gr.Blocks:
             seen = gr.HTML(panels.seen_html([], 0), elem_id="seen", padding=False)
             gr.HTML("<h2>How it answers</h2>", elem_id="sampling", padding=False)
             controls = SamplingControls(engine.info.context_tokens)
+            sharing_panel = SharingPanel()
             gr.HTML(panels.about_html(engine.info), elem_id="about", padding=False)
         chat, examples = _chatbot(engine)
         refusal = gr.HTML("", elem_id="refusal", padding=False)
         handlers = Handlers(engine, settings.image_limits, controls, examples)
         box = _message_box()
-        _connect(handlers, _Parts(box, refusal, chat, seen), controls.components)
+        answering = _connect(handlers, _Parts(box, refusal, chat, seen), controls.components)
         code = CodePanel(engine.info, settings, controls, examples)
         _connect_code(code, [box, chat, *controls.components])
+        sharing = Sharing(engine, settings.image_limits, downloads, controls, examples)
+        sharing.connect(page, sharing_panel, (box, refusal, chat), answering)
         for component in (box, chat):
             leave_addresses_alone(component)
         add_endpoints(page, engine, settings.image_limits, downloads)
@@ -102,8 +106,11 @@ class _Parts:
     seen: gr.HTML
 
 
-def _connect(handlers: Handlers, parts: _Parts, controls: list[gr.components.Component]) -> None:
-    """One queued event for each action; the engine, not Gradio, decides how many are answered at once."""
+def _connect(handlers: Handlers, parts: _Parts, controls: list[gr.components.Component]) -> list[Any]:
+    """One queued event for each action; the engine, not Gradio, decides how many are answered at once.
+
+    Returns the events that answer, for others that end them.
+    """
     box, chat = parts.box, parts.chat
     everything = [box, parts.refusal, chat, parts.seen]
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
@@ -120,6 +127,7 @@ def _connect(handlers: Handlers, parts: _Parts, controls: list[gr.components.Com
     stopping.then(handlers.stopped, chat, [box, chat], queue=False, **quiet)
     clearing = chat.clear(None, cancels=answering, **quiet)
     clearing.then(handlers.cleared, None, everything, queue=False, **quiet)
+    return answering
 
 
 def _connect_code(panel: CodePanel, inputs: list[gr.components.Component]) -> None:

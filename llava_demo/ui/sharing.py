@@ -1,0 +1,171 @@
+"""Sharing: links that fill the page, and conversations that are saved to a file and opened again."""
+
+import asyncio
+import filecmp
+from functools import partial
+from pathlib import Path, PurePath
+from typing import Any
+
+import gradio as gr
+from gradio.processing_utils import save_bytes_to_cache
+
+from llava_demo.chat import Message
+from llava_demo.downloads import Downloads
+from llava_demo.engines import Engine
+from llava_demo.errors import DemoError, InvalidRequest
+from llava_demo.images import Image, ImageLimits
+from llava_demo.ui import conversation, panels
+from llava_demo.ui.code_panel import page_address
+from llava_demo.ui.controls import SamplingControls
+from llava_demo.ui.conversation import Entry
+from llava_demo.ui.examples import Example
+from llava_demo.ui.links import filling_from, link_to
+from llava_demo.ui.saved import Saved, archive_of, saved_from
+
+# The button is hidden, and does nothing without a file; Gradio gives it the file a moment later.
+_DOWNLOAD = """() => setTimeout(() => document.querySelector("#saved-file").click(), 300)"""
+_QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
+
+
+class SharingPanel:
+    """The part "Share" of the panel; made where it stands, connected when the rest of the page is there."""
+
+    def __init__(self) -> None:
+        gr.HTML("<h2>Share</h2>", elem_id="share", padding=False)
+        with gr.Row(elem_id="share-buttons"):
+            self.make_link = gr.Button("Link", size="sm", elem_id="make-link", min_width=60)
+            self.save = gr.Button("Save", size="sm", elem_id="save-conversation", min_width=60)
+            self.open = gr.UploadButton(
+                "Open", size="sm", file_types=[".zip", ".json"], elem_id="open-conversation", min_width=60
+            )
+        self.link = gr.Textbox(
+            label="Link",
+            info="Opens this page with your question and settings; nothing is sent by itself.",
+            visible=False,
+            interactive=False,
+            buttons=["copy"],
+            elem_id="link",
+        )
+        self.said = gr.HTML("", elem_id="share-said", padding=False)
+        self.file = gr.DownloadButton("Download", visible="hidden", elem_id="saved-file")
+
+
+class Sharing:
+    """What the panel does, for one page."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        limits: ImageLimits,
+        downloads: Downloads | None,
+        controls: SamplingControls,
+        examples: list[Example],
+    ) -> None:
+        self._engine, self._limits, self._downloads = engine, limits, downloads
+        self._controls, self._examples = controls, examples
+        self._read_image = partial(Image.from_path, limits=limits)
+
+    def connect(
+        self,
+        page: gr.Blocks,
+        panel: SharingPanel,
+        parts: tuple[gr.MultimodalTextbox, gr.HTML, gr.Chatbot],
+        answering: list[Any],
+    ) -> None:
+        """Opening a file ends the events of `answering`, which would put their conversation back."""
+        box, refusal, chat = parts
+        knobs = self._controls.components
+        page.load(self.opened, None, [box, refusal, *knobs], **_QUIET)
+        panel.make_link.click(self.link, [box, chat, *knobs], panel.link, **_QUIET)
+        saving = panel.save.click(self.saved, [chat, *knobs], [panel.file, panel.said], **_QUIET)
+        saving.success(None, js=_DOWNLOAD)
+        panel.open.upload(self.reopened, panel.open, [chat, panel.said, *knobs], cancels=answering, **_QUIET)
+
+    async def opened(self, request: gr.Request) -> list[Any]:
+        """Fill the page as its address says: the message box, what was wrong with the link, the settings."""
+        filling = filling_from(request.query_params, self._controls.usual)
+        if filling is None:
+            return [gr.skip()] * (2 + len(self._controls.components))
+        complaints, files = list(filling.complaints), []
+        if filling.image:
+            try:
+                files = [await self._picture(filling.image)]
+            except DemoError as error:
+                complaints.append(f"{error} The link's picture was left out.")
+        words = "".join(map(panels.refusal_html, complaints))
+        box = gr.MultimodalTextbox(value={"text": filling.prompt, "files": files})
+        return [box, words, *self._controls.values_of(filling.sampling)]
+
+    def link(self, request: gr.Request, box: dict[str, Any], history: list[Entry], *knobs: Any) -> Any:
+        """A link with what is in the message box, or else with the last question, and with the settings."""
+        draft = box if box["text"].strip() or box["files"] else _last_question(history)
+        example = next((e for path in draft["files"] for e in self._examples if _is_same(path, e.path)), None)
+        image = PurePath(example.path).name if example else ""
+        try:
+            sampling = self._controls.sampling_from(knobs)
+        except InvalidRequest:
+            sampling = self._controls.usual
+        link = link_to(page_address(request), draft["text"], image, sampling, self._controls.usual)
+        return gr.Textbox(value=link, visible=True)
+
+    async def saved(self, history: list[Entry], *knobs: Any) -> tuple[Any, str]:
+        """The conversation as a file, which page.js then downloads."""
+        try:
+            data = await asyncio.to_thread(self._archive, history, knobs)
+        except DemoError as error:
+            return gr.DownloadButton(value=None), panels.refusal_html(str(error))
+        path = save_bytes_to_cache(data, "conversation.zip", gr.utils.get_upload_folder())
+        return gr.DownloadButton(value=path), ""
+
+    async def reopened(self, path: str) -> list[Any]:
+        """A saved conversation in place of the one on the page; what is no such file changes nothing."""
+        try:
+            saved = await asyncio.to_thread(self._saved, Path(path))
+            entries = [entry for message in saved.messages for entry in _entries_of(message)]
+        except DemoError as error:
+            skipped = [gr.skip()] * len(self._controls.components)
+            return [gr.skip(), panels.refusal_html(str(error)), *skipped]
+        return [entries, "", *self._controls.values_of(saved.sampling)]
+
+    async def _picture(self, name: str) -> str:
+        """The path of an example's picture, or of one that is fetched."""
+        for example in self._examples:
+            if PurePath(example.path).name == name:
+                return example.path
+        if self._downloads is None:
+            return _kept(Image.from_data_url(name, self._limits))  # which says that this server fetches nothing
+        pictures = await self._downloads.pictures([name])
+        return _kept(await asyncio.to_thread(pictures, name))
+
+    def _archive(self, history: list[Entry], knobs: tuple[Any, ...]) -> bytes:
+        messages = conversation.messages_from(history, self._read_image)
+        if not messages:
+            raise InvalidRequest("There is no conversation to save yet.")
+        return archive_of(Saved(messages, self._controls.sampling_from(knobs), self._engine.info.model))
+
+    def _saved(self, path: Path) -> Saved:
+        saved = saved_from(path.read_bytes(), self._limits)
+        if any(message.role == "system" for message in saved.messages):
+            raise InvalidRequest("The saved conversation has a system message, for which the page has no place.")
+        return saved
+
+
+def _last_question(history: list[Entry]) -> dict[str, Any]:
+    last = max((index for index, entry in enumerate(history) if entry["role"] == "user"), default=None)
+    return {"text": "", "files": []} if last is None else conversation.question_of(history, last)
+
+
+def _entries_of(message: Message) -> list[Entry]:
+    if message.role == "assistant":
+        return [conversation.answer_entry(message.text)]
+    return conversation.question_entries(message.text, [_kept(image) for image in message.images])
+
+
+def _kept(image: Image) -> str:
+    """The picture as a file of Gradio's cache, as if it had been uploaded."""
+    ending = image.mime_type.removeprefix("image/")
+    return save_bytes_to_cache(image.data, f"{image.digest[:12]}.{ending}", gr.utils.get_upload_folder())
+
+
+def _is_same(path: str, example: str) -> bool:
+    return PurePath(path).name == PurePath(example).name and filecmp.cmp(path, example, shallow=False)
