@@ -1,6 +1,6 @@
 """Ask a running server about a picture with Cloudflare's client, as one asks Workers AI.
 
-python -m examples.cloudflare_ask PICTURE PROMPT [ADDRESS]
+pip install cloudflare && python -m examples.cloudflare_ask PICTURE PROMPT [ADDRESS]
 """
 
 import os

@@ -1,6 +1,6 @@
 """Ask a running server about a picture with OpenAI's client, and print the answer as it grows.
 
-python -m examples.openai_ask PICTURE PROMPT [ADDRESS]
+pip install openai && python -m examples.openai_ask PICTURE PROMPT [ADDRESS]
 """
 
 import base64
