@@ -90,7 +90,7 @@ def test_a_folder_is_loaded_and_everything_decided_is_told(tiny_folder: str) -> 
     info = engine.info
     assert (info.model, info.engine, info.is_miniature) == ("tiny", "batched", False)
     assert (info.context_tokens, info.image_tokens, info.max_images) == (1024, 16, 32)
-    assert len(info.reasons) == 5
+    assert len(info.reasons) == 6
     assert all(reason.endswith(".") for reason in info.reasons)
     assert tiny_folder not in " ".join(info.reasons)
 

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from itertools import count
+from typing import Literal
 
 import PIL.Image
 import torch
@@ -73,12 +74,12 @@ class BatchedEngine:
         self.size, self._max_queue = size, max_queue
         self.batch = Batch(llava, self.images, size)
         self._names = (f"chat-{number}" for number in count())
-        self._changed = threading.Condition()  # and its lock is over the five below
+        self._changed = threading.Condition()  # and its lock is over the six below
         self._jobs: set[Job] = set()  # all that have not ended
         self._line: deque[_Chat] = deque()  # those that were read and wait
         self._chats: dict[str, _Chat] = {}  # those that are answered
         self._refusal: str | None = None  # why nothing is answered any more
-        self._is_restarting = False
+        self._state: Literal["ready", "restarting", "failed"] = "ready"
         self._reader = ThreadPoolExecutor(1, "read")
         self._thread = threading.Thread(target=self._work, name="batch", daemon=True)
         self._thread.start()
@@ -97,9 +98,8 @@ class BatchedEngine:
 
     def load(self) -> EngineLoad:
         with self._changed:
-            state = "failed" if self._refusal else "restarting" if self._is_restarting else "ready"
             waiting = self._jobs - {chat.job for chat in self._chats.values()}
-            return EngineLoad(state, len(self._chats), len(waiting), self.batch.shareable_tokens)
+            return EngineLoad(self._state, len(self._chats), len(waiting), self.batch.shareable_tokens)
 
     async def aclose(self) -> None:
         """End what runs, refuse what waits and what will come; returns when the threads have ended."""
@@ -191,8 +191,8 @@ class BatchedEngine:
 
         A new picture is encoded in one turn and read in the next: so who is being answered waits for one at a time.
         """
-        for chat in self._chats.values():
-            self._add(chat)
+        for encoded in self._chats.values():
+            self._add(encoded)
         while (chat := self._next()) is not None:
             is_new_picture = bool(self.images.missing(chat.prompt))
             try:
@@ -258,7 +258,7 @@ class BatchedEngine:
             return
         with self._changed:
             failed, self._chats = self._chats, {}
-            self._is_restarting = True
+            self._state = "restarting"
         for chat in failed.values():
             self.images.release(chat.prompt)
             self._end(chat.job, failure)
@@ -276,7 +276,7 @@ class BatchedEngine:
             self._refuse_all("The engine failed and could not be started again; the server must be restarted.")
             return
         with self._changed:
-            self._is_restarting = False
+            self._state = "failed" if self._refusal else "ready"
 
     def _end(self, job: Job, item: Chunk | DemoError) -> None:
         with self._changed:
@@ -286,7 +286,7 @@ class BatchedEngine:
     def _refuse_all(self, why: str) -> None:
         """Refuse all requests, there or to come, with `why`; the thread ends."""
         with self._changed:
-            self._refusal = self._refusal or why
+            self._state, self._refusal = "failed", self._refusal or why
             refused, self._jobs = self._jobs, set()
             self._line.clear()
             self._changed.notify()

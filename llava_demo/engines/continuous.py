@@ -130,8 +130,8 @@ class Batch:
 
     def close(self) -> None:
         """Let go of the cache's memory, whatever else still holds this batch."""
-        self._processor.offloading_manager = self._processor.model_runner = self._runner = None
-        self.cache.cache_tensor = None
+        del self.attention, self._runner, self._processor, self._manager.batch_processor
+        self.cache.cache_tensor.untyped_storage().resize_(0)
 
     @property
     def shareable_tokens(self) -> int:

@@ -114,10 +114,12 @@ class PagedAttention:
         return Step(self._cache, self._index(writes), parts, None, self._buffers)
 
     def _all_at_once(self, spans: list[tuple[str, int, int]]) -> _AllAtOnce:
-        lengths = ([queries for _, _, queries in spans], [past + queries for _, past, queries in spans])
-        ends = (torch.tensor([0, *accumulate(each)], dtype=torch.int32, device=self._cache.device) for each in lengths)
+        queries, keys = [now for _, _, now in spans], [past + now for _, past, now in spans]
         reads = [place for span in spans for place in self._allocator.get_read_indices(*span)]
-        return _AllAtOnce(*ends, *map(max, lengths), self._index(reads))
+        return _AllAtOnce(self._ends(queries), self._ends(keys), max(queries), max(keys), self._index(reads))
+
+    def _ends(self, lengths: list[int]) -> Tensor:
+        return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=self._cache.device)
 
     def _part(self, name: str, past: int, rows: slice) -> _Part:
         queries = rows.stop - rows.start
@@ -125,11 +127,12 @@ class PagedAttention:
             return _Part(rows, past, None, None)
         if queries == 1 and self._keeps_pieces:
             piece = self._pieces.get(name)
-            is_whole = piece is not None and piece.tokens == past < piece.storage.shape[3]
-            if not is_whole:
-                piece = self._pieces[name] = _Piece(self._storage(past + 1))
+            reads = None
+            if piece is None or piece.tokens != past or past == piece.storage.shape[3]:
+                piece, reads = _Piece(self._storage(past + 1)), self._reads(name, past, 1)
+                self._pieces[name] = piece
             piece.tokens = past + 1
-            return _Part(rows, past, None if is_whole else self._reads(name, past, 1), None, piece)
+            return _Part(rows, past, reads, None, piece)
         mask = None if queries == 1 else self._mask(past, queries)
         return _Part(rows, past, self._reads(name, past, queries), mask)
 
@@ -171,10 +174,10 @@ def _attend(
         return _flash(step, step.all_at_once, query, pages, scaling), None
     outputs = query.new_empty(query.shape[2], query.shape[1], query.shape[3])
     for part in step.parts:
-        seen = [_seen(step, part, layer, kind, pages[kind], new) for kind, new in enumerate((key, value))]
         attended = scaled_dot_product_attention(
             query[:, :, part.rows],
-            *seen,
+            _seen(step, part, layer, 0, pages[0], key),
+            _seen(step, part, layer, 1, pages[1], value),
             attn_mask=part.mask,
             is_causal=part.mask is None and part.queries > 1,
             scale=scaling,
