@@ -453,3 +453,13 @@ def test_what_the_model_gets_is_what_numpy_reads() -> None:
     values = np.asarray(Image.from_bytes(FILES["PNG palette"]).pixels)
     assert values.shape == (16, 32, 3)
     assert values.dtype == np.uint8
+
+
+def test_a_large_picture_is_kept_smaller_but_its_file_as_it_came() -> None:
+    picture = PIL.Image.new("RGB", (5000, 2000), BLUE)
+    picture.paste(RED, (0, 0, 2500, 2000))
+    image = Image.from_bytes(encoded(picture, "PNG"))
+    assert image.pixels.size == (4096, 1638)
+    assert is_near(image.pixels.getpixel((1000, 800)), RED)
+    assert is_near(image.pixels.getpixel((3000, 800)), BLUE)
+    assert PIL.Image.open(io.BytesIO(image.data)).size == (5000, 2000)

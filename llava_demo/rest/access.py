@@ -4,16 +4,16 @@ import secrets
 from collections.abc import Sequence
 from typing import Annotated
 
-from fastapi import Depends
+from fastapi import Depends, params
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from llava_demo.errors import LoginOnly, WrongKey
 
-_BEARER = HTTPBearer(auto_error=False, description="one of the server's --api-key; any, or none, where it has none")
+_BEARER = HTTPBearer(auto_error=False, description="One of the server's keys, --api-key.")
 
 
 class Access:
-    """A dependency of the routes that ask the engine.
+    """What the routes that ask the engine depend on, before anything of a body is read.
 
     With keys each call needs one of them; without, and without a login, none is asked for, and one that a client sends
     since it cannot do without is not looked at.
@@ -23,18 +23,27 @@ class Access:
         self._keys = [key.encode() for key in keys]
         self._has_login = has_login
 
-    def __call__(self, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]) -> None:
-        """Let pass, before anything of the body is read.
+    @property
+    def dependencies(self) -> list[params.Depends]:
+        """For FastAPI, which documents a key only where there is one."""
+        if self._keys:
+            return [Depends(self.check_key)]
+        return [Depends(self.refuse)] if self._has_login else []
+
+    def check_key(self, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]) -> None:
+        """Let pass who has a key.
 
         Raises:
-            WrongKey: keys are asked for, and this is none of them.
-            LoginOnly: there is a login, and no key that could stand for it.
+            WrongKey: who has none.
         """
-        if self._keys:
-            key = given.credentials.encode() if given else b""
-            if not any(secrets.compare_digest(key, known) for known in self._keys):
-                raise WrongKey("The API key is missing or wrong; send it as Authorization: Bearer KEY.")
-        elif self._has_login:
-            raise LoginOnly(
-                "This server's page asks for a login, so its REST APIs are closed until it has an --api-key."
-            )
+        key = given.credentials.encode() if given else b""
+        if not any(secrets.compare_digest(key, known) for known in self._keys):
+            raise WrongKey("The API key is missing or wrong; send it as Authorization: Bearer KEY.")
+
+    def refuse(self) -> None:
+        """Let nobody pass.
+
+        Raises:
+            LoginOnly: always.
+        """
+        raise LoginOnly("This server's page asks for a login, so its REST APIs are closed until it has an --api-key.")

@@ -3,7 +3,7 @@
 import re
 import uuid
 
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -66,7 +66,7 @@ def _application(
         },
     )
     app.add_middleware(_Outermost)
-    keys = [Depends(access)]
+    keys = access.dependencies
     openai = OpenAIRoutes(engine, limits, downloads).router()
     app.include_router(openai, prefix="/v1", dependencies=keys)
     app.include_router(openai, prefix="/v1/openai", dependencies=keys, include_in_schema=False)  # DeepInfra's

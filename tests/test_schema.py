@@ -1,0 +1,87 @@
+"""Calls made up from our own OpenAPI document, proper ones and others: no defect, and nothing that it does not say."""
+
+from contextlib import suppress
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis.errors import Unsatisfiable
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    negative_data_rejection,
+    response_schema_conformance,
+    status_code_conformance,
+    unsupported_method,
+)
+from servers import Server
+
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+    negative_data_rejection,
+    unsupported_method,
+]
+
+
+FEW = settings(
+    max_examples=10,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+OPERATIONS = [
+    ("POST", "/v1/chat/completions"),
+    ("GET", "/v1/models"),
+    ("GET", "/v1/models/{model}"),
+    ("POST", "/client/v4/accounts/{account_id}/ai/run/@cf/llava-hf/llava-1.5-7b-hf"),
+    ("POST", "/ai/run/@cf/llava-hf/llava-1.5-7b-hf"),
+    ("GET", "/health/live"),
+    ("GET", "/health/ready"),
+    ("GET", "/healthz"),
+    ("GET", "/metrics"),
+]
+
+
+def document_of(server: Server) -> dict[str, Any]:
+    """The server's document, but what it lets be asked has short answers: a real model writes them, on two cores."""
+    document: dict[str, Any] = httpx.get(f"{server.url}v1/openapi.json").json()
+    for path in document["paths"].values():
+        bodies = path.get("post", {}).get("requestBody", {}).get("content", {})
+        for kind in [kind for kind in bodies if kind.startswith("image/")]:
+            del bodies[kind]
+        body = bodies.get("application/json", {})
+        fields = body.get("schema", {}).get("properties", {})
+        for name in {"max_tokens", "max_completion_tokens"} & fields.keys():
+            fields[name] = {"const": 2}
+            body["schema"]["required"] += ["max_tokens"] * (name == "max_tokens")
+    return document
+
+
+def test_these_tests_know_every_operation(tiny: Server) -> None:
+    paths = httpx.get(f"{tiny.url}v1/openapi.json").json()["paths"]
+    assert [(method.upper(), path) for path, methods in paths.items() for method in methods] == OPERATIONS
+
+
+@pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
+@pytest.mark.parametrize(("method", "path"), OPERATIONS)
+def test_every_call_is_answered_as_the_document_says(
+    tiny: Server, method: str, path: str, mode: GenerationMode
+) -> None:
+    schema = schemathesis.openapi.from_dict(document_of(tiny))
+    schema.config.update(base_url=tiny.url.rstrip("/"))
+
+    @FEW
+    @given(case=schema[path][method].as_strategy(generation_mode=mode))
+    def check(case: schemathesis.Case) -> None:
+        case.call_and_validate(checks=CHECKS, timeout=60)
+
+    with suppress(Unsatisfiable):  # of a call without parameters and body there are no wrong ones
+        check()
