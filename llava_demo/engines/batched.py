@@ -5,7 +5,6 @@ It admits, reads and delivers; `continuous.Batch` runs the model. It knows nothi
 
 import asyncio
 import gc
-import logging
 import threading
 from collections import deque
 from collections.abc import AsyncGenerator
@@ -39,8 +38,6 @@ from llava_demo.llava import Llava
 
 RESERVED_ANSWER_TOKENS = 256  # that an answer is thought to need; a longer one may push out another for a while
 SMALLEST_CHUNK = 64
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
@@ -164,15 +161,18 @@ class BatchedEngine:
     # In the thread that runs the model
 
     def _work(self) -> None:
-        while self._has_work():
-            try:
-                self._drop_cancelled()
-                self._take_in()
-                self._deliver(self.batch.step())
-            except Exception as error:  # noqa: BLE001, the top of a thread: whatever it is, the callers must hear of it
-                self._recover(error)
-        with self._changed:
-            self._chats.clear()
+        try:
+            while self._has_work():
+                try:
+                    self._drop_cancelled()
+                    self._take_in()
+                    self._deliver(self.batch.step())
+                except Exception as error:  # noqa: BLE001, whatever it is, the callers must hear of it
+                    self._recover(error)
+        finally:  # closed, or something went wrong beyond recovery: nobody may wait for ever
+            self._refuse_all("The engine has stopped; the server must be restarted.")
+            with self._changed:
+                self._chats.clear()
 
     def _has_work(self) -> bool:
         """Wait for something to do; False when the engine is closed."""

@@ -105,10 +105,7 @@ class Batch:
     def step(self) -> list[Token]:
         """Run the model once over the next token of whoever answers, and over a chunk of new prompts."""
         scheduler = self._processor.scheduler
-        is_answering = any(not state.remaining_prefill_tokens for state in scheduler.active_requests.values())
-        self._processor.max_batch_tokens = (
-            self.size.chunk + len(scheduler.active_requests) if is_answering else BIG_CHUNK
-        )
+        self._processor.max_batch_tokens = self._room_in_step()
         if not self._processor.prepare_next_batch():
             return []
         self._runner.active = set(scheduler.active_requests)
