@@ -28,10 +28,13 @@ from transformers import (
     LlavaNextImageProcessorPil,
     LlavaNextProcessor,
     LlavaProcessor,
+    MistralConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
     SiglipImageProcessorPil,
     SiglipVisionConfig,
+    VipLlavaConfig,
+    VipLlavaForConditionalGeneration,
 )
 
 from llava_demo.device import Hardware, Plan
@@ -126,6 +129,33 @@ def make_tiny_interleave(folder: Path) -> None:
     pictures = SiglipImageProcessorPil(size={"height": SIDE, "width": SIDE})
     options = _PROCESSOR | {"vision_feature_select_strategy": "full", "num_additional_image_tokens": 0}
     _save(model, LlavaProcessor(pictures, words, **options), folder)
+
+
+def make_tiny_bakllava(folder: Path) -> None:
+    """Save a BakLLaVA in small: LLaVA-1.5 with a Mistral that speaks."""
+    words = tokenizer()
+    text = MistralConfig(**_TEXT, vocab_size=len(words), num_attention_heads=4, num_key_value_heads=2)
+    model = LlavaForConditionalGeneration(
+        LlavaConfig(vision_config=_vision_config(), text_config=text, image_token_index=IMAGE_ID, pad_token_id=0)
+    )
+    pictures = CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
+    _save(model, LlavaProcessor(pictures, words, **_PROCESSOR), folder)
+
+
+def make_tiny_vip(folder: Path) -> None:
+    """Save a ViP-LLaVA in small: what several layers of the tower saw goes into each row."""
+    words = tokenizer()
+    model = VipLlavaForConditionalGeneration(
+        VipLlavaConfig(
+            vision_config=_vision_config(),
+            text_config=_text_config(words),
+            image_token_index=IMAGE_ID,
+            vision_feature_layers=[-2, -1, 1],
+            pad_token_id=0,
+        )
+    )
+    pictures = CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
+    _save(model, LlavaProcessor(pictures, words, **_PROCESSOR), folder)
 
 
 _PROCESSOR = {
