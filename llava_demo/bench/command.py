@@ -7,16 +7,15 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from llava_demo.bench.report import BadReport, comparison, report, write
+from llava_demo.bench.run import Measuring, measure
 from llava_demo.bench.shapes import SHAPES, make_checkpoint
+from llava_demo.bench.suite_gpu import CHATS, PARTS, Suite, run_suite
 from llava_demo.settings import OneLineParser, SettingError, Settings, add_options
 
-if TYPE_CHECKING:
-    from llava_demo.bench.run import Measuring
-
 PROGRAM = "python -m llava_demo bench"
-PARTS = ("answers", "speed", "settings")  # of the suite
 _OWN = ("shape", "chats", "max_tokens", "rounds", "suite", "parts", "out", "cache")  # the others are `Settings`
 _MOST = 4096  # chats, tokens, rounds
 _DESCRIPTION = (
@@ -50,9 +49,6 @@ def bench(arguments: Sequence[str]) -> int:
 
 
 def _run(settings: Settings, own: dict[str, Any], command: str) -> int:
-    from llava_demo.bench.report import report, write
-    from llava_demo.bench.run import measure
-
     result = measure(settings, _measuring(own))
     result.about["command"] = command
     sys.stdout.write(report(result))
@@ -62,21 +58,15 @@ def _run(settings: Settings, own: dict[str, Any], command: str) -> int:
 
 
 def _suite(settings: Settings, own: dict[str, Any], command: str) -> int:
-    from llava_demo.bench.suite_gpu import CHATS, Suite, run_suite
-
     suite = Suite(settings, _measuring({"chats": CHATS} | own), command, own.get("out"))
-    return run_suite(suite, own.get("parts", PARTS))
+    return run_suite(suite, own.get("parts", tuple(PARTS)))
 
 
-def _measuring(own: dict[str, Any]) -> "Measuring":
-    from llava_demo.bench.run import Measuring
-
+def _measuring(own: dict[str, Any]) -> Measuring:
     return Measuring(**{name: own[name] for name in ("chats", "max_tokens", "rounds") if name in own})
 
 
 def _compare(parser: OneLineParser, before: Path, after: Path) -> int:
-    from llava_demo.bench.report import BadReport, comparison
-
     try:
         sys.stdout.write(comparison(before, after))
     except BadReport as error:

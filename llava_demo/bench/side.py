@@ -83,7 +83,9 @@ class Side:
     def __enter__(self) -> "Side":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:  # Ctrl-C: a job that nobody waits for may take minutes
+            self._process.kill()
         self.close()
 
     def _result(self) -> Any:
