@@ -21,6 +21,12 @@ def test_a_long_picture_comes_out_as_bytes(body: dict[str, Any], separators: tup
     assert json_from(json.dumps(body, separators=separators).encode()) == body | {"image": BYTES}
 
 
+@pytest.mark.parametrize("count", [49_000, 51_000, 99_000, 130_000, 300_000])
+def test_short_values_are_as_good_as_long_ones(count: int) -> None:
+    image = json_from(json.dumps({"image": [0] * count}, separators=(",", ":")).encode())["image"]
+    assert bytes(image) == bytes(count)
+
+
 def test_floats_are_numbers_too() -> None:
     floats = [float(value) for value in NUMBERS]
     assert json_from(json.dumps({"image": floats}).encode()) == {"image": BYTES}
@@ -33,12 +39,12 @@ def test_floats_are_numbers_too() -> None:
         {"image": []},
         {"image": "[1, 2"},
         {"image": None},
-        {"prompt": '"image": [' + "1," * 90_000 + "1" * 300_000 + "]", "image": "x"},
+        {"prompt": '"image": [' + "1," * 40_000 + "1" * 300_000 + "]", "image": "x"},
         {"prompt": 'image": [1' + "\\" * 300_000, "image": [1]},
-        {"a": {"image": NUMBERS[:90_000]}},
-        {"a": {"image": NUMBERS[:90_000]}, "image": []},
-        {"image": [NUMBERS[:90_000]]},
-        [{"image": NUMBERS[:90_000]}],
+        {"a": {"image": NUMBERS[:20_000]}},
+        {"a": {"image": NUMBERS[:20_000]}, "image": []},
+        {"image": [NUMBERS[:20_000]]},
+        [{"image": NUMBERS[:20_000]}],
         5,
     ],
     ids=range(11),

@@ -15,7 +15,7 @@ WORDS_BYTES = 2**20  # for all that is not picture
 MAX_VALUES = 100_000  # beside a picture's; a string of 20 MB in latin-1 has 80,000 commas
 
 _IMAGE_KEY = re.compile(rb'"image"\s*:\s*(?=\[)')
-_PART_BYTES = 2**18
+_PART_BYTES = 100_000  # with fewer values than MAX_VALUES, however short they are
 
 
 def max_body_bytes(limits: ImageLimits) -> int:
