@@ -10,7 +10,10 @@ import pytest
 from browsers import Tab
 from pictures import png
 from playwright.sync_api import expect
-from servers import Server
+from servers import Server, serving
+
+from llava_demo.engines.load import load_engine
+from llava_demo.settings import Settings
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 CIRCLE_AND_SQUARE = EXAMPLES / "circle-and-square.png"
@@ -345,3 +348,33 @@ def test_a_conversation_is_saved_to_a_file_and_opened_in_another_browser(
     chooser.set_input_files({"name": "x.json", "mimeType": "application/json", "buffer": b"{}"})
     expect(other.page.locator("#share-said")).to_contain_text("no saved conversation")
     expect(other.answers.last).to_contain_text("blue")
+
+
+# --- other servers behind the page
+
+
+def test_the_page_works_as_well_with_another_server_behind_it(miniature: Server, open_tab: Open) -> None:
+    with serving(load_engine(Settings(remote_url=miniature.url))) as server:
+        tab = open_tab(server.url)
+        expect(tab.page.locator(".masthead")).to_contain_text("another server")
+        tab.set("temperature", 0)
+        tab.ask("What is in this picture?", CIRCLE_AND_SQUARE)
+        tab.wait_for_end()
+        expect(tab.answers.last).to_have_text("The image shows a red circle and a blue square.")
+        expect(tab.page.locator("#seen img")).to_have_count(1)
+        tab.ask("What color is the circle?")
+        tab.wait_for_end()
+        expect(tab.answers.last).to_contain_text("red")
+        tab.page.close()  # before its server
+
+
+def test_stopping_an_answer_frees_the_server_behind_the_page(tiny: Server, open_tab: Open) -> None:
+    with serving(load_engine(Settings(remote_url=tiny.url))) as server, tiny.slow():
+        tab = open_tab(server.url)
+        tab.ask("Tell me a long story.", upload())
+        expect(tab.answers.last).to_have_text(SOMETHING)
+        tab.page.keyboard.press("Escape")
+        tiny.wait_until_free()
+        server.wait_until_free()
+        expect(tab.notes.last).to_have_text("Stopped")
+        tab.page.close()
