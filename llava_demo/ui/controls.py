@@ -51,7 +51,8 @@ class SamplingControls:
     @property
     def usual(self) -> SamplingParams:
         """What the page starts with."""
-        return SamplingParams(**{name: self._start(name, knob) for name, knob in KNOBS.items()})
+        starts: dict[str, Any] = {name: self._start(name, knob) for name, knob in KNOBS.items()}
+        return SamplingParams(**starts)
 
     def values_of(self, sampling: SamplingParams) -> list[Any]:
         """What `components` show for it, in their order; what is beyond a slider's end is its end."""
