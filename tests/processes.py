@@ -7,12 +7,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 import httpx
+import psutil
 from servers import free_port
 
 ROOT = Path(__file__).parents[1]
@@ -63,12 +64,16 @@ def other_server(
         yield OtherServer(url, process, written)
     finally:
         guard.cancel()
+        children = psutil.Process(process.pid).children() if process.poll() is None else []
         process.terminate()
         try:
             process.wait(20)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        for child in children:  # a process that is terminated leaves its own behind
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
         written.close()
 
 
