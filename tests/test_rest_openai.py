@@ -4,21 +4,31 @@ import asyncio
 import json
 import math
 import socket
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
 import pytest
+import uvicorn
 from openai import AsyncOpenAI, OpenAI
 from openai.types.chat import ChatCompletionMessageParam
 from pictures import encoded, png
-from servers import MAX_QUEUE, Server
+from servers import MAX_QUEUE, Server, free_port
+from starlette.applications import Starlette
+from test_downloads import HERE, Web, resolve
 
 from llava_demo.chat import ChatRequest, Message, SamplingParams
+from llava_demo.downloads import Downloads
 from llava_demo.engines import complete
-from llava_demo.images import Image
+from llava_demo.engines.generate import GenerateEngine
+from llava_demo.images import Image, ImageLimits
+from llava_demo.rest import Access, RestRoutes
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 MODEL = "llava-hf/llava-1.5-7b-hf"  # the name that the program had in use before its base URL was changed
@@ -417,3 +427,74 @@ def test_one_too_many_is_told_when_to_come_again(client: OpenAI, tiny: Server) -
         for line in lines:
             line.close()
         tiny.wait_until_free()
+
+
+# --- pictures from the web
+
+
+@contextmanager
+def fetching(engine: GenerateEngine, downloads: Downloads | None) -> Iterator[str]:
+    """The REST routes of `engine` alone, with these downloads, for as long as the block is; gives their address."""
+    routes = RestRoutes(engine, ImageLimits(), Access([], has_login=False), downloads)
+    port = free_port()
+    server = uvicorn.Server(uvicorn.Config(Starlette(routes=[routes]), port=port, log_level="error", lifespan="off"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.02)
+    yield f"http://127.0.0.1:{port}/v1"
+    server.should_exit = True
+    thread.join()
+
+
+def test_pictures_from_the_web_are_fetched_and_answered_as_the_same_bytes(tiny: Server) -> None:
+    web = Web()
+    downloads = Downloads(ImageLimits(), resolve, is_allowed=lambda address: address == HERE)
+    with fetching(tiny.engine, downloads) as url, OpenAI(base_url=url, api_key="any", max_retries=0) as client:
+        asked = SHORT | {"messages": asking("What is this?", web.url("/a.png"), web.url("/to//b.png"))}
+        answer = client.chat.completions.create(**asked)
+        assert answer.choices[0].message.content == answer_of(tiny, Message("user", "What is this?", (RED, RED))).text
+        for path, host, words in (
+            ("/status/404", "pictures.test", "answered with status 404"),
+            ("/a.png", "inside.test", "not public"),
+            ("/a.png", "127.0.0.1", "not public"),
+        ):
+            with pytest.raises(openai.BadRequestError, match=words) as caught:
+                client.chat.completions.create(**SHORT | {"messages": asking("?", web.url(path, host))})
+            assert caught.value.param == "messages[0].content[1].image_url"
+        with pytest.raises(openai.BadRequestError, match="9 pictures to fetch; at most 8"):
+            urls = [web.url(f"/{number}.png") for number in range(9)]
+            client.chat.completions.create(**SHORT | {"messages": asking("?", *urls)})
+    assert web.reached == []
+    web.close()
+
+
+def test_the_server_itself_is_no_picture(client: OpenAI, tiny: Server) -> None:
+    """transformers serve 5.23 asks itself for /health, waits for itself, and answers nobody ever again."""
+    with pytest.raises(openai.BadRequestError, match="not public"):
+        client.chat.completions.create(**SHORT | {"messages": asking("?", f"{tiny.url}health/live")})
+    assert tiny.health()["status"] == "ready"
+
+
+def test_nothing_is_fetched_where_that_is_switched_off(tiny: Server) -> None:
+    web = Web()
+    with fetching(tiny.engine, None) as url, OpenAI(base_url=url, api_key="any", max_retries=0) as client:
+        with pytest.raises(openai.BadRequestError, match="fetches no web addresses"):
+            client.chat.completions.create(**SHORT | {"messages": asking("?", web.url("/a.png"))})
+    assert web.heads == []
+    web.close()
+
+
+def test_a_slow_picture_keeps_nobody_else_waiting(tiny: Server) -> None:
+    web = Web()
+    downloads = Downloads(ImageLimits(), resolve, is_allowed=lambda address: address == HERE)
+    with fetching(tiny.engine, downloads) as url, OpenAI(base_url=url, api_key="any", max_retries=0) as client:
+        with ThreadPoolExecutor() as others:
+            slow = others.submit(
+                lambda: client.chat.completions.create(**SHORT | {"messages": asking("?", web.url("/silent"))})
+            )
+            time.sleep(0.2)
+            assert client.chat.completions.create(**SHORT).choices
+            assert not slow.done()
+            assert isinstance(slow.exception(), openai.BadRequestError)
+    web.close()
