@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT))  # run by hand, only this folder is searched
 from llava_demo.chat import KNOBS, MAX_SEED, MAX_STOP_STRINGS, SamplingParams  # noqa: E402
 from llava_demo.settings import Settings  # noqa: E402
 
-TREE = ("app.py", "llava_demo", "examples", "tests", "Makefile", ".ci/run", ".huggingface/space.yaml")
+TREE = ("app.py", "llava_demo", "examples", "tests", "Makefile", ".ci/run", ".huggingface")
 WORDS = {  # of what has no docstring; the inside of such a folder is not listed
     "llava_demo/ui/page.js": "Keys, the theme switch and other small help in the browser",
     "llava_demo/ui/style.css": "The page's own style, on top of the theme",
@@ -27,6 +27,11 @@ WORDS = {  # of what has no docstring; the inside of such a folder is not listed
     "Makefile": "demo, test, check, examples, readme",
     ".ci/run": "What a change must pass, on a bare Debian 12",
     ".huggingface/space.yaml": "How the Space is made: hardware, variables, names of secrets",
+    "examples/curl_ask.sh": "Ask a running server about a picture with curl",
+    "examples/gradio_client_ask.mjs": "Ask a running server about a picture from JavaScript, and print the answer as it grows",
+    "examples/worker_ask.mjs": "What a Cloudflare Worker does with LLaVA, against a server of your own",
+    "examples/llava_demo.ipynb": "The demo on Colab",
+    "examples/scaling": "Other servers behind the page: commands, manifests, arithmetic",
 }
 
 

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
@@ -76,16 +77,12 @@ def address() -> Iterator[str]:
 @pytest.mark.parametrize(("language", "snippet"), snippets("Ways in"))
 def test_every_snippet_runs_and_prints_what_the_readme_says(address: str, language: str, snippet: str) -> None:
     code = snippet.replace(DEFAULT_ADDRESS, address)
-    python = (
-        [["-c", code]] if language == "python" else [shlex.split(line, comments=True)[1:] for line in code.splitlines()]
-    )
-    printed = ""
-    for words in (words for words in python if words):
-        run = subprocess.run([sys.executable, *words], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
-        assert run.returncode == 0, run.stderr
-        printed += run.stdout
+    words = [sys.executable, "-c", code] if language == "python" else ["bash", "-euc", code]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # where `python` is this one
+    run = subprocess.run(words, cwd=ROOT, env=ENVIRONMENT | {"PATH": path}, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
     for line in re.findall(r"^# → (.*)$", snippet, re.MULTILINE):
-        assert line in printed
+        assert line in run.stdout
 
 
 def test_the_command_with_options_serves() -> None:
