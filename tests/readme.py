@@ -28,7 +28,7 @@ WORDS = {  # of what has no docstring; the inside of such a folder is not listed
     ".ci/run": "What a change must pass, on a bare Debian 12",
     ".huggingface/space.yaml": "How the Space is made: hardware, variables, names of secrets",
     "examples/curl_ask.sh": "Ask a running server about a picture with curl",
-    "examples/gradio_client_ask.mjs": "Ask a running server about a picture from JavaScript, and print the answer as it grows",
+    "examples/gradio_client_ask.mjs": "Ask a running server about a picture from JavaScript",
     "examples/worker_ask.mjs": "What a Cloudflare Worker does with LLaVA, against a server of your own",
     "examples/llava_demo.ipynb": "The demo on Colab",
     "examples/scaling": "Other servers behind the page: commands, manifests, arithmetic",

@@ -169,7 +169,7 @@ def test_the_last_message_must_be_the_users(messages: tuple[Message, ...]) -> No
 
 @pytest.mark.parametrize("count", [-1, 6, 1.5, True, "3"])
 def test_log_probabilities_of_more_than_5_tokens_are_refused(count: Any) -> None:
-    with pytest.raises(InvalidRequest, match="top_logprobs .* from 0 to 5"):
+    with pytest.raises(InvalidRequest, match=r"top_logprobs .* from 0 to 5"):
         SamplingParams(top_logprobs=count)
 
 
