@@ -478,9 +478,13 @@ def test_the_server_itself_is_no_picture(client: OpenAI, tiny: Server) -> None:
 
 def test_nothing_is_fetched_where_that_is_switched_off(tiny: Server) -> None:
     web = Web()
-    with fetching(tiny.engine, None) as url, OpenAI(base_url=url, api_key="any", max_retries=0) as client:
-        with pytest.raises(openai.BadRequestError, match="fetches no web addresses"):
-            client.chat.completions.create(**SHORT | {"messages": asking("?", web.url("/a.png"))})
+    asked = SHORT | {"messages": asking("?", web.url("/a.png"))}
+    with (
+        fetching(tiny.engine, None) as url,
+        OpenAI(base_url=url, api_key="any", max_retries=0) as client,
+        pytest.raises(openai.BadRequestError, match="fetches no web addresses"),
+    ):
+        client.chat.completions.create(**asked)
     assert web.heads == []
     web.close()
 
@@ -488,13 +492,15 @@ def test_nothing_is_fetched_where_that_is_switched_off(tiny: Server) -> None:
 def test_a_slow_picture_keeps_nobody_else_waiting(tiny: Server) -> None:
     web = Web()
     downloads = Downloads(ImageLimits(), resolve, is_allowed=lambda address: address == HERE)
-    with fetching(tiny.engine, downloads) as url, OpenAI(base_url=url, api_key="any", max_retries=0) as client:
-        with ThreadPoolExecutor() as others:
-            slow = others.submit(
-                lambda: client.chat.completions.create(**SHORT | {"messages": asking("?", web.url("/silent"))})
-            )
-            time.sleep(0.2)
-            assert client.chat.completions.create(**SHORT).choices
-            assert not slow.done()
-            assert isinstance(slow.exception(), openai.BadRequestError)
+    asked = SHORT | {"messages": asking("?", web.url("/silent"))}
+    with (
+        fetching(tiny.engine, downloads) as url,
+        OpenAI(base_url=url, api_key="any", max_retries=0) as client,
+        ThreadPoolExecutor() as others,
+    ):
+        slow = others.submit(lambda: client.chat.completions.create(**asked))
+        time.sleep(0.2)
+        assert client.chat.completions.create(**SHORT).choices
+        assert not slow.done()
+        assert isinstance(slow.exception(), openai.BadRequestError)
     web.close()

@@ -28,7 +28,6 @@ from llava_demo.wire.openai import (
     Head,
     call_from,
     chunk_from,
-    completion_from,
     error_from,
     error_json,
     request_json,
@@ -201,11 +200,6 @@ def test_a_body_that_is_no_object_is_refused(body: Any) -> None:
 
 
 COMPLETION = Completion("a\n👋", "stop", Usage(20, 3, 16), LOGPROBS)
-
-
-def test_an_answer_survives_the_way_to_json_and_back() -> None:
-    for completion in (COMPLETION, Completion("", "length", Usage(5, 0))):
-        assert completion_from(json.loads(json.dumps(HEAD.completion([completion])))) == completion
 
 
 def test_the_official_client_reads_the_whole_answer() -> None:

@@ -8,7 +8,7 @@ failures   the error object
 Source: https://platform.openai.com/docs/api-reference/chat. Each direction reads what the other writes.
 """
 
-from llava_demo.wire.openai.answers import Head, chunk_from, completion_from
+from llava_demo.wire.openai.answers import Head, chunk_from
 from llava_demo.wire.openai.failures import error_from, error_json
 from llava_demo.wire.openai.messages import messages_from, messages_json, web_addresses
 from llava_demo.wire.openai.requests import STREAMED, Call, call_from, request_json
@@ -19,7 +19,6 @@ __all__ = [
     "Head",
     "call_from",
     "chunk_from",
-    "completion_from",
     "error_from",
     "error_json",
     "messages_from",

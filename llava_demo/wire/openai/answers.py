@@ -70,21 +70,6 @@ class Head:
         }
 
 
-def completion_from(body: dict[str, Any]) -> Completion:
-    """Read the first choice of a whole answer.
-
-    Raises:
-        ValueError: it is no `chat.completion`.
-    """
-    with _form_of("chat.completion"):
-        choice = body["choices"][0]
-        usage, finish_reason = _usage_from(body), _finish_reason(choice)
-        if usage is None or finish_reason is None:
-            raise ValueError("neither usage nor finish_reason may be missing")
-        text = choice["message"]["content"] or ""
-        return Completion(text, finish_reason, usage, _logprobs_from(choice.get("logprobs")))
-
-
 def chunk_from(event: dict[str, Any]) -> Chunk:
     """Read the first choice of a stream's event; `Chunk()` where it says nothing new, as the first one does.
 
