@@ -185,6 +185,14 @@ def test_a_short_training_run_learns_and_exports_a_checkpoint(tmp_path):
     assert {row["lesson"] for row in rows} == {"vision", "language", "polish"}
     assert loaded(tmp_path / "model").image_tokens == 64
 
+    command[-1:] = [str(tmp_path / "more"), "--after", str(tmp_path / "run")]
+    times[1:4:2] = "0", "0.02"
+    done = subprocess.run([*command, *times, "--export", str(tmp_path / "mean")], capture_output=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-2000:]
+    one, other = (torch.load(tmp_path / run / "polish.pt")["model"]["lm_head.weight"] for run in ("run", "more"))
+    assert not torch.equal(one, other)
+    assert torch.equal(loaded(tmp_path / "mean").model.lm_head.weight, ((one + other) / 2).half().float())
+
 
 def test_the_shipped_checkpoint_is_small_and_carries_its_processor(processor):
     assert sum(file.stat().st_size for file in FOLDER.iterdir()) <= 8_000_000

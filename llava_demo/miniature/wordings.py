@@ -63,6 +63,7 @@ PATTERNS: dict[str, tuple[str, ...]] = {
         "What (would|could|might|should) (this|it|the <pic>|that) (be|show|contain|represent)?",
         "(In your words|In short|In a few words|Briefly|In detail), what is (this|in the <pic>|on the <pic>|here|to be seen)?",
         "(Which|What) <objs> (would|could) (you|one|somebody) (name|list|find|see)<t>?",
+        "(What|Which <objs>) would (you|one|somebody) (say|guess|answer|reply) (is|are|there is|there are) (here|<drawn>|in the <pic>|on this <pic>|on it|to see)?",
     ),
     "count_all": (
         "How many(| different| separate)(| colored| drawn) <objs> (|do you |can you )(see|are there|are visible|are|count|find|have been drawn|are <drawn>|does the <pic> <do>|did I draw|can be seen)<t>?",
@@ -190,6 +191,7 @@ PATTERNS: dict[str, tuple[str, ...]] = {
         "(Which|What) (<obj>|one) do you (think|believe|reckon|guess) is {x}?",
         "(Of|Out of) all the <objs>, which is {x}?",
         "What (could|might|would) the {x} (<obj>|one) be?",
+        "What would (you|one|somebody) (say|guess|answer) is {x}<t>?",
     ),
     "where": (
         "Where(| exactly) (is|was) the {n}<t>?",
@@ -246,6 +248,7 @@ PATTERNS: dict[str, tuple[str, ...]] = {
         "<which> <w> do you (think|believe|reckon|guess) (this|it|that) is?",
         "<which> <w> (could|might|should) (this|it|that) be?",
         "<which> <w> (is to be seen|can be found|is there to see|appears)<t>?",
+        "<which> <w> would (you|one|somebody) (guess|answer|read)(| here| there)?",
     ),
     "has_number": (
         "Is there(| also|) (a|any|some) <w><t>?",
