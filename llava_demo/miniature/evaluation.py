@@ -29,6 +29,7 @@ from llava_demo.miniature.scenes import Scene, World
 SETS = ("scenes", "wordings", "plain", "plain wordings")
 _SEED = 20_000_000  # far from any of training's
 _BATCH, _MAX_TOKENS = 24, 64
+_NOT_CLAIMED = ("several",)  # "the circle" where there are two: it is taught, but is not said to be known
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,10 @@ def loaded(folder: Path, quantize: str = "auto") -> Llava:
 
 
 def evaluate(llava: Llava, pictures: int) -> dict[str, list[Mark]]:
-    """Marks of every answer in each of SETS, on `pictures` pictures each."""
+    """Marks of every answer that is claimed to be known in each of SETS, on `pictures` pictures each."""
     torch.set_num_threads(1)  # with more, such small matrices are slower
-    return {name: marks_of(llava, list(talks(name, pictures))) for name in SETS}
+    marks = {name: marks_of(llava, list(talks(name, pictures))) for name in SETS}
+    return {name: [mark for mark in each if mark.turn.type not in _NOT_CLAIMED] for name, each in marks.items()}
 
 
 def talks(name: str, pictures: int) -> Iterator[Talk]:
