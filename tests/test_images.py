@@ -463,3 +463,32 @@ def test_a_large_picture_is_kept_smaller_but_its_file_as_it_came() -> None:
     assert is_near(image.pixels.getpixel((1000, 800)), RED)
     assert is_near(image.pixels.getpixel((2000, 800)), BLUE)
     assert PIL.Image.open(io.BytesIO(image.data)).size == (5000, 2000)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_a_large_webp_which_another_process_decodes_is_what_pillow_decodes(mode: str) -> None:
+    picture = PIL.Image.radial_gradient("L").resize((3000, 2800))
+    picture = PIL.Image.merge(
+        "RGB", [picture, picture.transpose(PIL.Image.Transpose.ROTATE_90).resize(picture.size), picture]
+    )
+    if mode == "RGBA":
+        picture.putalpha(255)
+        picture.paste((0, 0, 0, 0), (0, 0, 100, 100))
+    file = io.BytesIO()
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 3  # turned upside down
+    picture.save(file, "WEBP", lossless=True, method=0, exif=exif)
+    pixels = Image.from_bytes(file.getvalue()).pixels
+    expected = picture.convert("RGB").transpose(PIL.Image.Transpose.ROTATE_180)
+    if mode == "RGBA":
+        expected.paste((255, 255, 255), (2900, 2700, 3000, 2800))
+    assert pixels.tobytes() == expected.tobytes()
+
+
+def test_a_large_webp_that_is_damaged_is_refused() -> None:
+    file = io.BytesIO()
+    PIL.Image.radial_gradient("L").resize((3000, 2800)).convert("RGB").save(file, "WEBP", lossless=True, method=0)
+    data = bytearray(file.getvalue())
+    data[len(data) // 2 :] = b"\xff" * (len(data) - len(data) // 2)
+    with pytest.raises(InvalidImage, match="damaged or cut off"):
+        Image.from_bytes(bytes(data))

@@ -32,6 +32,7 @@ RANKS = {
     "llava_demo.chat": 1,
     "llava_demo.downloads": 0.7,
     "llava_demo.images": 0.5,
+    "llava_demo.decoding": 0.5,
     "llava_demo.errors": 0,
     "llava_demo": 0,
 }
