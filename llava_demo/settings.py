@@ -213,8 +213,8 @@ class OneLineParser(argparse.ArgumentParser):
 GROUPS = {
     "model": ("model", "engine", "quantize", "dtype", "attention"),
     "remote": ("remote_url", "remote_key"),
-    "pictures": ("image_mode", "max_images", "max_image_mb", "max_image_megapixels", "fetch_urls"),
-    "server": ("host", "port", "share", "auth", "api_key", "log_format", "max_concurrent", "max_queue"),
+    "pictures": ("image_mode", "max_images", "max_image_mb", "max_image_megapixels"),
+    "server": ("host", "port", "share", "auth", "api_key", "fetch_urls", "log_format", "max_concurrent", "max_queue"),
 }
 
 

@@ -199,7 +199,7 @@ def test_check_says_what_was_chosen_and_why(tiny_folder: str, capsys: pytest.Cap
     rows = dict(line.split(maxsplit=1) for line in text.split("\n\n")[0].splitlines())
     assert list(rows) == ["model", "engine", "device", "precision", "attention", "memory", "context", "pictures"]
     assert rows["model"] == "tiny"
-    assert rows["engine"] == "generate"
+    assert rows["engine"] == "batched"
     assert rows["context"] == "1,024 tokens"
     assert rows["pictures"].startswith("16 tokens each, at most ")
     assert " GB taken, " in rows["memory"]
