@@ -76,7 +76,7 @@ def _loads(body: bytes) -> Any:
     if body.count(b",") > MAX_VALUES:
         raise InvalidRequest(f"The body has more than {MAX_VALUES:,} values.")
     try:
-        return json.loads(body)
+        return json.loads(body.decode())  # of bytes it takes twice as long, and lets nobody else run meanwhile
     except json.JSONDecodeError as error:
         raise InvalidRequest(f"The body is not valid JSON: {error.msg} at character {error.pos:,}.") from error
     except (ValueError, RecursionError) as error:  # ValueError: no UTF-8, or a number of over 4,300 digits
