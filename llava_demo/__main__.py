@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llava_demo import log
-from llava_demo.chat import KNOBS, MAX_SEED, MAX_STOP_STRINGS, ChatRequest, Message, SamplingParams
+from llava_demo.chat import KNOBS, MAX_SEED, MAX_STOP_STRINGS, ChatRequest, Message, SamplingParams, number_from
 from llava_demo.errors import DemoError, InvalidImage, InvalidRequest
 from llava_demo.images import Image, ImageLimits
 from llava_demo.settings import OneLineParser, SettingError, Settings, add_options
@@ -112,22 +112,12 @@ def _add_sampling_options(parser: OneLineParser) -> None:
     for name, knob in KNOBS.items():
         default = getattr(SamplingParams(), name)
         words = f"{knob.doc} From {knob.low} to {knob.high} (default: {default})"
-        section.add_argument(f"--{name.replace('_', '-')}", type=_number, metavar="N", help=words)
+        section.add_argument(f"--{name.replace('_', '-')}", type=number_from, metavar="N", help=words)
     section.add_argument(
-        "--seed", type=_number, metavar="N", help=f"The same seed draws the same answer; 0 to {MAX_SEED}"
+        "--seed", type=number_from, metavar="N", help=f"The same seed draws the same answer; 0 to {MAX_SEED}"
     )
     words = f"The answer ends before this text; may be given {MAX_STOP_STRINGS} times"
     section.add_argument("--stop", action="append", metavar="TEXT", help=words)
-
-
-def _number(text: str) -> float | str:
-    """A number where it is one; of what is none `SamplingParams` says what is wanted."""
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            pass
-    return text
 
 
 def _is_file(word: str) -> bool:

@@ -126,6 +126,16 @@ def _checked(name: str, value: Any, low: float, high: float, is_whole: bool) -> 
     return int(value) if is_whole else float(value)
 
 
+def number_from(text: str) -> float | int | str:
+    """A number where it is one; of what is none `SamplingParams` says what is wanted."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
+
+
 def _is_text(value: Any) -> bool:
     """False for half a character too (a lone surrogate, which JSON can spell): no tokenizer takes it."""
     return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)

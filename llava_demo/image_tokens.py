@@ -9,6 +9,7 @@ import bisect
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -93,8 +94,7 @@ class ImageTokens:
 
     def hold(self, prompt: Prompt) -> None:
         """Have the features of the prompt's pictures until `release`; after an exception none of them is held."""
-        held: list[Picture] = []
-        try:
+        with ExitStack() as held:
             for picture, image, inputs in zip(prompt.pictures, prompt.images, prompt.inputs, strict=True):
                 if picture.features is None:
                     self.misses += 1
@@ -103,10 +103,8 @@ class ImageTokens:
                     self.hits += 1
                 self._encoded.move_to_end(picture.ids.start)
                 picture.holders += 1
-                held.append(picture)
-        except BaseException:
-            _release(held)
-            raise
+                held.callback(_release, [picture])
+            held.pop_all()
 
     def release(self, prompt: Prompt) -> None:
         """Give back what `hold` took."""

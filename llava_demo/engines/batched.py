@@ -7,33 +7,22 @@ import asyncio
 import gc
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Literal
 
-import PIL.Image
 import torch
 
-from llava_demo.chat import ChatRequest, Chunk
+from llava_demo.chat import Chunk
 from llava_demo.engines import EngineInfo, EngineLoad
 from llava_demo.engines.answer import Answer
 from llava_demo.engines.continuous import PAGE_TOKENS, Batch, BatchSize, Token
-from llava_demo.engines.jobs import (
-    BROKEN_GPU,
-    SHUTTING_DOWN,
-    Job,
-    answer_room,
-    check_pictures,
-    failure_of,
-    is_out_of_memory,
-)
+from llava_demo.engines.jobs import SHUTTING_DOWN, Job
+from llava_demo.engines.local import BROKEN_GPU, LocalEngine, answer_room, failure_of, is_out_of_memory
 from llava_demo.engines.sampler import Draw
 from llava_demo.errors import DemoError, EngineBusy, EngineUnavailable
 from llava_demo.image_tokens import ImageTokens, Prompt
-from llava_demo.images import Image
 from llava_demo.llava import Llava
 
 RESERVED_ANSWER_TOKENS = 256  # that an answer is thought to need; a longer one may push out another for a while
@@ -57,16 +46,16 @@ class _Chat:
         return len(self.prompt.ids) + min(self.room, RESERVED_ANSWER_TOKENS)
 
 
-class BatchedEngine:
-    """An `Engine` whose callers may be on any number of threads and event loops.
+class BatchedEngine(LocalEngine):
+    """`size` says how many are answered at once; `max_queue` more may wait.
 
-    `size` says how many are answered at once; `max_queue` more may wait. One thread reads conversations and prepares
+    One thread reads conversations and prepares
     their pictures, another runs the model, step by step. After a failure in a step those who were in it are told, and
     the rest goes on with an empty cache.
     """
 
     def __init__(self, llava: Llava, info: EngineInfo, max_queue: int, size: BatchSize) -> None:
-        self.llava, self.info = llava, info
+        super().__init__(llava, info)
         self.images = ImageTokens(llava, max_rows=size.tokens)
         self.size, self._max_queue = size, max_queue
         self.batch = Batch(llava, self.images, size)
@@ -81,18 +70,6 @@ class BatchedEngine:
         self._thread = threading.Thread(target=self._work, name="batch", daemon=True)
         self._thread.start()
 
-    async def stream(self, request: ChatRequest) -> AsyncGenerator[Chunk, None]:
-        """Answer `request`; see `Engine.stream`."""
-        check_pictures(request, self.info)
-        job = Job(request)
-        self._admit(job)
-        try:
-            async with aclosing(job.chunks()) as chunks:
-                async for chunk in chunks:
-                    yield chunk
-        finally:
-            self._cancel(job)
-
     def load(self) -> EngineLoad:
         with self._changed:
             waiting = self._jobs - {chat.job for chat in self._chats.values()}
@@ -103,10 +80,6 @@ class BatchedEngine:
         self._refuse_all(SHUTTING_DOWN)
         await asyncio.to_thread(self._thread.join)
         await asyncio.to_thread(self._reader.shutdown)
-
-    def seen(self, image: Image) -> PIL.Image.Image:
-        """The square that the model looks at for `image`."""
-        return self.llava.seen(image)
 
     # On the callers' event loops
 

@@ -6,52 +6,36 @@ It knows nothing of the ways in: requests come from `stream`, on any event loop,
 import asyncio
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 
-import PIL.Image
 import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteriaList
 
-from llava_demo.chat import ChatRequest, Chunk, Usage
+from llava_demo.chat import Chunk, Usage
 from llava_demo.engines import EngineInfo, EngineLoad
 from llava_demo.engines.answer import Answer, TokenLikelihood
-from llava_demo.engines.jobs import BROKEN_GPU, SHUTTING_DOWN, Job, answer_room, check_pictures, failure_of
+from llava_demo.engines.jobs import SHUTTING_DOWN, Job
+from llava_demo.engines.local import BROKEN_GPU, LocalEngine, answer_room, failure_of
 from llava_demo.engines.sampler import Draw, choose, likelihood
 from llava_demo.engines.streamer import AnswerStreamer, StopWhen
 from llava_demo.errors import DemoError, EngineBusy, EngineUnavailable
-from llava_demo.images import Image
 from llava_demo.llava import Llava
 
 
-class GenerateEngine:
-    """An `Engine` whose callers may be on any number of threads and event loops.
+class GenerateEngine(LocalEngine):
+    """One request is answered at a time, the others wait in a line of `max_queue` places.
 
-    One request is answered at a time, the others wait in a line of `max_queue` places. A thread answers them; it exists
-    only while there is work.
+    A thread answers them; it exists only while there is work.
     """
 
     def __init__(self, llava: Llava, info: EngineInfo, max_queue: int) -> None:
-        self.llava, self.info = llava, info
+        super().__init__(llava, info)
         self._max_queue = max_queue
         self._lock = threading.Lock()  # over the four below
         self._line: deque[Job] = deque()
         self._running: Job | None = None  # while there is one, there is a thread
         self._thread: threading.Thread | None = None
         self._refusal: str | None = None  # why nothing is answered any more
-
-    async def stream(self, request: ChatRequest) -> AsyncGenerator[Chunk, None]:
-        """Answer `request`; see `Engine.stream`."""
-        check_pictures(request, self.info)
-        job = Job(request)
-        self._admit(job)
-        try:
-            async with aclosing(job.chunks()) as chunks:
-                async for chunk in chunks:
-                    yield chunk
-        finally:
-            self._cancel(job)
 
     def load(self) -> EngineLoad:
         with self._lock:
@@ -63,10 +47,6 @@ class GenerateEngine:
         thread = self._refuse_all(SHUTTING_DOWN)
         if thread is not None:
             await asyncio.to_thread(thread.join)
-
-    def seen(self, image: Image) -> PIL.Image.Image:
-        """The square that the model looks at for `image`."""
-        return self.llava.seen(image)
 
     def _admit(self, job: Job) -> None:
         with self._lock:

@@ -10,7 +10,7 @@ import json
 import logging
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from pathlib import PurePath
 from typing import Any
@@ -20,8 +20,9 @@ import PIL.Image
 
 from llava_demo.chat import ChatRequest, Chunk
 from llava_demo.engines import EngineInfo, EngineLoad
+from llava_demo.engines.jobs import SHUTTING_DOWN, Job, check_pictures
 from llava_demo.engines.upstreams import Upstream, Upstreams
-from llava_demo.errors import DemoError, EngineBusy, EngineUnavailable, GenerationFailed, InvalidRequest
+from llava_demo.errors import DemoError, EngineBusy, EngineUnavailable, GenerationFailed
 from llava_demo.images import Image, ImageLimits
 from llava_demo.picture_modes import prepared
 from llava_demo.settings import SettingError, Settings
@@ -29,7 +30,6 @@ from llava_demo.wire.openai.failures import error_from
 from llava_demo.wire.openai.requests import STREAMED, request_json
 from llava_demo.wire.openai.streams import AnswerReader
 
-HEARTBEAT_S = 0.5
 CONNECT_S = 3.0
 SILENCE_S = 180.0  # a question may stand in a cluster's line for minutes; vLLM says nothing meanwhile
 LLAVA_CONTEXT, LLAVA_IMAGE_TOKENS, LLAVA_SIDE, LLAVA_IMAGES = 4096, 576, 336, 6  # LLaVA-1.5's, and its like
@@ -80,26 +80,19 @@ class RemoteEngine:
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[Chunk, None]:
         """Answer `request`; see `Engine.stream`. Closing it closes the connection, and so frees the server."""
-        self._check(request)
-        items: asyncio.Queue[Chunk | DemoError] = asyncio.Queue()
-        asking = asyncio.create_task(self._ask(request, items))
+        check_pictures(request, self.info)
+        job = Job(request)
+        self._admit()
+        asking = asyncio.create_task(self._ask(job))
         self._silent += 1
         is_silent = True
         try:
-            while True:
-                try:
-                    async with asyncio.timeout(HEARTBEAT_S):
-                        item = await items.get()
-                except TimeoutError:
-                    item = Chunk()
-                if isinstance(item, DemoError):
-                    raise item
-                if item.text and is_silent:
-                    is_silent = False
-                    self._silent, self._speaking = self._silent - 1, self._speaking + 1
-                yield item
-                if item.finish_reason:
-                    return
+            async with aclosing(job.chunks()) as chunks:
+                async for chunk in chunks:
+                    if chunk.text and is_silent:
+                        is_silent = False
+                        self._silent, self._speaking = self._silent - 1, self._speaking + 1
+                    yield chunk
         finally:
             if is_silent:
                 self._silent -= 1
@@ -115,7 +108,7 @@ class RemoteEngine:
         return EngineLoad("ready" if is_up else "failed", self._speaking, self._silent)
 
     async def aclose(self) -> None:
-        self._refusal = "The server is shutting down."
+        self._refusal = SHUTTING_DOWN
         self._upstreams.close()
 
     def seen(self, image: Image) -> PIL.Image.Image | None:
@@ -125,29 +118,22 @@ class RemoteEngine:
             return None
         return prepared(image.pixels, mode, side, PIL.Image.Resampling.BICUBIC)
 
-    def _check(self, request: ChatRequest) -> None:
+    def _admit(self) -> None:
         if self._refusal:
             raise EngineUnavailable(self._refusal)
-        info = self.info
-        if len(request.images) > info.max_images:
-            raise InvalidRequest(
-                f"The conversation has {len(request.images)} pictures; at most {info.max_images} are allowed.",
-                "messages",
-            )
-        most = max(1, self._settings.max_queue)
-        if self._silent >= most:
+        if self._silent >= max(1, self._settings.max_queue):
             raise EngineBusy(f"{self._silent} questions are waiting for their answers, the most that may wait.")
 
-    async def _ask(self, request: ChatRequest, items: "asyncio.Queue[Chunk | DemoError]") -> None:
+    async def _ask(self, job: Job) -> None:
         """The task behind `stream`: puts all chunks, or what went wrong as the last item."""
         try:
-            async for chunk in self._chunks(request):
-                items.put_nowait(chunk)
+            async for chunk in self._chunks(job.request):
+                job.put(chunk)
         except DemoError as error:
-            items.put_nowait(error)
+            job.put(error)
         except Exception as error:  # noqa: BLE001, the top of a task: whatever it is, the caller must hear of it
             _log.error("asking a server failed: %s", type(error).__name__)
-            items.put_nowait(GenerationFailed("The server's answer could not be read; please try again."))
+            job.put(GenerationFailed("The server's answer could not be read; please try again."))
 
     async def _chunks(self, request: ChatRequest) -> AsyncIterator[Chunk]:
         """The answer of the first server that begins one."""

@@ -8,19 +8,18 @@ import asyncio
 import contextvars
 import logging
 import threading
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing, closing
+from collections.abc import Iterator
+from contextlib import closing
 
 import gradio as gr
-import PIL.Image
 import spaces  # type: ignore[import-untyped]  # before anything uses CUDA
 
 from llava_demo.chat import ChatRequest, Chunk
 from llava_demo.engines import EngineInfo, EngineLoad
 from llava_demo.engines.generate import GenerateEngine
-from llava_demo.engines.jobs import SHUTTING_DOWN, Job, check_pictures, failure_of
+from llava_demo.engines.jobs import SHUTTING_DOWN, Job
+from llava_demo.engines.local import LocalEngine, failure_of
 from llava_demo.errors import DemoError, EngineBusy, EngineUnavailable, GenerationFailed
-from llava_demo.images import Image
 from llava_demo.llava import Llava
 
 # An answer that takes longer than was asked for is cut off by the platform; one that asks for much waits longer, and
@@ -36,33 +35,19 @@ def duration_of(request: ChatRequest) -> int:
     return min(round(seconds), LONGEST_S)
 
 
-class ZeroGpuEngine:
-    """An `Engine` for any number of callers; the platform's own line decides who gets a GPU, and when.
+class ZeroGpuEngine(LocalEngine):
+    """The platform's own line decides who gets a GPU, and when, and charges the quota of whom Gradio's context names.
 
     It must be made before `gr.Blocks.launch`, which tells the platform that there is a function for the GPU.
     """
 
     def __init__(self, llava: Llava, info: EngineInfo, max_queue: int) -> None:
-        self.llava, self.info = llava, info
+        super().__init__(llava, info)
         self._most = max(1, max_queue)
         self._lock = threading.Lock()  # over the two below
         self._jobs: set[Job] = set()
         self._refusal: str | None = None
         self._on_gpu = spaces.GPU(duration=duration_of)(self._answer)
-
-    async def stream(self, request: ChatRequest) -> AsyncGenerator[Chunk, None]:
-        """Answer `request`; see `Engine.stream`. The caller's quota is charged, as Gradio's context names him."""
-        check_pictures(request, self.info)
-        job = Job(request)
-        self._admit(job)
-        context = contextvars.copy_context()
-        threading.Thread(target=context.run, args=(self._work, job), name="zero-gpu", daemon=True).start()
-        try:
-            async with aclosing(job.chunks()) as chunks:
-                async for chunk in chunks:
-                    yield chunk
-        finally:
-            job.is_cancelled.set()
 
     def load(self) -> EngineLoad:
         with self._lock:
@@ -77,10 +62,6 @@ class ZeroGpuEngine:
             job.is_cancelled.set()
             job.put(EngineUnavailable(SHUTTING_DOWN))
 
-    def seen(self, image: Image) -> PIL.Image.Image:
-        """The square that the model looks at for `image`."""
-        return self.llava.seen(image)
-
     def _admit(self, job: Job) -> None:
         with self._lock:
             if self._refusal:
@@ -88,6 +69,11 @@ class ZeroGpuEngine:
             if len(self._jobs) >= self._most:
                 raise EngineBusy(f"{len(self._jobs)} questions are being answered, the most at once; try again soon.")
             self._jobs.add(job)
+        context = contextvars.copy_context()
+        threading.Thread(target=context.run, args=(self._work, job), name="zero-gpu", daemon=True).start()
+
+    def _cancel(self, job: Job) -> None:
+        job.is_cancelled.set()
 
     def _work(self, job: Job) -> None:
         """The thread of one answer: hands on what the process with the GPU yields."""

@@ -15,15 +15,13 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from llava_demo.chat import Usage
 from llava_demo.downloads import Downloads
 from llava_demo.engines import Engine
+from llava_demo.engines.load import LLAVA_7B
 from llava_demo.errors import DemoError, InvalidRequest, ModelNotFound
 from llava_demo.images import Image, ImageLimits
 from llava_demo.rest import documents, failures
 from llava_demo.rest.asking import Pieces, completions_of, pieces_of, while_connected
 from llava_demo.rest.bodies import body_of, json_from, max_body_bytes
 from llava_demo.wire.openai import Call, Head, call_from, web_addresses
-
-# Who changes only the base URL of a program keeps the name that the hosted model has there.
-HOSTED_NAME = "llava-hf/llava-1.5-7b-hf"
 
 # An error that comes before the headers has a status. So they wait for the first word, or for so many heart-beats (two
 # a second); then they go out, and comments after them, lest somebody between here and the caller gives the silence up.
@@ -82,7 +80,8 @@ class OpenAIRoutes:
         }
 
     def _check_name(self, name: str) -> None:
-        if name not in (self._engine.info.model, HOSTED_NAME):
+        # Who changes only the base URL of a program keeps the name that the hosted model has there.
+        if name not in (self._engine.info.model, LLAVA_7B):
             served = self._engine.info.model
             raise ModelNotFound(f"The model {name[:100]!r} is not served here; {served!r} is.", "model")
 

@@ -31,6 +31,13 @@ class Call:
         """One picture and one text, with nothing before them."""
         return len(self.request.messages) == 1 and len(self.request.images) == 1
 
+    def for_gradio(self, handle_file: Callable[[str], Any]) -> tuple[str, dict[str, Any]]:
+        """The endpoint of Gradio's clients and its arguments, with `handle_file` of a file's name for a picture."""
+        if self.is_one_question:
+            picture, text = handle_file(self.files()[0]), self.request.messages[0].text
+            return "/ask", {"image": picture, "prompt": text, **self.knobs}
+        return "/chat", {"messages": self.turns(handle_file), **self.knobs}
+
     def turns(self, picture: Callable[[str], Any]) -> list[dict[str, Any]]:
         """The conversation in OpenAI's form, with `picture` of a file's name for a picture."""
         return [self._turn(message, picture) for message in self.request.messages]

@@ -1,7 +1,5 @@
 """A call in JavaScript, with Gradio's client, for Node 20 and newer."""
 
-from typing import Any
-
 from llava_demo.snippets.call import Call
 from llava_demo.snippets.literals import JAVASCRIPT, Code, json_string, written
 
@@ -10,18 +8,10 @@ MAX_SAFE_INTEGER = 2**53 - 1
 
 def gradio_client(call: Call) -> str:
     """With Gradio's client: /ask for one question about one picture, else /chat."""
-    values: dict[str, Any]
-    if call.is_one_question:
-        message = call.request.messages[0]
-        values = {"image": _handle_file(call.files()[0]), "prompt": message.text}
-    else:
-        values = {"messages": call.turns(_handle_file)}
-    name = "/ask" if call.is_one_question else "/chat"
+    name, values = call.for_gradio(_handle_file)
     login = ', { auth: ["user", "password"] }' if call.takes_login else ""
     uses = "Client, handle_file" if call.files() else "Client"
-    lines = [
-        f"  {key}: {written(value, JAVASCRIPT, '  ', len(key) + 2)}," for key, value in (values | call.knobs).items()
-    ]
+    lines = [f"  {key}: {written(value, JAVASCRIPT, '  ', len(key) + 2)}," for key, value in values.items()]
     return f"""// npm install @gradio/client
 import {{ {uses} }} from "@gradio/client";
 

@@ -4,9 +4,9 @@ from typing import Any
 
 from llava_demo.snippets.call import Call
 from llava_demo.snippets.literals import PYTHON, Code, python_string, written
+from llava_demo.wire.cloudflare import MODEL
 
 KEY_VARIABLE = "LLAVA_API_KEY"
-CLOUDFLARE_MODEL = "@cf/llava-hf/llava-1.5-7b-hf"
 _OPENAIS_OWN = {"temperature", "top_p", "max_tokens", "frequency_penalty", "presence_penalty", "seed", "stop"}
 
 _PICTURE_FUNCTION = """
@@ -22,13 +22,7 @@ def picture(path):
 
 def gradio_client(call: Call) -> str:
     """With Gradio's client: /ask for one question about one picture, else /chat."""
-    arguments: dict[str, Any]
-    if call.is_one_question:
-        message = call.request.messages[0]
-        arguments = {"image": _handle_file(call.files()[0]), "prompt": message.text}
-    else:
-        arguments = {"messages": call.turns(_handle_file)}
-    name = "/ask" if call.is_one_question else "/chat"
+    name, arguments = call.for_gradio(_handle_file)
     login = ', auth=("user", "password")' if call.takes_login else ""
     uses = "Client, handle_file" if call.files() else "Client"
     return f"""# pip install gradio_client
@@ -36,7 +30,7 @@ from gradio_client import {uses}
 
 client = Client({python_string(call.url)}{login})
 answer = client.predict(
-{_lines(arguments | call.knobs)}
+{_lines(arguments)}
     api_name="{name}",
 )
 print(answer)
@@ -84,7 +78,7 @@ from cloudflare import Cloudflare
 
 client = Cloudflare(base_url={python_string(call.url + "/client/v4")}, api_token={_key(call)})
 answer = client.ai.run(
-    "{CLOUDFLARE_MODEL}",
+    "{MODEL}",
 {_lines(arguments | knobs | ({"extra_body": extra} if extra else {}))}
 )
 print(answer["description"])

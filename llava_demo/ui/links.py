@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 from urllib.parse import urlencode
 
-from llava_demo.chat import SamplingParams
+from llava_demo.chat import SamplingParams, number_from
 from llava_demo.errors import InvalidRequest
 
 KNOB_NAMES = tuple(field.name for field in fields(SamplingParams) if field.name not in ("stop", "top_logprobs"))
@@ -36,7 +36,7 @@ def filling_from(query: Mapping[str, str], usual: SamplingParams) -> Filling | N
         return None
     sampling, complaints = usual, []
     stops = query.getlist("stop") if hasattr(query, "getlist") else [query[name] for name in asked if name == "stop"]
-    wanted: dict[str, Any] = {name: _number(asked[name]) for name in KNOB_NAMES if name in asked}
+    wanted: dict[str, Any] = {name: number_from(asked[name]) for name in KNOB_NAMES if name in asked}
     for name, value in (wanted | ({"stop": tuple(stops)} if stops else {})).items():
         try:
             sampling = replace(sampling, **{name: value})
@@ -47,13 +47,3 @@ def filling_from(query: Mapping[str, str], usual: SamplingParams) -> Filling | N
 
 def _text(value: float | str) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _number(text: str) -> float | int | str:
-    """A number where it is one; of what is none `SamplingParams` says what is wanted."""
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            pass
-    return text
