@@ -8,7 +8,7 @@ demo:
 	$(PYTHON) app.py
 
 test:
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n logical
 
 check:
 	$(PYTHON) -m ruff format --check .

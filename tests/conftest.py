@@ -1,11 +1,23 @@
 """Fixtures for all tests: tiny checkpoints, running servers, one browser."""
 
 import logging
+import os
 from collections.abc import Iterator
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: beside the other workers one core is what there is
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 pytest_plugins = ["checkpoints", "servers", "browsers", "node"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def uploads_of_these_tests_only(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Gradio 6.31 names an upload by its hash, and a server that ends deletes its own, and so others'."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -250,13 +250,16 @@ def test_200_requests_with_random_hang_ups_leave_nothing(tiny_batched: BatchedEn
             await asyncio.gather(*(ask(number) for number in range(start, start + 40)))
         await until(lambda: is_idle(tiny_batched))
 
-    def left() -> list[type]:
+    def held() -> list[object]:
         gc.collect()
-        return [type(x) for x in gc.get_objects() if type(x) in (Job, Draw, Prompt, batched._Chat)]
+        return [x for x in gc.get_objects() if type(x) in (Job, Draw, Prompt, batched._Chat)]
 
+    before = {id(x): x for x in held()}  # of other engines
     asyncio.run(scenario())
     answer(tiny_batched)  # one more step, in which the last to go let go of their pages
-    asyncio.run(until(lambda: not left()))  # the engine's thread may be about to leave its last step
+    asyncio.run(
+        until(lambda: all(id(x) in before for x in held()))
+    )  # the engine's thread may be about to leave its last step
     assert tiny_batched.batch.used_pages == 0
 
 
