@@ -21,6 +21,7 @@ from llava_demo.engines.answer import TokenLikelihood
 from llava_demo.engines.paged_attention import PagedAttention, twin_of
 from llava_demo.engines.prefix_cache import keep_recent_prefixes
 from llava_demo.engines.sampler import Draw, choose, likelihood
+from llava_demo.engines.shortcuts import few_rows_by_one_dnn, keep_freed_memory, last_layer_by_rows
 from llava_demo.image_tokens import ImageTokens
 from llava_demo.llava import Llava
 
@@ -64,6 +65,10 @@ class Batch:
         self.size = size
         self._end_ids = sorted(llava.end_ids)
         self.model = twin_of(llava.model)
+        is_by_rows = last_layer_by_rows(self.model)
+        if self.model.device.type == "cpu":
+            few_rows_by_one_dnn(self.model)
+            keep_freed_memory()
         self._manager = self.model.init_continuous_batching(
             GenerationConfig(do_sample=False, eos_token_id=self._end_ids or -1),
             ContinuousBatchingConfig(
@@ -83,7 +88,8 @@ class Batch:
         self.cached_tokens: dict[str, int] = {}  # of each request's prompt, those that were found in the cache
         keep_recent_prefixes(self.cache, self.cached_tokens)
         self.cache.extend_read_and_write_indices = lambda *_: None  # PagedAttention makes its own, and fewer
-        self.attention = PagedAttention(self.cache, self.model.config.get_text_config().num_hidden_layers)
+        layers = self.model.config.get_text_config().num_hidden_layers
+        self.attention = PagedAttention(self.cache, layers, is_by_rows)
         old = self._processor.model_runner
         self._runner = _Runner(old.logit_processor, old.cb_config, old.inputs_and_outputs, old.cache, False, False)
         self._runner.images = images
@@ -180,9 +186,9 @@ class _Runner(ModelRunner):
         output = model(
             inputs_embeds=self.images.embedded(batch_data["input_ids"]),
             position_ids=batch_data["position_ids"],
-            logits_to_keep=rows,
+            logits_to_keep=0 if self.attention.is_by_rows else rows,  # 0: of all that come out of the last layer
             use_cache=False,
-            step=self.attention.plan(spans, self.active),
+            step=self.attention.plan(spans, self.active, rows),
         )
         self.drawn = []
         if not answering:

@@ -1,8 +1,12 @@
 """`load_engine`: from settings to an engine that answers. Decides the checkpoint; importing it costs nothing."""
 
 import logging
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,6 +66,33 @@ def load_engine(settings: Settings) -> Engine:
         if settings.engine == "batched":
             raise SettingError("Engine batched cannot run on ZeroGPU, which lends a GPU for one answer; leave it auto.")
         import llava_demo.engines.zero_gpu  # noqa: F401, first: `spaces` makes it look as if the GPU were there
+
+        return _local(settings)
+    return _in_a_thread(partial(_local, settings))
+
+
+def _in_a_thread(make: Callable[[], Engine]) -> Engine:
+    """What `make` returns, made in a thread that has ended then, and with it the threads of OpenMP that it brought.
+
+    Those of this thread would stay, and as soon as there are more than cores libgomp sends them all to sleep between
+    two products: 8 % of an answer's time.
+    """
+    made: Future[Engine] = Future()
+
+    def run() -> None:
+        try:
+            made.set_result(make())
+        except BaseException as error:  # noqa: BLE001, the top of a thread: it is raised below
+            made.set_exception(error)
+
+    thread = threading.Thread(target=run, name="load", daemon=True)  # Ctrl-C need not wait for it
+    thread.start()
+    engine = made.result()
+    thread.join()
+    return engine
+
+
+def _local(settings: Settings) -> Engine:
     from llava_demo.device import Hardware, Weights, Wishes, planned
 
     hardware = Hardware.found()

@@ -10,6 +10,7 @@ in one call; that path was tried with a stand-in for the kernel only, no GPU bei
 import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import accumulate, chain
 from typing import Any
 
@@ -82,6 +83,8 @@ class Step:
     """The plan of one step; the layers of the model get it as the keyword `step`."""
 
     cache: PagedAttentionCache
+    asked: Tensor  # the rows that tokens are drawn from, each the last of its request
+    short_layer: int | None  # the layer that computes no other rows
     writes: Tensor
     parts: Sequence[_Part]  # or, where the GPU can:
     all_at_once: _AllAtOnce | None
@@ -91,27 +94,32 @@ class Step:
 class PagedAttention:
     """Plans the attention of each step for one cache."""
 
-    def __init__(self, cache: PagedAttentionCache, layers: int) -> None:
+    def __init__(self, cache: PagedAttentionCache, layers: int, is_by_rows: bool) -> None:
+        """`is_by_rows`: the last of the `layers` needs only the rows that are asked."""
         (self._allocator,) = cache.cache_allocators.values()
-        self._cache, self._layers = cache, layers
+        self._cache, self._layers, self.is_by_rows = cache, layers, is_by_rows
         self._keeps_pieces = torch.device(cache.device).type == "cpu"
         self._pieces: dict[str, _Piece] = {}
         self._buffers: dict[int, Tensor] = {}
         self.is_flash = can_flash(torch.device(cache.device), cache.dtype)
 
-    def plan(self, requests: Iterable[tuple[str, int, int]], active: set[str]) -> Step:
-        """Plan a step of `requests`: (id, tokens before, tokens now). Who is not in `active` is forgotten."""
+    def plan(self, requests: Iterable[tuple[str, int, int]], active: set[str], asked: Tensor) -> Step:
+        """Plan a step of `requests`: (id, tokens before, tokens now); tokens are drawn from the rows `asked`.
+
+        Who is not in `active` is forgotten.
+        """
         spans = list(requests)
-        writes = [place for span in spans for place in self._allocator.get_write_indices(*span)]
+        writes = self._index([place for span in spans for place in self._allocator.get_write_indices(*span)])
+        step = partial(Step, self._cache, asked, self._layers - 1 if self.is_by_rows else None, writes)
         if self.is_flash:
-            return Step(self._cache, self._index(writes), (), self._all_at_once(spans), self._buffers)
+            return step((), self._all_at_once(spans), self._buffers)
         self._pieces = {name: piece for name, piece in self._pieces.items() if name in active}
         ends = list(accumulate(queries for _, _, queries in spans))
         parts = [
             self._part(name, past, slice(end - queries, end))
             for (name, past, queries), end in zip(spans, ends, strict=True)
         ]
-        return Step(self._cache, self._index(writes), parts, None, self._buffers)
+        return step(parts, None, self._buffers)
 
     def _all_at_once(self, spans: list[tuple[str, int, int]]) -> _AllAtOnce:
         queries, keys = [now for _, _, now in spans], [past + now for _, past, now in spans]
@@ -174,16 +182,19 @@ def _attend(
         return _flash(step, step.all_at_once, query, pages, scaling), None
     outputs = query.new_empty(query.shape[2], query.shape[1], query.shape[3])
     for part in step.parts:
+        rows, mask = part.rows, part.mask
+        if layer == step.short_layer:
+            rows, mask = slice(rows.stop - 1, rows.stop), None  # the last row looks at all keys
         attended = scaled_dot_product_attention(
-            query[:, :, part.rows],
+            query[:, :, rows],
             _seen(step, part, layer, 0, pages[0], key),
             _seen(step, part, layer, 1, pages[1], value),
-            attn_mask=part.mask,
-            is_causal=part.mask is None and part.queries > 1,
+            attn_mask=mask,
+            is_causal=mask is None and rows.stop - rows.start > 1,
             scale=scaling,
             enable_gqa=query.shape[1] != key.shape[1],
         )
-        outputs[part.rows] = attended[0].transpose(0, 1)
+        outputs[rows] = attended[0].transpose(0, 1)
     return outputs[None], None
 
 
