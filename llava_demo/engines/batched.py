@@ -21,6 +21,7 @@ from llava_demo.engines.continuous import PAGE_TOKENS, Batch, BatchSize, Token
 from llava_demo.engines.jobs import SHUTTING_DOWN, Job
 from llava_demo.engines.local import BROKEN_GPU, LocalEngine, answer_room, failure_of, is_out_of_memory
 from llava_demo.engines.sampler import Draw
+from llava_demo.engines.shortcuts import skip_unseen_layers
 from llava_demo.errors import DemoError, EngineBusy, EngineUnavailable
 from llava_demo.image_tokens import ImageTokens, Prompt
 from llava_demo.llava import Llava
@@ -56,6 +57,7 @@ class BatchedEngine(LocalEngine):
 
     def __init__(self, llava: Llava, info: EngineInfo, max_queue: int, size: BatchSize) -> None:
         super().__init__(llava, info)
+        skip_unseen_layers(llava.model)
         self.images = ImageTokens(llava, max_rows=size.tokens)
         self.size, self._max_queue = size, max_queue
         self.batch = Batch(llava, self.images, size)

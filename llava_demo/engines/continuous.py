@@ -21,12 +21,13 @@ from llava_demo.engines.answer import TokenLikelihood
 from llava_demo.engines.paged_attention import PagedAttention, twin_of
 from llava_demo.engines.prefix_cache import keep_recent_prefixes
 from llava_demo.engines.sampler import Draw, choose, likelihood
-from llava_demo.engines.shortcuts import few_rows_by_one_dnn, keep_freed_memory, last_layer_by_rows
+from llava_demo.engines.shortcuts import keep_freed_memory, last_layer_by_rows, products_on_a_cpu
 from llava_demo.image_tokens import ImageTokens
 from llava_demo.llava import Llava
 
 PAGE_TOKENS = 16  # what two prompts share is counted in whole pages: the smaller, the more of a follow-up is shared
 BIG_CHUNK = 1024  # tokens of prompts in a step that nobody waits for
+TOKENS_FOR_EACH = 16  # of a prompt in a step, at least, for each who answers: the more they are, the longer a step is
 CROWD = 3  # so many newcomers are read in chunks of four times the size: what they lose by waiting is more
 
 
@@ -67,7 +68,7 @@ class Batch:
         self.model = twin_of(llava.model)
         is_by_rows = last_layer_by_rows(self.model)
         if self.model.device.type == "cpu":
-            few_rows_by_one_dnn(self.model)
+            products_on_a_cpu(self.model)
             keep_freed_memory()
         self._manager = self.model.init_continuous_batching(
             GenerationConfig(do_sample=False, eos_token_id=self._end_ids or -1),
@@ -129,7 +130,8 @@ class Batch:
         if not answering:
             return BIG_CHUNK
         newcomers = len(self._runner.draws) - answering
-        return min(answering + self.size.chunk * (4 if newcomers >= CROWD else 1), BIG_CHUNK)
+        chunk = self.size.chunk * 4 if newcomers >= CROWD else max(self.size.chunk, answering * TOKENS_FOR_EACH)
+        return min(answering + chunk, BIG_CHUNK)
 
     def close(self) -> None:
         """Let go of the cache's memory, whatever else still holds this batch."""

@@ -1,7 +1,8 @@
-"""Shortcuts through the language model of a batch: the same numbers for less work.
+"""Shortcuts through a model: the same numbers for less work.
 
-Of the last layer only those rows are asked that a token is drawn from: one of a whole prompt. And on a CPU a step of a
-few chats has products of few rows, for which torch takes a slow way.
+What nobody looks at is not computed: the vision tower's last layer, and of the language model's last layer all rows but
+those that a token is drawn from, which is one of a whole prompt. And on a CPU a step of a few chats has products of few
+rows, for which torch takes a slow way.
 """
 
 import ctypes
@@ -10,15 +11,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812, the field's name
+from torch.nn import functional
 from transformers import PreTrainedModel
 
 # Layers that compute residual + attention, then residual + MLP, and nothing besides.
 PLAIN_LAYERS = {"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer"}
-# torch 2.13 on two cores without AVX-512, float32, milliseconds of F.linear and of oneDNN's product for 1, 8, 16, 64
-# and 640 rows: 6.9, 26, 29 and 4.3, 9.5, 13 (32064 x 1024); .60, 1.7, 2.0, 5.0, 22 and .33, .89, 1.3, 3.2, 26 (2816 x
-# 1024). MKL, which F.linear takes, loses where there is no matrix to speak of.
-FEW_ROWS = 64
+ENCODER_LAYERS = {"CLIPEncoderLayer", "SiglipEncoderLayer"}
+# torch 2.13 on two cores without AVX-512, float32, milliseconds of F.linear and of oneDNN's product: with 32064 x 1024
+# weights and 1, 8, 16 rows 6.9, 26, 29 and 4.3, 9.5, 13; with 2816 x 1024 and 1, 16, 117, 200, 256 rows .60, 2.0, 6.0,
+# 8.5, 10.7 and .33, 1.3, 4.6, 8.3, 11.6. MKL, which F.linear takes, loses where one of the matrices is narrow.
+FEW_ROWS = 192
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 _KEPT_BYTES, _LARGE_BYTES = 2**28, 2**25
 
@@ -43,14 +45,33 @@ def _by_rows(layer: Any, hidden_states: Tensor, **settings: Any) -> Tensor:
     return hidden_states + layer.mlp(layer.post_attention_layernorm(hidden_states))
 
 
-def few_rows_by_one_dnn(model: nn.Module) -> None:
-    """On a CPU, in float32, have the linear layers without bias compute few rows with oneDNN."""
+def skip_unseen_layers(model: PreTrainedModel) -> int:
+    """Have a vision tower not compute the layers behind the one whose output is looked at; returns how many.
+
+    LLaVA looks at the last but one (`vision_feature_layer` is -2), and transformers 5.23 computes them all.
+    """
+    seen = getattr(model.config, "vision_feature_layer", None)
+    layers = [m for m in model.model.vision_tower.modules() if type(m).__name__ in ENCODER_LAYERS]
+    if not layers or not isinstance(seen, int) or seen >= 0:
+        return 0
+    unseen = layers[len(layers) + seen + 1 :]
+    for layer in unseen:
+        layer.forward = lambda hidden_states, *_, **__: hidden_states  # type: ignore[method-assign]
+    return len(unseen)
+
+
+def products_on_a_cpu(model: nn.Module) -> None:
+    """In float32 on a CPU, have linear layers without a bias compute their products in the faster way."""
     if not torch.backends.mkldnn.is_available():
         return
-    for layer in model.modules():
-        is_plain = type(layer) is nn.Linear and layer.bias is None
-        if is_plain and layer.weight.device.type == "cpu" and layer.weight.dtype == torch.float32:
-            layer.forward = partial(_linear, layer.weight)  # type: ignore[method-assign]
+    for module in model.modules():
+        if _is_plain(module):
+            module.forward = partial(_linear, module.weight)
+
+
+def _is_plain(module: Any) -> bool:
+    is_linear = type(module) is nn.Linear and module.bias is None
+    return is_linear and module.weight.device.type == "cpu" and module.weight.dtype == torch.float32
 
 
 def _linear(weight: Tensor, x: Tensor) -> Tensor:
@@ -58,7 +79,7 @@ def _linear(weight: Tensor, x: Tensor) -> Tensor:
     if 0 < x.numel() <= FEW_ROWS * x.shape[-1]:
         product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
         return product
-    return F.linear(x, weight)
+    return functional.linear(x, weight)
 
 
 def keep_freed_memory() -> None:
