@@ -7,6 +7,7 @@ import jinja2
 import PIL.Image
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForImageTextToText,
     AutoProcessor,
     BitsAndBytesConfig,
@@ -85,6 +86,18 @@ class Llava:
             quantization_config=_quantization(plan),
         )
         return cls(model, processor, mode)
+
+    @classmethod
+    def sketch(cls, checkpoint: str, mode: PictureMode = "pad", is_local: bool = False) -> "Llava":
+        """One without weights, made at once: it knows its sizes and shows what is seen, but cannot answer.
+
+        Raises:
+            OSError, ValueError, ImportError: as transformers raises them.
+        """
+        config = AutoConfig.from_pretrained(checkpoint, local_files_only=is_local)
+        with torch.device("meta"):
+            model = AutoModelForImageTextToText.from_config(config)
+        return cls(model, AutoProcessor.from_pretrained(checkpoint, local_files_only=is_local), mode)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:

@@ -17,10 +17,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from llava_demo import log
 from llava_demo.downloads import Downloads
 from llava_demo.engines import Engine
-from llava_demo.engines.load import load_engine
+from llava_demo.engines.load import engine_at_once
+from llava_demo.engines.loading import LoadingEngine
 from llava_demo.rest import Access, RestRoutes
 from llava_demo.settings import SettingError, Settings
-from llava_demo.ui import build_page, look
+from llava_demo.ui import build_page, look, show_what_answers
 
 # Who waits, waits in the engine, which knows the line and tells it. Gradio by itself runs at most 40 events at once and
 # on ZeroGPU lets only one wait.
@@ -30,16 +31,18 @@ PLACES_BESIDE_THE_LINE = 80  # for who is being answered (64 by default), and wh
 def launch(settings: Settings, engine: Engine | None = None, **options: Any) -> tuple[gr.Blocks, str]:
     """Serve until Ctrl-C, or return at once with `prevent_thread_lock=True`; gives the page and its address.
 
-    An engine that is made here is closed with the server; one that is given stays its owner's. `options` go on to
-    `gr.Blocks.launch`.
+    The page is up before the model is loaded. An engine that is made here is closed with the server; one that is given
+    stays its owner's. `options` go on to `gr.Blocks.launch`.
 
     Raises:
         SettingError: the port is in use, or the address is none of this machine's.
+        EngineUnavailable: the model cannot be loaded. With `prevent_thread_lock` the page may be up already, and says
+            so to whoever asks.
     """
     log.setup(settings.log_format)
     _check_address(settings.host, settings.port)
     is_ours = engine is None
-    engine = engine or load_engine(settings)
+    engine = engine or engine_at_once(settings)
     page = build_page(engine, settings)
     routes = rest_routes(engine, settings)
     is_waiting = not options.pop("prevent_thread_lock", False)
@@ -71,11 +74,35 @@ def launch(settings: Settings, engine: Engine | None = None, **options: Any) -> 
     if settings.share and not share_url:
         log.logger.warning("--share: there is no public link, since Gradio's tunnel cannot be reached from here.")
     url = share_url or local_url
-    sys.stdout.write(start_text(engine, url))
-    sys.stdout.flush()
+    _say(f"\n  Ask a picture   {url}\n")
+    if isinstance(engine, LoadingEngine):
+        engine.when_loaded(partial(_tell, page, engine))
+    else:
+        _say(what_answers(engine))
     if is_waiting:
-        page.block_thread()
+        _wait(page, engine)
     return page, url
+
+
+def _wait(page: gr.Blocks, engine: Engine) -> None:
+    """Until Ctrl-C, or until it is clear that the model cannot be loaded, which is raised."""
+    if isinstance(engine, LoadingEngine):
+        try:
+            engine.loaded()
+        except BaseException:  # Ctrl-C as well: nobody must find half a server
+            page.close(verbose=False)
+            raise
+    page.block_thread()
+
+
+def _tell(page: gr.Blocks, engine: Engine) -> None:
+    show_what_answers(page, engine.info)
+    _say(what_answers(engine))
+
+
+def _say(words: str) -> None:
+    sys.stdout.write(words)
+    sys.stdout.flush()
 
 
 def rest_routes(engine: Engine, settings: Settings) -> RestRoutes:
@@ -84,12 +111,10 @@ def rest_routes(engine: Engine, settings: Settings) -> RestRoutes:
     return RestRoutes(engine, limits, access, Downloads(limits) if settings.fetch_urls else None)
 
 
-def start_text(engine: Engine, url: str) -> str:
-    """What the terminal says once the page is up."""
+def what_answers(engine: Engine) -> str:
+    """What the terminal says once the model is there."""
     info = engine.info
     lines = [
-        "",
-        f"  Ask a picture   {url}",
         f"  Model           {info.model}",
         f"  Engine          {info.engine} on {info.device}, {info.precision}, {info.attention}",
         *(f"                  {reason}" for reason in info.reasons),

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -19,7 +20,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
 TOKEN = "hf_stand_in"
@@ -126,10 +127,59 @@ class Hub:
         return JSONResponse({"commitUrl": url, "commitOid": "1" * 40, "hookOutput": ""})
 
 
+@dataclass
+class ModelsHub:
+    """As much of the Hub as fetching a checkpoint takes: `name` is its id, its files are those of `folder`."""
+
+    name: str
+    folder: Path
+    url: str = ""
+
+    @property
+    def app(self) -> Starlette:
+        api = "/api/models/{user}/{name}"
+        return Starlette(
+            routes=[
+                Route(api + "/revision/{revision}", self.info),
+                Route(api + "/tree/{revision}", self.tree),
+                Route("/{user}/{name}/resolve/{revision}/{path:path}", self.file),
+            ]
+        )
+
+    async def info(self, _: Request) -> Response:
+        siblings = [{"rfilename": path.name} for path in self.folder.iterdir()]
+        return JSONResponse({"id": self.name, "sha": "0" * 40, "siblings": siblings, "private": False, "tags": []})
+
+    async def tree(self, _: Request) -> Response:
+        files = [(path, path.read_bytes()) for path in self.folder.iterdir()]
+        entries = [
+            {"type": "file", "path": path.name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+            for path, data in files
+        ]
+        return JSONResponse(entries)
+
+    async def file(self, request: Request) -> Response:
+        path = self.folder / request.path_params["path"]
+        tag = hashlib.sha1(path.read_bytes()).hexdigest()
+        return FileResponse(path, headers={"X-Repo-Commit": "0" * 40, "ETag": f'"{tag}"'})
+
+
 @contextmanager
 def stand_in_hub() -> Iterator[Hub]:
+    with _served(Hub()) as hub:
+        yield hub
+
+
+@contextmanager
+def models_hub(name: str, folder: Path) -> Iterator[ModelsHub]:
+    with _served(ModelsHub(name, folder)) as hub:
+        yield hub
+
+
+@contextmanager
+def _served(hub: Any) -> Iterator[Any]:
     port = free_port()
-    hub = Hub(f"http://127.0.0.1:{port}")
+    hub.url = f"http://127.0.0.1:{port}"
     server = uvicorn.Server(uvicorn.Config(hub.app, port=port, log_level="critical", ws="none"))
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,12 @@ from browsers import Tab
 from pictures import png
 from playwright.sync_api import expect
 from servers import Server, serving
+from test_loading import Load
 
+from llava_demo.engines.generate import GenerateEngine
 from llava_demo.engines.load import load_engine
+from llava_demo.engines.loading import LoadingEngine
+from llava_demo.errors import EngineUnavailable
 from llava_demo.settings import Settings
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -348,6 +353,43 @@ def test_a_conversation_is_saved_to_a_file_and_opened_in_another_browser(
     chooser.set_input_files({"name": "x.json", "mimeType": "application/json", "buffer": b"{}"})
     expect(other.page.locator("#share-said")).to_contain_text("no saved conversation")
     expect(other.answers.last).to_contain_text("blue")
+
+
+# --- while the model is loaded
+
+
+def test_a_question_asked_while_the_model_is_loaded_is_answered_then(miniature: Server, open_tab: Open) -> None:
+    load = Load()
+    planned = replace(miniature.engine.info, precision="as planned", reasons=("As planned.",))
+    with serving(LoadingEngine(planned, load, miniature.engine.seen, most=2)) as server:
+        tab = open_tab(server.url)
+        tab.set("temperature", 0)
+        masthead, about = tab.page.locator(".masthead"), tab.page.locator("#about")
+        expect(masthead).to_contain_text("fetching 3.1 of 14.1 GB")
+        expect(masthead).to_contain_text("as planned")
+        tab.ask("What is in this picture?", CIRCLE_AND_SQUARE)
+        expect(tab.notes.last).to_contain_text("The model is being loaded · fetching 3.1 of 14.1 GB")
+        expect(tab.page.locator("#seen img")).to_have_count(1)
+        load.ends_with(GenerateEngine(miniature.engine.llava, miniature.engine.info, max_queue=2))
+        tab.wait_for_end()
+        expect(tab.answers.last).to_have_text("The image shows a red circle and a blue square.")
+        expect(masthead).not_to_contain_text("fetching")
+        expect(masthead).to_contain_text(miniature.engine.info.precision)
+        expect(about).to_contain_text("The built-in miniature, as asked.")
+        expect(about).not_to_contain_text("As planned.")
+        tab.page.close()
+
+
+def test_a_model_that_cannot_be_loaded_is_said_on_the_page(miniature: Server, open_tab: Open) -> None:
+    load = Load()
+    with serving(LoadingEngine(miniature.engine.info, load, miniature.engine.seen, most=2)) as server:
+        tab = open_tab(server.url)
+        tab.ask("What is in this picture?", CIRCLE_AND_SQUARE)
+        load.ends_with(EngineUnavailable("The Hub cannot be reached."))
+        tab.wait_for_end()
+        expect(tab.failures.last).to_contain_text("The Hub cannot be reached.")
+        expect(tab.page.locator(".masthead")).to_contain_text("failed")
+        tab.page.close()
 
 
 # --- other servers behind the page

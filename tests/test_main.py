@@ -266,7 +266,9 @@ def test_serve_answers_on_its_port_until_ctrl_c(tiny_folder: str) -> None:
     url = f"http://127.0.0.1:{port}"
     with started("serve", "--model", tiny_folder, "--port", str(port)) as process:
         assert process.stdout
-        assert any(url in line for line in process.stdout)
+        lines = iter(process.stdout)
+        assert any(url in line for line in lines)
+        assert any("Engine          batched on CPU, float32" in line for line in lines)  # it is loaded
         with urllib.request.urlopen(f"{url}/health/ready", timeout=20) as answer:
             health = json.load(answer)
         process.send_signal(signal.SIGINT)

@@ -34,6 +34,7 @@ class EngineLoad:
     running: int  # generations under way
     waiting: int  # requests in line
     cached_tokens: int = 0  # that prompts can share without being computed again
+    stage: str = ""  # of loading: "fetching 3.1 of 14.1 GB"
 
 
 class Engine(Protocol):

@@ -1,16 +1,16 @@
 """`load_engine`: from settings to an engine that answers. Decides the checkpoint; importing it costs nothing."""
 
 import logging
-import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llava_demo.engines import Engine, EngineInfo
+from llava_demo.engines.loading import LoadingEngine, Report
 from llava_demo.errors import EngineUnavailable
 from llava_demo.miniature import FOLDER
 from llava_demo.settings import SettingError, Settings
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 LLAVA_7B = "llava-hf/llava-1.5-7b-hf"
 LLAVA_7B_BYTES = 6 * 2**30  # in 4-bit with one conversation: 4.5 GiB of weights, CUDA's own and the cache of keys
 HUB_TIMEOUT_S = 5.0
+BATCHED_ATTENTION = "SDPA on pages"
 TEXT_AND_ANSWER_TOKENS = 512  # of the context that pictures leave free
 
 _log = logging.getLogger(__name__)
@@ -58,6 +59,21 @@ def load_engine(settings: Settings) -> Engine:
         EngineUnavailable: the checkpoint cannot be had or loaded; the message says why.
         SettingError: other servers are to answer, and none is named; or batches are wanted on ZeroGPU.
     """
+    engine = engine_at_once(settings)
+    return engine.loaded() if isinstance(engine, LoadingEngine) else engine
+
+
+def engine_at_once(settings: Settings) -> Engine:
+    """As `load_engine`, but where a model is loaded, a `LoadingEngine` stands for it as soon as its sizes are known.
+
+    The thread in which it is loaded ends, and with it the threads of OpenMP that it brought. Those of the main thread
+    would stay, and as soon as there are more than cores libgomp sends them all to sleep between two products: 8 % of an
+    answer's time.
+
+    Raises:
+        EngineUnavailable: it is known already that it cannot be loaded.
+        SettingError: as above.
+    """
     if settings.is_remote:
         from llava_demo.engines.remote import remote_engine
 
@@ -66,44 +82,31 @@ def load_engine(settings: Settings) -> Engine:
         if settings.engine == "batched":
             raise SettingError("Engine batched cannot run on ZeroGPU, which lends a GPU for one answer; leave it auto.")
         import llava_demo.engines.zero_gpu  # noqa: F401, first: `spaces` makes it look as if the GPU were there
-
-        return _local(settings)
-    return _in_a_thread(partial(_local, settings))
-
-
-def _in_a_thread(make: Callable[[], Engine]) -> Engine:
-    """What `make` returns, made in a thread that has ended then, and with it the threads of OpenMP that it brought.
-
-    Those of this thread would stay, and as soon as there are more than cores libgomp sends them all to sleep between
-    two products: 8 % of an answer's time.
-    """
-    made: Future[Engine] = Future()
-
-    def run() -> None:
-        try:
-            made.set_result(make())
-        except BaseException as error:  # noqa: BLE001, the top of a thread: it is raised below
-            made.set_exception(error)
-
-    thread = threading.Thread(target=run, name="load", daemon=True)  # Ctrl-C need not wait for it
-    thread.start()
-    engine = made.result()
-    thread.join()
-    return engine
-
-
-def _local(settings: Settings) -> Engine:
     from llava_demo.device import Hardware, Weights, Wishes, planned
+    from llava_demo.llava import Llava
 
     hardware = Hardware.found()
     checkpoint = chosen_checkpoint(settings.model, hardware)
     wishes = Wishes(settings.quantize, settings.dtype, settings.attention)
     plan = planned(wishes, hardware, Weights(_stored_dtype(checkpoint), checkpoint.is_miniature))
+    load = partial(_loaded, checkpoint, plan, settings)
+    if settings.is_zero_gpu:  # which must see the engine before the page is launched
+        return load(lambda _: None)
+    with _failures_named(checkpoint):
+        sketch = Llava.sketch(checkpoint.source, settings.image_mode, checkpoint.is_local)
+    info = _info(sketch, checkpoint, plan, settings)
+    if settings.engine != "generate":
+        info = replace(info, engine="batched", attention=BATCHED_ATTENTION)
+    return LoadingEngine(info, load, sketch.seen, settings.max_queue)
+
+
+def _loaded(checkpoint: Checkpoint, plan: "Plan", settings: Settings, report: Report) -> Engine:
     started = time.monotonic()
-    _log.info("loading %s on %s, %s", checkpoint.name, hardware.name, plan.precision)
-    llava = _load(checkpoint, plan, settings)
+    _log.info("loading %s on %s, %s", checkpoint.name, plan.hardware.name, plan.precision)
+    llava = _load(checkpoint, plan, settings, report)
     info = _info(llava, checkpoint, plan, settings)
     _log.info("loaded %s in %.1f s", checkpoint.name, time.monotonic() - started)
+    report("starting the engine")
     if settings.is_zero_gpu:
         return _on_zero_gpu(llava, info, settings)
     return _batched(llava, info, settings) if settings.engine != "generate" else _generate(llava, info, settings)
@@ -126,7 +129,7 @@ def _batched(llava: "Llava", info: EngineInfo, settings: Settings) -> Engine:
 
     try:
         size, words = batch_size(llava, settings.max_concurrent)
-        batched = replace(info, engine="batched", attention="SDPA on pages", reasons=(*info.reasons, words))
+        batched = replace(info, engine="batched", attention=BATCHED_ATTENTION, reasons=(*info.reasons, words))
         return BatchedEngine(llava, batched, settings.max_queue, size)
     except (EngineUnavailable, ValueError, torch.OutOfMemoryError) as error:
         _log.debug("no batching", exc_info=True)
@@ -208,20 +211,32 @@ def _stored_dtype(checkpoint: Checkpoint) -> "torch.dtype | None":
         raise EngineUnavailable(f"{checkpoint.name} is no checkpoint that transformers can read.") from error
 
 
-def _load(checkpoint: Checkpoint, plan: "Plan", settings: Settings) -> "Llava":
+def _load(checkpoint: Checkpoint, plan: "Plan", settings: Settings, report: Report) -> "Llava":
     import torch
 
+    from llava_demo.engines.progress import fetch, weights_told
     from llava_demo.llava import Llava
 
     if checkpoint.is_miniature and not plan.hardware.has_gpu:
         # For matrices this small a second thread costs more than it does: 15 ms a step of 8 chats in place of 6 (on two
         # cores that had other work, too).
         torch.set_num_threads(1)
-    try:
+    with _failures_named(checkpoint), weights_told(report):
+        if not checkpoint.is_local:
+            fetch(checkpoint.source, report)
         return Llava.load(checkpoint.source, plan, settings.image_mode, is_local=checkpoint.is_local)
+
+
+@contextmanager
+def _failures_named(checkpoint: Checkpoint) -> Iterator[None]:
+    import torch
+    from safetensors import SafetensorError
+
+    try:
+        yield
     except torch.OutOfMemoryError as error:
         raise EngineUnavailable(f"The GPU has too little free memory for {checkpoint.name}.") from error
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         _log.debug("loading failed", exc_info=True)
         raise EngineUnavailable(f"{checkpoint.name} could not be loaded: {error}") from error
 

@@ -92,6 +92,7 @@ def health(is_always_200: bool) -> dict[str, Any]:
     """How FastAPI documents the health routes."""
     counts = dict.fromkeys(("running", "waiting", "cached_tokens"), _COUNT)
     schema = _object({"status": _STRING, "model": _STRING, "engine": _STRING, **counts})
+    schema["properties"]["stage"] = {**_STRING, "description": "While the model is loaded: what is done, how far it is"}
     ready = {200: _json("It is.", schema)}
     return {"responses": ready if is_always_200 else ready | {503: _json("Not now.", schema)}}
 

@@ -20,7 +20,8 @@ def router(engine: Engine, metrics: "Metrics") -> APIRouter:
     def health() -> dict[str, Any]:
         load, info = engine.load(), engine.info
         counts = {"running": load.running, "waiting": load.waiting, "cached_tokens": load.cached_tokens}
-        return {"status": load.state, "model": info.model, "engine": info.engine, **counts}
+        stage = {"stage": load.stage} if load.stage else {}
+        return {"status": load.state, "model": info.model, "engine": info.engine, **counts, **stage}
 
     async def live() -> JSONResponse:
         """The process answers."""

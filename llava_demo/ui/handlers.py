@@ -135,8 +135,11 @@ class Handlers:
         elif grown.text:
             byline = conversation.pending_entry("Writing")
         else:
-            waiting = self._engine.load().waiting
-            byline = conversation.pending_entry(f"{_LOOKING} · {waiting} in line" if waiting else _LOOKING)
+            load = self._engine.load()
+            is_loading = load.state == "loading"
+            doing = f"The model is being loaded · {load.stage}" if is_loading else _LOOKING
+            others = load.waiting - is_loading  # in an engine that loads, this question waits as well
+            byline = conversation.pending_entry(f"{doing} · {others} in line" if others else doing)
         return [byline, conversation.answer_entry(grown.text)] if grown.text else [byline]
 
     def _seen(self, request: ChatRequest) -> str:

@@ -95,9 +95,12 @@
   name();
 
   // --- how busy the engine is, for the status line
-  const show = ({ status, running, waiting, cached_tokens: cached }) => {
+  let was = null;
+  const show = ({ status, running, waiting, cached_tokens: cached, stage }) => {
     $(".masthead .lamp").dataset.state = status === "ready" && running ? "busy" : status;
-    const words = status !== "ready" ? [status] : [
+    if (was === "loading" && status === "ready") showWhatAnswers();
+    was = status;
+    const words = status !== "ready" ? [stage ?? status] : [
       running && `${running} answering`,
       waiting && `${waiting} in line`,
       cached && `${cached.toLocaleString()} tokens cached`,
@@ -105,6 +108,14 @@
     $(".masthead .load").textContent = words.filter(Boolean).join(", ");
   };
   const root = (window.gradio_config?.root ?? "").replace(/\/$/, "");
+  const showWhatAnswers = async () => { // now that it is loaded; until then it was what was planned
+    const { components } = await (await fetch(`${root}/config`)).json();
+    const written = (id) => components.find(({ props }) => props.elem_id === id).props.value;
+    const masthead = document.createElement("template");
+    masthead.innerHTML = written("masthead");
+    $(".masthead .served").textContent = masthead.content.querySelector(".served").textContent;
+    $("#about .about").outerHTML = written("about");
+  };
   const look = async () => {
     if (document.visibilityState !== "visible") return;
     try {

@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 
 from llava_demo.downloads import Downloads
-from llava_demo.engines import Engine
+from llava_demo.engines import Engine, EngineInfo
 from llava_demo.settings import Settings
 from llava_demo.ui import panels
 from llava_demo.ui.code_panel import CodePanel, panel_html
@@ -50,6 +50,15 @@ def build_page(engine: Engine, settings: Settings) -> gr.Blocks:
             leave_addresses_alone(component)
         add_endpoints(page, engine, settings.image_limits, downloads)
     return page
+
+
+def show_what_answers(page: gr.Blocks, info: EngineInfo) -> None:
+    """Have a page that is up show `info`: whoever opens it from now on, and, told by page.js, who has it open."""
+    written = {"masthead": panels.masthead_html(info), "about": panels.about_html(info)}
+    for block in page.blocks.values():
+        if isinstance(block, gr.HTML) and block.elem_id in written:
+            block.value = written[block.elem_id]
+    page.config = page.get_config_file()
 
 
 def _chatbot(engine: Engine) -> tuple[gr.Chatbot, list[Example]]:

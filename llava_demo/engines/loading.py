@@ -1,0 +1,138 @@
+"""LoadingEngine: stands for an engine while a thread loads it. Questions that come meanwhile wait, and are answered."""
+
+import logging
+import threading
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import Future
+from contextlib import aclosing
+
+import PIL.Image
+
+from llava_demo.chat import ChatRequest, Chunk
+from llava_demo.engines import Engine, EngineInfo, EngineLoad
+from llava_demo.engines.jobs import SHUTTING_DOWN, Job, check_pictures
+from llava_demo.errors import DemoError, EngineBusy, EngineUnavailable
+from llava_demo.images import Image
+
+Report = Callable[[str], None]  # takes what is being done, and how far it is: "fetching 3.1 of 14.1 GB"
+
+_log = logging.getLogger(__name__)
+
+
+class LoadingEngine:
+    """An `Engine` from its first moment; `info` is what is planned, and from then on what was loaded.
+
+    `load` does the work, in a thread of its own that ends with it; `seen` shows what the model will see of a picture;
+    `most` may wait.
+    """
+
+    def __init__(
+        self, planned: EngineInfo, load: Callable[[Report], Engine], seen: Callable[[Image], PIL.Image.Image], most: int
+    ) -> None:
+        self.seen, self._planned, self._most = seen, planned, most
+        self._made: Future[Engine] = Future()
+        self._stage = "starting"
+        self._lock = threading.Lock()  # over the two below: callers are on many threads
+        self._waiting: set[Job] = set()
+        self._is_closed = False
+        self._thread = threading.Thread(target=self._run, args=(load,), name="load", daemon=True)
+        self._thread.start()
+
+    @property
+    def info(self) -> EngineInfo:
+        return self._made.result().info if self._is_loaded else self._planned
+
+    def load(self) -> EngineLoad:
+        if self._is_loaded:
+            return self._made.result().load()
+        if self._made.done() or self._is_closed:
+            return EngineLoad("failed", 0, 0)
+        return EngineLoad("loading", 0, len(self._waiting), stage=self._stage)
+
+    def loaded(self) -> Engine:
+        """The engine, as soon as it is there.
+
+        Raises:
+            Exception: whatever `load` raised.
+        """
+        engine = self._made.result()
+        self._thread.join()
+        return engine
+
+    def when_loaded(self, do: Callable[[], None]) -> None:
+        """Have `do` called once the engine is there, at once if it is already; never if it cannot be loaded."""
+        self._made.add_done_callback(lambda _: do() if self._is_loaded else None)
+
+    async def stream(self, request: ChatRequest) -> AsyncGenerator[Chunk, None]:
+        """Answer `request`; see `Engine.stream`. While the model is loaded there are heart-beats.
+
+        Raises:
+            EngineBusy: too many wait already.
+            EngineUnavailable: the model could not be loaded, or the server is shutting down.
+        """
+        if not self._made.done():
+            check_pictures(request, self.info)
+            async with aclosing(self._heartbeats(Job(request))) as heartbeats:
+                async for heartbeat in heartbeats:
+                    yield heartbeat
+        async with aclosing(self._engine().stream(request)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def aclose(self) -> None:
+        """Refuse what waits and what will come. Loading cannot be ended; what it makes is closed with the process."""
+        with self._lock:
+            self._is_closed = True
+        self._wake(EngineUnavailable(SHUTTING_DOWN))
+        if self._is_loaded:
+            await self._made.result().aclose()
+
+    @property
+    def _is_loaded(self) -> bool:
+        return self._made.done() and self._made.exception() is None
+
+    def _engine(self) -> Engine:
+        error = self._made.exception()
+        if error is None:
+            return self._made.result()
+        words = str(error) if isinstance(error, DemoError) else "The model could not be loaded."
+        raise EngineUnavailable(words) from error
+
+    async def _heartbeats(self, job: Job) -> AsyncGenerator[Chunk, None]:
+        """Until the engine is there, or will never be."""
+        with self._lock:
+            if self._is_closed:
+                raise EngineUnavailable(SHUTTING_DOWN)
+            if len(self._waiting) >= self._most:
+                raise EngineBusy(
+                    f"The model is being loaded ({self._stage}) and {len(self._waiting)} questions are waiting, the "
+                    "most that may wait; try again in a minute."
+                )
+            self._waiting.add(job)
+        if self._made.done():  # meanwhile
+            self._wake(Chunk(finish_reason="stop"))
+        try:
+            async with aclosing(job.chunks()) as chunks:
+                async for chunk in chunks:
+                    if not chunk.finish_reason:
+                        yield chunk
+        finally:
+            with self._lock:
+                self._waiting.discard(job)
+
+    def _wake(self, item: Chunk | DemoError) -> None:
+        with self._lock:
+            waiting = list(self._waiting)
+        for job in waiting:
+            job.put(item)
+
+    def _run(self, load: Callable[[Report], Engine]) -> None:
+        try:
+            self._made.set_result(load(self._report))
+        except BaseException as error:  # noqa: BLE001, the top of a thread: who waits must hear of it
+            _log.error("loading failed: %s", error if isinstance(error, DemoError) else type(error).__name__)
+            self._made.set_exception(error)
+        self._wake(Chunk(finish_reason="stop"))
+
+    def _report(self, stage: str) -> None:
+        self._stage = stage

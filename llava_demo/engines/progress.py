@@ -1,0 +1,69 @@
+"""How far loading is: the Hub's and transformers' own progress bars, told in words."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from tqdm.auto import tqdm
+from transformers.utils.logging import set_tqdm_hook
+
+from llava_demo.engines.loading import Report
+
+# Of a checkpoint in several formats, those that transformers takes only where there are no safetensors; it fetches them
+# by itself then.
+OTHER_FORMATS = ["*.bin", "*.pt", "*.pth", "*.h5", "*.msgpack", "*.gguf", "*.onnx*", "original/*"]
+_GB = 1e9
+
+
+class _Bar(tqdm):  # type: ignore[type-arg]
+    """A bar that is drawn on terminals only, and everywhere knows how far it is."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **{"disable": None} | settings)
+        self.done, self.counts_bytes = float(settings.get("initial") or 0), settings.get("unit") == "B"
+
+    def __iter__(self) -> Iterator[Any]:
+        for item in self.iterable:
+            yield item
+            self.update()
+        self.close()
+
+    def update(self, n: float | None = 1) -> bool | None:
+        self.done += n or 0
+        if self.total:
+            self.tell()
+        return super().update(n)
+
+    def tell(self) -> None:
+        """Say how far it is; `total` is known."""
+
+
+def fetch(model: str, report: Report) -> None:
+    """Fetch what is missing of a checkpoint on the Hub.
+
+    Raises:
+        OSError, huggingface_hub.errors.HfHubHTTPError: as the Hub raises them.
+    """
+
+    class Bar(_Bar):
+        def tell(self) -> None:
+            if self.counts_bytes:
+                report(f"fetching {self.done / _GB:.1f} of {self.total / _GB:.1f} GB")
+
+    snapshot_download(model, ignore_patterns=OTHER_FORMATS, tqdm_class=Bar)
+
+
+@contextmanager
+def weights_told(report: Report) -> Iterator[None]:
+    """While it lasts, how many of a model's weights are loaded is reported."""
+
+    class Bar(_Bar):
+        def tell(self) -> None:
+            report(f"loading the weights, {self.done / self.total:.0%}")
+
+    before = set_tqdm_hook(lambda _, args, settings: Bar(*args, **settings))
+    try:
+        yield
+    finally:
+        set_tqdm_hook(before)
