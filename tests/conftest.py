@@ -9,6 +9,12 @@ import pytest
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: beside the other workers one core is what there is
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    engines = ["generate", "batched", "remote"]
+    parser.addoption("--engine", choices=engines, default="generate", help="what answers behind the page and the APIs")
+
+
 pytest_plugins = ["checkpoints", "servers", "browsers", "node"]
 
 

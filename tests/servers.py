@@ -2,6 +2,9 @@
 
 tiny        on a checkpoint with random weights, whose answers are long and make no sense
 miniature   on the miniature that the project ships, whose answers are true
+
+Both answer one question at a time, so that it is known who waits. `pytest --engine batched` or `remote` runs the same
+tests with another engine behind the page and the APIs.
 """
 
 import asyncio
@@ -10,16 +13,20 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx
 import pytest
-from checkpoints import engine_of
+from checkpoints import info_of
 from torch import nn
 
+from llava_demo.engines import EngineInfo
+from llava_demo.engines.batched import BatchedEngine
+from llava_demo.engines.continuous import BatchSize
 from llava_demo.engines.generate import GenerateEngine
 from llava_demo.engines.load import load_engine
+from llava_demo.engines.remote import RemoteEngine
 from llava_demo.llava import Llava
 from llava_demo.serve import launch
 from llava_demo.settings import Settings
@@ -31,7 +38,8 @@ MAX_QUEUE = 4
 @dataclass(frozen=True)
 class Server:
     url: str
-    engine: GenerateEngine
+    engine: GenerateEngine | BatchedEngine | RemoteEngine
+    behind: "Server | None" = None  # the one that a remote engine asks
 
     def health(self) -> dict[str, Any]:
         return httpx.get(f"{self.url}health/ready").json()
@@ -63,7 +71,11 @@ class Server:
 
     @contextmanager
     def _before_each_step(self, hook: Any) -> Iterator[None]:
-        model: nn.Module = self.engine.llava.model
+        if self.behind:
+            with self.behind._before_each_step(hook):
+                yield
+            return
+        model: nn.Module = self.engine.batch.model if self.engine.info.engine == "batched" else self.engine.llava.model
         handle = model.register_forward_pre_hook(hook)
         try:
             yield
@@ -78,7 +90,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def serving(engine: GenerateEngine, **settings: Any) -> Iterator[Server]:
+def serving(engine: Any, **settings: Any) -> Iterator[Server]:
     page, url = launch(Settings(port=free_port(), **settings), engine, prevent_thread_lock=True)
     try:
         yield Server(url, engine)
@@ -88,15 +100,37 @@ def serving(engine: GenerateEngine, **settings: Any) -> Iterator[Server]:
             elsewhere.submit(asyncio.run, engine.aclose()).result()
 
 
+@contextmanager
+def serving_with(kind: str, llava: Llava, info: EngineInfo) -> Iterator[Server]:
+    """Engine generate, batched, or remote with a server with generate behind it; one question at a time."""
+    if kind == "batched":
+        size = BatchSize(pages=600, requests=1)
+        with serving(BatchedEngine(llava, replace(info, engine="batched"), MAX_QUEUE, size)) as server:
+            yield server
+        return
+    with serving(GenerateEngine(llava, info, MAX_QUEUE)) as server:
+        if kind == "generate":
+            yield server
+            return
+        with serving(load_engine(Settings(remote_url=server.url))) as front:
+            yield replace(front, behind=server)
+
+
 @pytest.fixture(scope="session")
-def tiny(tiny_llava: Llava) -> Iterator[Server]:
-    with serving(engine_of(tiny_llava, max_queue=MAX_QUEUE)) as server:
+def tiny(tiny_llava: Llava, pytestconfig: pytest.Config) -> Iterator[Server]:
+    with serving_with(pytestconfig.getoption("engine"), tiny_llava, info_of(tiny_llava, "generate")) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def miniature() -> Iterator[Server]:
+def miniature_engine() -> GenerateEngine:
     engine = load_engine(Settings(model="miniature", engine="generate"))
     assert isinstance(engine, GenerateEngine)
-    with serving(engine) as server:
+    return engine
+
+
+@pytest.fixture(scope="session")
+def miniature(miniature_engine: GenerateEngine, pytestconfig: pytest.Config) -> Iterator[Server]:
+    llava, info = miniature_engine.llava, miniature_engine.info
+    with serving_with(pytestconfig.getoption("engine"), llava, info) as server:
         yield server

@@ -9,21 +9,22 @@ from typing import Any
 
 import pytest
 from browsers import Tab
+from checkpoints import info_of
 from pictures import png
 from playwright.sync_api import expect
-from servers import Server, serving
+from servers import Server, serving, serving_with
 from test_loading import Load
 
 from llava_demo.engines.generate import GenerateEngine
-from llava_demo.engines.load import load_engine
 from llava_demo.engines.loading import LoadingEngine
 from llava_demo.errors import EngineUnavailable
-from llava_demo.settings import Settings
+from llava_demo.llava import Llava
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 CIRCLE_AND_SQUARE = EXAMPLES / "circle-and-square.png"
 STAR = EXAMPLES / "night-star.png"
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
+FAILED = re.compile("The model('s server)? failed while it answered")
 SOMETHING = re.compile(r"\S")
 
 Open = Callable[..., Tab]
@@ -199,7 +200,7 @@ def test_a_failure_is_told_in_place_and_the_next_question_is_answered(miniature:
     tab.set("temperature", 0)
     with miniature.broken():
         tab.ask("What is in this picture?", CIRCLE_AND_SQUARE)
-        expect(tab.failures).to_contain_text("The model failed while it answered")
+        expect(tab.failures).to_contain_text(FAILED)
         tab.wait_for_end()
     expect(tab.conversation).not_to_contain_text("secret")
     tab.button("Retry").click()
@@ -358,10 +359,12 @@ def test_a_conversation_is_saved_to_a_file_and_opened_in_another_browser(
 # --- while the model is loaded
 
 
-def test_a_question_asked_while_the_model_is_loaded_is_answered_then(miniature: Server, open_tab: Open) -> None:
-    load = Load()
-    planned = replace(miniature.engine.info, precision="as planned", reasons=("As planned.",))
-    with serving(LoadingEngine(planned, load, miniature.engine.seen, most=2)) as server:
+def test_a_question_asked_while_the_model_is_loaded_is_answered_then(
+    miniature_engine: GenerateEngine, open_tab: Open
+) -> None:
+    load, info = Load(), miniature_engine.info
+    planned = replace(info, precision="as planned", reasons=("As planned.",))
+    with serving(LoadingEngine(planned, load, miniature_engine.seen, most=2)) as server:
         tab = open_tab(server.url)
         tab.set("temperature", 0)
         masthead, about = tab.page.locator(".masthead"), tab.page.locator("#about")
@@ -370,19 +373,19 @@ def test_a_question_asked_while_the_model_is_loaded_is_answered_then(miniature: 
         tab.ask("What is in this picture?", CIRCLE_AND_SQUARE)
         expect(tab.notes.last).to_contain_text("The model is being loaded · fetching 3.1 of 14.1 GB")
         expect(tab.page.locator("#seen img")).to_have_count(1)
-        load.ends_with(GenerateEngine(miniature.engine.llava, miniature.engine.info, max_queue=2))
+        load.ends_with(GenerateEngine(miniature_engine.llava, info, max_queue=2))
         tab.wait_for_end()
         expect(tab.answers.last).to_have_text("The image shows a red circle and a blue square.")
         expect(masthead).not_to_contain_text("fetching")
-        expect(masthead).to_contain_text(miniature.engine.info.precision)
+        expect(masthead).to_contain_text(info.precision)
         expect(about).to_contain_text("The built-in miniature, as asked.")
         expect(about).not_to_contain_text("As planned.")
         tab.page.close()
 
 
-def test_a_model_that_cannot_be_loaded_is_said_on_the_page(miniature: Server, open_tab: Open) -> None:
+def test_a_model_that_cannot_be_loaded_is_said_on_the_page(miniature_engine: GenerateEngine, open_tab: Open) -> None:
     load = Load()
-    with serving(LoadingEngine(miniature.engine.info, load, miniature.engine.seen, most=2)) as server:
+    with serving(LoadingEngine(miniature_engine.info, load, miniature_engine.seen, most=2)) as server:
         tab = open_tab(server.url)
         tab.ask("What is in this picture?", CIRCLE_AND_SQUARE)
         load.ends_with(EngineUnavailable("The Hub cannot be reached."))
@@ -392,13 +395,17 @@ def test_a_model_that_cannot_be_loaded_is_said_on_the_page(miniature: Server, op
         tab.page.close()
 
 
-# --- other servers behind the page
+# --- other engines behind the page; `pytest --engine batched` or `remote` runs all of the above with them
 
 
-def test_the_page_works_as_well_with_another_server_behind_it(miniature: Server, open_tab: Open) -> None:
-    with serving(load_engine(Settings(remote_url=miniature.url))) as server:
+@pytest.mark.parametrize(("kind", "device"), [("batched", "CPU"), ("remote", "another server")])
+def test_the_page_works_as_well_with_another_engine(
+    kind: str, device: str, miniature_engine: GenerateEngine, open_tab: Open
+) -> None:
+    with serving_with(kind, miniature_engine.llava, miniature_engine.info) as server:
         tab = open_tab(server.url)
-        expect(tab.page.locator(".masthead")).to_contain_text("another server")
+        expect(tab.page.locator(".masthead")).to_contain_text(device)
+        expect(tab.page.locator(".masthead")).to_contain_text(f"{kind} engine")
         tab.set("temperature", 0)
         tab.ask("What is in this picture?", CIRCLE_AND_SQUARE)
         tab.wait_for_end()
@@ -410,13 +417,16 @@ def test_the_page_works_as_well_with_another_server_behind_it(miniature: Server,
         tab.page.close()  # before its server
 
 
-def test_stopping_an_answer_frees_the_server_behind_the_page(tiny: Server, open_tab: Open) -> None:
-    with serving(load_engine(Settings(remote_url=tiny.url))) as server, tiny.slow():
+@pytest.mark.parametrize("kind", ["batched", "remote"])
+def test_stopping_an_answer_frees_the_engine_and_the_server_behind_it(
+    kind: str, tiny_llava: Llava, open_tab: Open
+) -> None:
+    with serving_with(kind, tiny_llava, info_of(tiny_llava, "generate")) as server, server.slow():
         tab = open_tab(server.url)
         tab.ask("Tell me a long story.", upload())
         expect(tab.answers.last).to_have_text(SOMETHING)
         tab.page.keyboard.press("Escape")
-        tiny.wait_until_free()
+        (server.behind or server).wait_until_free()
         server.wait_until_free()
         expect(tab.notes.last).to_have_text("Stopped")
         tab.page.close()

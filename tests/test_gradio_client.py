@@ -3,7 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import asdict, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from llava_demo.chat import KNOBS, SamplingParams
 from llava_demo.images import Image
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+FAILED = "The model('s server)? failed while it answered"
 LONG = {"prompt": "Tell me a long story.", "max_tokens": 900, "temperature": 0}
 
 KILLED_WHILE_IT_READS = """
@@ -66,11 +67,13 @@ def test_there_are_three_endpoints_and_every_knob_has_its_type_its_range_and_wor
     assert endpoints["/ask"]["parameters"][0]["python_type"]["type"] == "filepath"
 
 
-def test_info_tells_what_is_served_and_what_is_allowed(client: Client) -> None:
+def test_info_tells_what_is_served_and_what_is_allowed(client: Client, tiny: Server) -> None:
     info = client.predict(api_name="/info")
-    assert (info["model"], info["engine"], info["device"]) == ("tiny", "generate", "CPU")
+    served = tiny.engine.info
+    assert (info["model"], info["engine"], info["device"]) == ("tiny", served.engine, served.device)
     assert info["limits"]["context_tokens"] == 1024
-    assert info["load"] == {"state": "ready", "running": 0, "waiting": 0, "cached_tokens": 0}
+    assert info["load"] == asdict(tiny.engine.load())
+    assert (info["load"]["state"], info["load"]["running"], info["load"]["waiting"]) == ("ready", 0, 0)
 
 
 # --- answers
@@ -170,7 +173,7 @@ def test_what_is_no_picture_comes_back_as_words(client: Client, tmp_path: Path) 
 def test_a_failure_inside_the_model_comes_back_as_words_and_the_next_question_is_answered(
     client: Client, tiny: Server, picture: str
 ) -> None:
-    with tiny.broken(), pytest.raises(AppError, match="The model failed while it answered") as failure:
+    with tiny.broken(), pytest.raises(AppError, match=FAILED) as failure:
         client.predict(image=handle_file(picture), prompt="Hello", max_tokens=5, api_name="/ask")
     assert "secret" not in str(failure.value)
     assert client.predict(image=handle_file(picture), prompt="Hello", max_tokens=5, api_name="/ask")
