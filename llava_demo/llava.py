@@ -9,7 +9,6 @@ import torch
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
-    AutoProcessor,
     BitsAndBytesConfig,
     GenerationConfig,
     PreTrainedModel,
@@ -22,6 +21,7 @@ from llava_demo.device import Plan
 from llava_demo.errors import InvalidRequest
 from llava_demo.images import Image
 from llava_demo.picture_modes import PictureMode, prepared
+from llava_demo.stills import processor_of
 
 # Of the model card of llava-hf/llava-1.5-7b-hf: USER: <image>\n<prompt> ASSISTANT:
 MODEL_CARD_TEMPLATE = (
@@ -76,7 +76,6 @@ class Llava:
         Raises:
             OSError, ValueError, ImportError: as transformers raises them.
         """
-        processor = AutoProcessor.from_pretrained(checkpoint, local_files_only=is_local)
         model = AutoModelForImageTextToText.from_pretrained(
             checkpoint,
             local_files_only=is_local,
@@ -85,7 +84,7 @@ class Llava:
             attn_implementation=plan.attention,
             quantization_config=_quantization(plan),
         )
-        return cls(model, processor, mode)
+        return cls(model, processor_of(checkpoint, model.config, is_local), mode)
 
     @classmethod
     def sketch(cls, checkpoint: str, mode: PictureMode = "pad", is_local: bool = False) -> "Llava":
@@ -97,7 +96,7 @@ class Llava:
         config = AutoConfig.from_pretrained(checkpoint, local_files_only=is_local)
         with torch.device("meta"):
             model = AutoModelForImageTextToText.from_config(config)
-        return cls(model, AutoProcessor.from_pretrained(checkpoint, local_files_only=is_local), mode)
+        return cls(model, processor_of(checkpoint, config, is_local), mode)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:

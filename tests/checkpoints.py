@@ -10,6 +10,7 @@ once a session, in about a second, and is an ordinary folder for `--model`:
 """
 
 import asyncio
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from transformers import (
     LlavaNextForConditionalGeneration,
     LlavaNextImageProcessorPil,
     LlavaNextProcessor,
+    LlavaOnevisionConfig,
+    LlavaOnevisionForConditionalGeneration,
     LlavaProcessor,
     MistralConfig,
     PreTrainedTokenizerFast,
@@ -36,6 +39,7 @@ from transformers import (
     VipLlavaConfig,
     VipLlavaForConditionalGeneration,
 )
+from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 
 from llava_demo.device import Hardware, Plan
 from llava_demo.engines import EngineInfo
@@ -43,6 +47,7 @@ from llava_demo.engines.batched import BatchedEngine
 from llava_demo.engines.continuous import BatchSize
 from llava_demo.engines.generate import GenerateEngine
 from llava_demo.llava import MODEL_CARD_TEMPLATE, Llava
+from llava_demo.stills import OneVisionStills
 
 SIDE, PATCH, CONTEXT, WIDTH = 56, 14, 1024, 64
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
@@ -110,15 +115,7 @@ def make_tiny_interleave(folder: Path) -> None:
     words = tokenizer()
     model = LlavaForConditionalGeneration(
         LlavaConfig(
-            vision_config=SiglipVisionConfig(
-                hidden_size=WIDTH,
-                intermediate_size=2 * WIDTH,
-                num_hidden_layers=3,
-                num_attention_heads=2,
-                image_size=SIDE,
-                patch_size=PATCH,
-                vision_use_head=False,
-            ),
+            vision_config=_siglip_config(),
             text_config=Qwen2Config(**_TEXT, vocab_size=len(words), num_attention_heads=4, num_key_value_heads=2),
             image_token_index=IMAGE_ID,
             vision_feature_select_strategy="full",
@@ -140,6 +137,33 @@ def make_tiny_bakllava(folder: Path) -> None:
     )
     pictures = CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
     _save(model, LlavaProcessor(pictures, words, **_PROCESSOR), folder)
+
+
+def make_tiny_onevision(folder: Path) -> None:
+    """Save a LLaVA-OneVision in small: SigLIP, tiles, Qwen2, and a processor that would read videos, too."""
+    words = tokenizer()
+    grid = [[SIDE, 2 * SIDE], [2 * SIDE, SIDE]]
+    model = LlavaOnevisionForConditionalGeneration(
+        LlavaOnevisionConfig(
+            vision_config=_siglip_config(),
+            text_config=Qwen2Config(**_TEXT, vocab_size=len(words), num_attention_heads=4, num_key_value_heads=2),
+            image_token_index=IMAGE_ID,
+            image_grid_pinpoints=grid,
+            vision_feature_select_strategy="full",
+            vision_feature_layer=-1,
+            pad_token_id=0,
+        )
+    )
+    pictures = LlavaOnevisionImageProcessorPil(size={"height": SIDE, "width": SIDE}, image_grid_pinpoints=grid)
+    rows = (SIDE // PATCH) ** 2
+    options = {"num_image_tokens": rows, "vision_feature_select_strategy": "full"}
+    _save(model, OneVisionStills(pictures, words, chat_template=MODEL_CARD_TEMPLATE, **options), folder)
+    path = folder / "processor_config.json"
+    settings = json.loads(path.read_text()) | {
+        "processor_class": "LlavaOnevisionProcessor",
+        "video_processor": {"video_processor_type": "LlavaOnevisionVideoProcessor"},
+    }
+    path.write_text(json.dumps(settings))
 
 
 def make_tiny_vip(folder: Path) -> None:
@@ -175,6 +199,18 @@ def _vision_config() -> CLIPVisionConfig:
         image_size=SIDE,
         patch_size=PATCH,
         projection_dim=WIDTH,
+    )
+
+
+def _siglip_config() -> SiglipVisionConfig:
+    return SiglipVisionConfig(
+        hidden_size=WIDTH,
+        intermediate_size=2 * WIDTH,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        image_size=SIDE,
+        patch_size=PATCH,
+        vision_use_head=False,
     )
 
 

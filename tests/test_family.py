@@ -16,6 +16,7 @@ from checkpoints import (
     make_tiny_bakllava,
     make_tiny_interleave,
     make_tiny_next,
+    make_tiny_onevision,
     make_tiny_vip,
 )
 from pictures import encoded
@@ -33,6 +34,7 @@ FAMILY = {
     "ViP-LLaVA": (make_tiny_vip, {"wide": 16, "square": 16}),
     "interleave": (make_tiny_interleave, {"wide": 16, "square": 16}),
     "LLaVA-NeXT": (make_tiny_next, {}),
+    "LLaVA-OneVision": (make_tiny_onevision, {}),
 }
 SIZES = {"wide": (2 * SIDE, SIDE), "square": (SIDE, SIDE)}
 

@@ -25,6 +25,7 @@ RANKS = {
     "llava_demo.image_tokens": 2,
     "llava_demo.device": 2,
     "llava_demo.picture_modes": 2,
+    "llava_demo.stills": 2,
     "llava_demo.miniature": 2,
     "llava_demo.snippets": 2,
     "llava_demo.wire": 2,
