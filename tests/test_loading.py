@@ -237,3 +237,24 @@ def test_serve_ends_with_the_reason_where_the_weights_cannot_be_read(tiny_folder
     assert done.returncode == 1
     assert f"{tmp_path.name} could not be loaded" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_threads_that_loading_started_end_with_it() -> None:
+    """More of them than cores would be sent to sleep after every product; see `load.engine_at_once`."""
+    code = """
+import os, time, torch
+from llava_demo.engines.loading import LoadingEngine
+threads = lambda: len(os.listdir("/proc/self/task"))
+before = threads()
+load = lambda _: [torch.randn(500, 500) @ torch.randn(500, 500), print(threads() - before)]
+LoadingEngine(None, load, None, 1).loaded()
+deadline = time.monotonic() + 10
+while threads() > before and time.monotonic() < deadline:  # the system takes a moment
+    time.sleep(0.01)
+print(threads() - before)
+"""
+    variables = os.environ | {"OMP_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=variables, capture_output=True, check=True)
+    meanwhile, after = map(int, done.stdout.split())
+    assert meanwhile >= 2  # the thread itself, and at least one of OpenMP
+    assert after == 0

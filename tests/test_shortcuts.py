@@ -1,14 +1,10 @@
 """The shortcuts of a batch compute what the long way computes."""
 
-import os
 import resource
-import subprocess
-import sys
 from dataclasses import dataclass
 
 import pytest
 import torch
-from processes import ROOT
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812, the field's name
 from transformers import (
@@ -84,6 +80,16 @@ def test_few_rows_are_multiplied_rightly(rows: int) -> None:
     assert torch.allclose(found.double(), right, atol=1e-5)
 
 
+@pytest.mark.parametrize("config", [LlamaConfig, MistralConfig, Qwen2Config])
+@torch.inference_mode()
+def test_an_mlp_computes_what_transformers_computes(config: type[PreTrainedConfig]) -> None:
+    mlp, x = model_of(config(**SIZES)).get_decoder().layers[0].mlp, torch.randn(1, 7, 32)
+    right = mlp(x)
+    products_on_a_cpu(mlp)
+    assert "forward" in vars(mlp)
+    assert torch.allclose(mlp(x), right, atol=1e-6)
+
+
 @torch.inference_mode()
 def test_layers_of_the_vision_tower_that_are_not_looked_at_are_not_computed(tiny_folder: str) -> None:
     model = AutoModelForImageTextToText.from_pretrained(tiny_folder)
@@ -121,23 +127,3 @@ def test_freed_memory_comes_back_without_page_faults() -> None:
     keep_freed_memory()
     faults()
     assert faults() < 5_000
-
-
-def test_the_threads_that_loading_started_end_with_it() -> None:
-    """More of them than cores would be sent to sleep after every product; see `load._in_a_thread`."""
-    code = """
-import os, time, torch
-from llava_demo.engines.load import _in_a_thread
-threads = lambda: len(os.listdir("/proc/self/task"))
-before = threads()
-_in_a_thread(lambda: [torch.randn(500, 500) @ torch.randn(500, 500), print(threads() - before)])
-deadline = time.monotonic() + 10
-while threads() > before and time.monotonic() < deadline:  # the system takes a moment
-    time.sleep(0.01)
-print(threads() - before)
-"""
-    variables = os.environ | {"OMP_NUM_THREADS": "2"}
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=variables, capture_output=True, check=True)
-    meanwhile, after = map(int, done.stdout.split())
-    assert meanwhile >= 2  # the thread itself, and at least one of OpenMP
-    assert after == 0

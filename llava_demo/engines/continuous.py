@@ -26,9 +26,9 @@ from llava_demo.image_tokens import ImageTokens
 from llava_demo.llava import Llava
 
 PAGE_TOKENS = 16  # what two prompts share is counted in whole pages: the smaller, the more of a follow-up is shared
-BIG_CHUNK = 1024  # tokens of prompts in a step that nobody waits for
+BIG_CHUNK = 1024  # tokens of prompts in a step that nobody waits for, or so many that it is worth the pause
 TOKENS_FOR_EACH = 16  # of a prompt in a step, at least, for each who answers: the more they are, the longer a step is
-CROWD = 3  # so many newcomers are read in chunks of four times the size: what they lose by waiting is more
+CROWD = 3  # so many newcomers are read in big chunks: what they lose by waiting is more
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class Batch:
         if not answering:
             return BIG_CHUNK
         newcomers = len(self._runner.draws) - answering
-        chunk = self.size.chunk * 4 if newcomers >= CROWD else max(self.size.chunk, answering * TOKENS_FOR_EACH)
+        chunk = BIG_CHUNK if newcomers >= CROWD else max(self.size.chunk, answering * TOKENS_FOR_EACH)
         return min(answering + chunk, BIG_CHUNK)
 
     def close(self) -> None:

@@ -42,9 +42,12 @@ def twin_of(model: PreTrainedModel) -> PreTrainedModel:
 
 @dataclass
 class _Piece:
-    """Keys and values of one decoding request: (layers, 2, heads, tokens with room to grow, width of a head)."""
+    """Keys and values of one decoding request: for each layer (2, heads, tokens with room to grow, width of a head).
 
-    storage: Tensor
+    In one tensor for all layers they would be too large for the memory that the C library keeps for the next request.
+    """
+
+    storage: list[Tensor]
     tokens: int = 0
 
 
@@ -136,7 +139,7 @@ class PagedAttention:
         if queries == 1 and self._keeps_pieces:
             piece = self._pieces.get(name)
             reads = None
-            if piece is None or piece.tokens != past or past == piece.storage.shape[3]:
+            if piece is None or piece.tokens != past or past == piece.storage[0].shape[2]:
                 piece, reads = _Piece(self._storage(past + 1)), self._reads(name, past, 1)
                 self._pieces[name] = piece
             piece.tokens = past + 1
@@ -144,10 +147,10 @@ class PagedAttention:
         mask = None if queries == 1 else self._mask(past, queries)
         return _Part(rows, past, self._reads(name, past, queries), mask)
 
-    def _storage(self, tokens: int) -> Tensor:
+    def _storage(self, tokens: int) -> list[Tensor]:
         allocator = self._allocator
-        shape = (self._layers, 2, allocator.num_key_value_heads, tokens + GROWTH, allocator.head_dim)
-        return torch.empty(shape, dtype=allocator.cache_dtype)
+        shape = (2, allocator.num_key_value_heads, tokens + GROWTH, allocator.head_dim)
+        return [torch.empty(shape, dtype=allocator.cache_dtype) for _ in range(self._layers)]
 
     def _reads(self, name: str, past: int, queries: int) -> Tensor:
         return self._index(self._allocator.get_read_indices(name, past, queries))
@@ -231,7 +234,7 @@ def _read(step: Step, kind: int, page: Tensor, reads: Tensor) -> Tensor:
 def _seen(step: Step, part: _Part, layer: int, kind: int, page: Tensor, new: Tensor) -> Tensor:
     """The keys (kind 0) or values (1) that a request looks at, (1, heads, tokens, width)."""
     if part.piece is not None:
-        whole = part.piece.storage[layer, kind]
+        whole = part.piece.storage[layer][kind]
         if part.reads is None:
             whole[:, part.past] = new[0, :, part.rows.start]
         else:

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 # Layers that compute residual + attention, then residual + MLP, and nothing besides.
 PLAIN_LAYERS = {"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer"}
+PLAIN_MLPS = {"LlamaMLP", "MistralMLP", "Qwen2MLP"}
 ENCODER_LAYERS = {"CLIPEncoderLayer", "SiglipEncoderLayer"}
 # torch 2.13 on two cores without AVX-512, float32, milliseconds of F.linear and of oneDNN's product: with 32064 x 1024
 # weights and 1, 8, 16 rows 6.9, 26, 29 and 4.3, 9.5, 13; with 2816 x 1024 and 1, 16, 117, 200, 256 rows .60, 2.0, 6.0,
@@ -61,12 +62,14 @@ def skip_unseen_layers(model: PreTrainedModel) -> int:
 
 
 def products_on_a_cpu(model: nn.Module) -> None:
-    """In float32 on a CPU, have linear layers without a bias compute their products in the faster way."""
+    """On a CPU, have linear layers (in float32, without a bias) and MLPs compute their products in a faster way."""
     if not torch.backends.mkldnn.is_available():
         return
     for module in model.modules():
         if _is_plain(module):
             module.forward = partial(_linear, module.weight)
+        elif type(module).__name__ in PLAIN_MLPS and type(module.act_fn).__name__ == "SiLUActivation":
+            module.forward = partial(_mlp, module)
 
 
 def _is_plain(module: Any) -> bool:
@@ -80,6 +83,12 @@ def _linear(weight: Tensor, x: Tensor) -> Tensor:
         product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
         return product
     return functional.linear(x, weight)
+
+
+def _mlp(mlp: Any, x: Tensor) -> Tensor:
+    """transformers' forward of PLAIN_MLPS, with two tensors fewer to fill."""
+    product: Tensor = mlp.down_proj(functional.silu(mlp.gate_proj(x), inplace=True).mul_(mlp.up_proj(x)))
+    return product
 
 
 def keep_freed_memory() -> None:
