@@ -20,7 +20,7 @@ pytest_plugins = ["checkpoints", "servers", "browsers", "node"]
 
 @pytest.fixture(scope="session", autouse=True)
 def uploads_of_these_tests_only(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Gradio 6.31 names an upload by its hash, and a server that ends deletes its own, and so others'."""
+    """Gradio 6.31 names an upload by its hash, and a server that ends deletes its own: others that share it lose it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
         yield

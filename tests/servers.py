@@ -95,6 +95,8 @@ def serving(engine: Any, **settings: Any) -> Iterator[Server]:
     try:
         yield Server(url, engine)
     finally:
+        for files in page.temp_file_sets:  # else they are deleted, and other servers here may show the same pictures
+            files.clear()
         page.close(verbose=False)
         with ThreadPoolExecutor() as elsewhere:  # a browser may have this thread's event loop
             elsewhere.submit(asyncio.run, engine.aclose()).result()
