@@ -1,5 +1,6 @@
 """Serving: the page, its API and the REST APIs on one port. `python -m llava_demo serve` and app.py call this."""
 
+import os
 import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -26,6 +27,8 @@ from llava_demo.ui import build_page, look, show_what_answers
 # Who waits, waits in the engine, which knows the line and tells it. Gradio by itself runs at most 40 events at once and
 # on ZeroGPU lets only one wait.
 PLACES_BESIDE_THE_LINE = 80  # for who is being answered (64 by default), and who hears that the line is full
+
+INTERRUPTED = 130  # what shells report for Ctrl-C: 128 + SIGINT
 
 
 def launch(settings: Settings, engine: Engine | None = None, **options: Any) -> tuple[gr.Blocks, str]:
@@ -89,7 +92,10 @@ def _wait(page: gr.Blocks, engine: Engine) -> None:
     if isinstance(engine, LoadingEngine):
         try:
             engine.loaded()
-        except BaseException:  # Ctrl-C as well: nobody must find half a server
+        except KeyboardInterrupt:
+            page.close(verbose=False)
+            os._exit(INTERRUPTED)  # the thread that loads cannot be ended; torch aborts where Python ends around it
+        except BaseException:
             page.close(verbose=False)
             raise
     page.block_thread()
