@@ -1,4 +1,4 @@
-"""The command line: `python -m llava_demo serve | ask | check | bench`; each imports what is heavy when it runs."""
+"""The command line: `python -m llava_demo serve | ask | check`; each imports what is heavy when it runs."""
 
 import asyncio
 import os
@@ -28,12 +28,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = OneLineParser(PROGRAM, description="Ask questions about pictures with LLaVA-1.5.", epilog=_COMMANDS_HELP)
     parser.add_argument("command", choices=COMMANDS, metavar="|".join(COMMANDS))
     command = COMMANDS[parser.parse_args(given[:1]).command]
+    return run(PROGRAM, command, given[1:])
+
+
+def run(program: str, command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
+    """Run `command`; what it raises becomes one line that names `program`, and an exit code as `main` gives it."""
     try:
-        return command(given[1:])
+        return command(arguments)
     except SettingError as error:
-        return _failed(error, 2)
+        return _failed(program, error, 2)
     except DemoError as error:
-        return _failed(error, 1)
+        return _failed(program, error, 1)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:  # as in `ask ... | head -1`; Python would complain once more when it flushes at its end
@@ -89,21 +94,15 @@ def check(arguments: Sequence[str]) -> int:
     return 0
 
 
-def bench(arguments: Sequence[str]) -> int:
-    from llava_demo.bench import command
-
-    return command.bench(arguments)
-
-
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"serve": serve, "ask": ask, "check": check, "bench": bench}
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"serve": serve, "ask": ask, "check": check}
 _COMMANDS_HELP = (
     "serve: the page and its API. ask: one answer in the terminal. check: what was chosen for this machine, and why. "
-    "bench: its speed beside the model card's way. Each has its own --help."
+    "Each has its own --help."
 )
 
 
-def _failed(error: Exception, exit_code: int) -> int:
-    sys.stderr.write(f"{PROGRAM}: {error}\n")
+def _failed(program: str, error: Exception, exit_code: int) -> int:
+    sys.stderr.write(f"{program}: {error}\n")
     return exit_code
 
 

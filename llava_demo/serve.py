@@ -16,11 +16,11 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llava_demo import log
-from llava_demo.downloads import Downloads
+from llava_demo.api import Access, RestRoutes
 from llava_demo.engines import Engine
 from llava_demo.engines.load import engine_at_once
 from llava_demo.engines.loading import LoadingEngine
-from llava_demo.rest import Access, RestRoutes
+from llava_demo.images.download import Downloads
 from llava_demo.settings import SettingError, Settings
 from llava_demo.ui import build_page, look, show_what_answers
 

@@ -41,13 +41,13 @@ from transformers import (
 )
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 
-from llava_demo.device import Hardware, Plan
 from llava_demo.engines import EngineInfo
-from llava_demo.engines.batched import BatchedEngine
-from llava_demo.engines.continuous import BatchSize
+from llava_demo.engines.batched.continuous import BatchSize
+from llava_demo.engines.batched.engine import BatchedEngine
 from llava_demo.engines.generate import GenerateEngine
-from llava_demo.llava import MODEL_CARD_TEMPLATE, Llava
-from llava_demo.stills import OneVisionStills
+from llava_demo.model.device import Hardware, Plan
+from llava_demo.model.llava import MODEL_CARD_TEMPLATE, Llava
+from llava_demo.model.stills import OneVisionStills
 
 SIDE, PATCH, CONTEXT, WIDTH = 56, 14, 1024, 64
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>")

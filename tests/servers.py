@@ -22,12 +22,12 @@ from checkpoints import info_of
 from torch import nn
 
 from llava_demo.engines import EngineInfo
-from llava_demo.engines.batched import BatchedEngine
-from llava_demo.engines.continuous import BatchSize
+from llava_demo.engines.batched.continuous import BatchSize
+from llava_demo.engines.batched.engine import BatchedEngine
 from llava_demo.engines.generate import GenerateEngine
 from llava_demo.engines.load import load_engine
 from llava_demo.engines.remote import RemoteEngine
-from llava_demo.llava import Llava
+from llava_demo.model.llava import Llava
 from llava_demo.serve import launch
 from llava_demo.settings import Settings
 

@@ -18,15 +18,16 @@ from test_generate import PATIENCE_S, Gate, answer, failing, request, started, u
 from test_llava import picture
 
 from llava_demo.chat import Chunk, Completion, Message
-from llava_demo.engines import batched, complete
-from llava_demo.engines.batched import BatchedEngine
-from llava_demo.engines.continuous import Batch
+from llava_demo.engines import complete
+from llava_demo.engines.batched import engine as batched
+from llava_demo.engines.batched.continuous import Batch
+from llava_demo.engines.batched.engine import BatchedEngine
 from llava_demo.engines.jobs import Job
 from llava_demo.engines.sampler import Draw
 from llava_demo.errors import EngineBusy, EngineUnavailable, GenerationFailed, InvalidRequest, PromptTooLong
-from llava_demo.image_tokens import Prompt
-from llava_demo.llava import Llava
-from llava_demo.miniature import FOLDER
+from llava_demo.model import MINIATURE
+from llava_demo.model.image_tokens import Prompt
+from llava_demo.model.llava import Llava
 
 LONG = {"max_tokens": 900}
 
@@ -101,7 +102,7 @@ def test_many_who_ask_about_a_new_picture_at_once_have_it_read_once(tiny_batched
 
 def test_a_follow_up_finds_the_pages_of_the_answer_too() -> None:
     """Where its text gives the same tokens again; random weights write what no tokenizer would."""
-    engine = batched_engine_of(Llava.load(str(FOLDER), ON_CPU, is_local=True))
+    engine = batched_engine_of(Llava.load(str(MINIATURE), ON_CPU, is_local=True))
     first = answer(engine, with_picture(1), max_tokens=60)
     turns = (*with_picture(1), Message("assistant", first.text), Message("user", "why?"))
     assert answer(engine, turns).usage.cached_tokens > first.usage.prompt_tokens

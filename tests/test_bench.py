@@ -12,16 +12,16 @@ import torch
 from checkpoints import ON_CPU, engine_of
 from transformers import LlavaForConditionalGeneration
 
-from llava_demo.__main__ import main
-from llava_demo.bench import vocabulary
-from llava_demo.bench.pictures import picture
-from llava_demo.bench.report import JSON_NAME, PLOT_NAME, TABLE_NAME
-from llava_demo.bench.shapes import architecture, make_checkpoint
-from llava_demo.bench.side import Side, SideFailed, our_engine
-from llava_demo.bench.suite_gpu import VARIANTS
+from examples.bench import vocabulary
+from examples.bench.command import main
+from examples.bench.pictures import picture
+from examples.bench.report import JSON_NAME, PLOT_NAME, TABLE_NAME
+from examples.bench.shapes import architecture, make_checkpoint
+from examples.bench.side import Side, SideFailed, our_engine
+from examples.bench.suite_gpu import VARIANTS
 from llava_demo.chat import ChatRequest, Message, SamplingParams
 from llava_demo.engines import Engine
-from llava_demo.llava import Llava
+from llava_demo.model.llava import Llava
 from llava_demo.settings import Settings
 
 CHATS, TOKENS, ROUNDS = (1, 2), 12, 2
@@ -64,7 +64,7 @@ def run(cache: str, tmp_path_factory: pytest.TempPathFactory) -> Run:
     written: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.stdout.write", written.append)
-        assert main(["bench", "--shape", "miniature", "--engine", "batched", "--cache", cache, *options]) == 0
+        assert main(["--shape", "miniature", "--engine", "batched", "--cache", cache, *options]) == 0
     return Run("".join(written), folder)
 
 
@@ -83,7 +83,7 @@ def test_every_figure_is_there_for_both_sides(run: Run) -> None:
 def test_the_report_says_what_was_run_where_and_with_what(run: Run) -> None:
     about = run.json["about"]
     assert about["model"] == "random-miniature"
-    assert about["command"].startswith("python -m llava_demo bench --shape miniature --engine batched --cache ")
+    assert about["command"].startswith("python -m examples.bench --shape miniature --engine batched --cache ")
     assert (about["chats"], about["max_tokens"], about["rounds"]) == (list(CHATS), TOKENS, ROUNDS)
     assert about["device"] in ("CPU", torch.cuda.is_available() and torch.cuda.get_device_name())
     assert about["versions"]["torch"] == torch.__version__
@@ -139,7 +139,7 @@ def test_compare_shows_how_many_times_better_the_second_run_is(
     better["figures"].append(better["figures"][0] | {"chats": 64})  # what only one run has is left out
     path = tmp_path / "better.json"
     path.write_text(json.dumps(better))
-    assert main(["bench", "--compare", str(run.folder), str(path)]) == 0
+    assert main(["--compare", str(run.folder), str(path)]) == 0
     head, _, *rows = capsys.readouterr().out.splitlines()
     assert [cell.strip() for cell in head.split("|")[3:5]] == ["out", "better.json"]
     assert len(rows) == len(run.json["figures"])
@@ -163,7 +163,7 @@ def test_compare_shows_how_many_times_better_the_second_run_is(
 )
 def test_a_bad_option_is_one_line(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        main(["bench", *arguments])
+        main(arguments)
     said = capsys.readouterr().err
     assert ended.value.code == 2
     assert words in said
@@ -174,14 +174,14 @@ def test_a_file_that_is_no_report_is_told_so(tmp_path: Path, capsys: pytest.Capt
     for number, text in enumerate(("not JSON", "{}", '{"figures": [{"name": "x"}]}', "[]")):
         (tmp_path / f"{number}.json").write_text(text)
         with pytest.raises(SystemExit):
-            main(["bench", "--compare", str(tmp_path / f"{number}.json"), str(tmp_path)])
+            main(["--compare", str(tmp_path / f"{number}.json"), str(tmp_path)])
         assert "this is no report that bench --out wrote" in capsys.readouterr().err
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_command_with_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["bench", "--model", str(tmp_path)]) == 1
+    assert main(["--model", str(tmp_path)]) == 1
     assert "plain: " in (said := capsys.readouterr().err)
     assert "is no checkpoint" in said
     assert "Traceback" not in said
@@ -253,7 +253,7 @@ def test_the_suite_for_a_gpu_runs_dry_on_any_machine(
     cache: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--chats", "1,2", "--max-tokens", "8", "--rounds", "1", "--out", str(tmp_path), "--cache", cache]
-    assert main(["bench", "--suite", "gpu", "--shape", "miniature", *options]) == 0
+    assert main(["--suite", "gpu", "--shape", "miniature", *options]) == 0
     assert capsys.readouterr().out == (tmp_path / "suite.md").read_text()
     rows = json.loads((tmp_path / "suite.json").read_text())["rows"]
     assert rows[1]["what"] == "the miniature: answers as the model card's way gives them on a CPU"

@@ -18,7 +18,7 @@ from test_loading import Load
 from llava_demo.engines.generate import GenerateEngine
 from llava_demo.engines.loading import LoadingEngine
 from llava_demo.errors import EngineUnavailable
-from llava_demo.llava import Llava
+from llava_demo.model.llava import Llava
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 CIRCLE_AND_SQUARE = EXAMPLES / "circle-and-square.png"

@@ -15,8 +15,8 @@ from pictures import png
 from playwright.sync_api import Locator, expect
 from servers import Server, serving
 
-from llava_demo.llava import Llava
-from llava_demo.snippets import Snippet
+from llava_demo.model.llava import Llava
+from llava_demo.ui.code import Snippet
 from llava_demo.ui.code_panel import panel_html, unused_name
 
 DRAWING = Path(__file__).parents[1] / "examples" / "circle-and-square.png"

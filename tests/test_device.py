@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from llava_demo.device import Hardware, Weights, Wishes, planned
+from llava_demo.model.device import Hardware, Weights, Wishes, planned
 
 CPU = Hardware("CPU")
 T4 = Hardware("Tesla T4", (7, 5), 15 * 2**30)

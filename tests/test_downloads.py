@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from pictures import png
 
-from llava_demo.downloads import MAX_REDIRECTS, WITHIN_S, Downloads, is_public
 from llava_demo.errors import ImageTooLarge, InvalidImage
 from llava_demo.images import ImageLimits
+from llava_demo.images.download import MAX_REDIRECTS, WITHIN_S, Downloads, is_public
 
 LIMITS = ImageLimits(max_bytes=200_000)
 PICTURE = png("red")

@@ -19,11 +19,13 @@ from test_llava import CHATS, picture
 from transformers.generation.continuous_batching.requests import RequestState
 
 from llava_demo.chat import ChatRequest, Completion, Message, SamplingParams
-from llava_demo.engines import Engine, batched, complete, paged_attention
-from llava_demo.engines.batched import BatchedEngine
+from llava_demo.engines import Engine, complete
+from llava_demo.engines.batched import attention as paged_attention
+from llava_demo.engines.batched import engine as batched
+from llava_demo.engines.batched.engine import BatchedEngine
 from llava_demo.errors import EngineUnavailable, GenerationFailed
-from llava_demo.llava import Llava
-from llava_demo.miniature import FOLDER
+from llava_demo.model import MINIATURE
+from llava_demo.model.llava import Llava
 
 QUESTIONS = ("what is it?", "what is in this picture, and where?", "a circle or a square? " * 6, "é 日本 🙂")
 
@@ -235,7 +237,7 @@ def test_other_llavas_pass_too(make: Any, tmp_path: Path) -> None:
 
 
 def test_the_miniature_answers_alike() -> None:
-    miniature = Llava.load(str(FOLDER), ON_CPU, is_local=True)
+    miniature = Llava.load(str(MINIATURE), ON_CPU, is_local=True)
     requests = mixed_requests(24)
     expected = said(answers(engine_of(miniature), requests, at_once=1))
     engine = batched_engine_of(miniature, pages=600)

@@ -96,7 +96,7 @@ def test_the_miniature_says_that_it_does_not_know_the_other_pictures(engine: Eng
 
 # --- the scripts, one for each way in
 
-SCRIPTS = {path.name: path for path in sorted(FOLDER.glob("*_ask.*"))}
+SCRIPTS = {path.name: path for path in sorted(FOLDER.glob("clients/*_ask.*"))}
 PROMPT = 'What is in this "picture"? It\'s $HOME'
 RUNS = {
     "curl_ask.sh": ["bash", "{script}"],
@@ -111,7 +111,7 @@ def run_script(name: str, words: list[str], folder: Path) -> str:
     if name.endswith(".mjs"):
         script = folder / name
         script.write_bytes(SCRIPTS[name].read_bytes())  # Node looks for packages beside the script
-    command = RUNS.get(name, [sys.executable, "-m", f"examples.{script.stem}"])
+    command = RUNS.get(name, [sys.executable, "-m", f"examples.clients.{script.stem}"])
     command = [part.format(script=script) for part in command]
     environment = os.environ | {"LLAVA_MODEL": "miniature", "PYTHONIOENCODING": "utf-8"}
     done = subprocess.run(

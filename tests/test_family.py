@@ -25,7 +25,7 @@ from llava_demo.chat import ChatRequest, Message, SamplingParams
 from llava_demo.engines import complete
 from llava_demo.engines.load import load_engine
 from llava_demo.images import Image
-from llava_demo.llava import Llava
+from llava_demo.model.llava import Llava
 from llava_demo.settings import Settings
 
 FAMILY = {

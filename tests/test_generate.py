@@ -17,7 +17,7 @@ from llava_demo.engines import complete
 from llava_demo.engines.generate import GenerateEngine
 from llava_demo.engines.local import MIN_ANSWER_TOKENS
 from llava_demo.errors import EngineBusy, EngineUnavailable, GenerationFailed, InvalidRequest, PromptTooLong
-from llava_demo.llava import Llava
+from llava_demo.model.llava import Llava
 
 PATIENCE_S = 30.0  # how long a test waits for what must come; machines are slow at times
 HELLO = (Message("user", "hello"),)

@@ -7,11 +7,11 @@ import torch
 from checkpoints import ON_CPU, make_tiny_next
 from test_llava import CHATS, picture
 
-from llava_demo import image_tokens
 from llava_demo.chat import Message
 from llava_demo.errors import EngineUnavailable
-from llava_demo.image_tokens import ImageTokens, Prompt
-from llava_demo.llava import Llava
+from llava_demo.model import image_tokens
+from llava_demo.model.image_tokens import ImageTokens, Prompt
+from llava_demo.model.llava import Llava
 
 ROWS = 16  # of one picture of the tiny checkpoint
 

@@ -16,30 +16,21 @@ RANKS = {
     "app": 6,
     "llava_demo.__main__": 6,
     "llava_demo.serve": 5,
-    "llava_demo.bench": 4,
     "llava_demo.ui": 4,
-    "llava_demo.rest": 4,
+    "llava_demo.api": 4,
     "llava_demo.engines": 3,
     "llava_demo.settings": 2.5,  # so that what turns values into text, numbers or prompts knows no options
-    "llava_demo.llava": 2,
-    "llava_demo.image_tokens": 2,
-    "llava_demo.device": 2,
-    "llava_demo.picture_modes": 2,
-    "llava_demo.stills": 2,
-    "llava_demo.miniature": 2,
-    "llava_demo.snippets": 2,
+    "llava_demo.model": 2,
     "llava_demo.wire": 2,
     "llava_demo.log": 2,
     "llava_demo.chat": 1,
-    "llava_demo.downloads": 0.7,
     "llava_demo.images": 0.5,
-    "llava_demo.decoding": 0.5,
     "llava_demo.errors": 0,
     "llava_demo": 0,
 }
 
 MAX_FUNCTION_LINES = 60
-MAX_MODULE_LINES = 300
+MAX_MODULE_LINES = 350
 
 
 def package_of(module: str) -> str:

@@ -9,11 +9,11 @@ import torch
 from checkpoints import IMAGE_ID, ON_CPU, SIDE, SPECIAL, make_tiny_next
 
 from llava_demo.chat import Message
-from llava_demo.device import Hardware, Plan
 from llava_demo.errors import InvalidRequest
 from llava_demo.images import Image
-from llava_demo.llava import Llava
-from llava_demo.picture_modes import CLIP_MEAN_COLOUR, MAX_PADDED_SIDE
+from llava_demo.model.device import Hardware, Plan
+from llava_demo.model.llava import Llava
+from llava_demo.model.squares import CLIP_MEAN_COLOUR, MAX_PADDED_SIDE
 
 SIZES = {
     "wide": (160, 90),

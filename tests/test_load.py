@@ -11,13 +11,14 @@ import huggingface_hub
 import pytest
 
 from llava_demo.chat import ChatRequest, Message, SamplingParams
-from llava_demo.device import Hardware
-from llava_demo.engines import complete, memory
-from llava_demo.engines.batched import BatchedEngine
+from llava_demo.engines import complete
+from llava_demo.engines.batched import memory
+from llava_demo.engines.batched.engine import BatchedEngine
 from llava_demo.engines.generate import GenerateEngine
 from llava_demo.engines.load import LLAVA_7B, chosen_checkpoint, load_engine
 from llava_demo.errors import EngineUnavailable
-from llava_demo.miniature import FOLDER
+from llava_demo.model import MINIATURE
+from llava_demo.model.device import Hardware
 from llava_demo.settings import Settings
 
 CPU = Hardware("CPU")
@@ -34,7 +35,7 @@ def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_auto_without_a_gpu_is_the_miniature_and_tells_how_to_get_the_real_one() -> None:
     checkpoint = chosen_checkpoint("auto", CPU)
-    assert checkpoint.source == str(FOLDER)
+    assert checkpoint.source == str(MINIATURE)
     assert checkpoint.is_miniature
     assert checkpoint.name == "miniature"
     assert f"--model {LLAVA_7B}" in checkpoint.reason

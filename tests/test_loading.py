@@ -27,7 +27,7 @@ from llava_demo.engines.loading import LoadingEngine, Report
 from llava_demo.engines.progress import weights_told
 from llava_demo.errors import EngineBusy, EngineUnavailable, InvalidRequest
 from llava_demo.images import Image
-from llava_demo.llava import Llava
+from llava_demo.model.llava import Llava
 from llava_demo.settings import Settings
 
 PICTURE = Image.from_bytes(png())

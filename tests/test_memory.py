@@ -5,10 +5,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from llava_demo.engines import memory
-from llava_demo.engines.memory import batch_size, free_ram, token_bytes
+from llava_demo.engines.batched import memory
+from llava_demo.engines.batched.memory import batch_size, free_ram, token_bytes
 from llava_demo.errors import EngineUnavailable
-from llava_demo.llava import Llava
+from llava_demo.model.llava import Llava
 
 
 @pytest.fixture

@@ -14,31 +14,32 @@ import pytest
 import torch
 from transformers import AutoProcessor
 
-from llava_demo.miniature import FOLDER, plain
-from llava_demo.miniature.answers import NOT_A_DRAWING, Turn
-from llava_demo.miniature.architecture import build
-from llava_demo.miniature.drawing import draw
-from llava_demo.miniature.evaluation import SETS, Talk, loaded, marks_of, talks, uploaded
-from llava_demo.miniature.held_out import HELD_OUT, OFF_TOPIC
-from llava_demo.miniature.packing import Packer, Row
-from llava_demo.miniature.phrasing import phrase, roughened
-from llava_demo.miniature.processor import CHAT_TEMPLATE, saved_processor
-from llava_demo.miniature.questions import Asker
-from llava_demo.miniature.refusals import BEYOND_PATTERNS, GENERAL_PATTERNS, NOUNS, THING_PATTERNS
-from llava_demo.miniature.scenes import COLORS, SHAPES, World
-from llava_demo.miniature.training import Run, export
-from llava_demo.miniature.wordings import PATTERNS, PIECES
+from examples.miniature import plain
+from examples.miniature.answers import NOT_A_DRAWING, Turn
+from examples.miniature.architecture import build
+from examples.miniature.drawing import draw
+from examples.miniature.evaluation import SETS, Talk, loaded, marks_of, talks, uploaded
+from examples.miniature.held_out import HELD_OUT, OFF_TOPIC
+from examples.miniature.packing import Packer, Row
+from examples.miniature.phrasing import phrase, roughened
+from examples.miniature.processor import CHAT_TEMPLATE, saved_processor
+from examples.miniature.questions import Asker
+from examples.miniature.refusals import BEYOND_PATTERNS, GENERAL_PATTERNS, NOUNS, THING_PATTERNS
+from examples.miniature.scenes import COLORS, SHAPES, World
+from examples.miniature.training import Run, export
+from examples.miniature.wordings import PATTERNS, PIECES
+from llava_demo.model import MINIATURE
 
 
 @pytest.fixture(scope="module")
 def processor():
-    return AutoProcessor.from_pretrained(FOLDER)
+    return AutoProcessor.from_pretrained(MINIATURE)
 
 
 @pytest.fixture(scope="module")
 def llava():
     torch.set_num_threads(1)  # with more, such small matrices are slower
-    return loaded(FOLDER)
+    return loaded(MINIATURE)
 
 
 def test_shapes_of_a_scene_are_apart_inside_the_frame_and_in_reading_order():
@@ -170,13 +171,13 @@ def test_two_pictures_are_packed_as_the_template_renders_them(processor):
 
 
 def test_plain_drawings_share_no_code_with_the_training_renderer():
-    source = (FOLDER.parent / "plain.py").read_text()
+    source = (MINIATURE.parent / "plain.py").read_text()
     assert not any(f"miniature.{module}" in source for module in ("drawing", "geometry", "strangers"))
 
 
 def test_a_short_training_run_learns_and_exports_a_checkpoint(tmp_path):
     """From nothing to a folder that `from_pretrained` takes, through all three lessons."""
-    command = [sys.executable, "-m", "llava_demo.miniature", "train", str(tmp_path / "run")]
+    command = [sys.executable, "-m", "examples.miniature", "train", str(tmp_path / "run")]
     times = ["--vision-minutes", "0.1", "--language-minutes", "0.1", "--polish-minutes", "0.05", "--processes", "1"]
     done = subprocess.run(
         [*command, *times, "--export", str(tmp_path / "model")], capture_output=True, text=True, timeout=280
@@ -200,15 +201,15 @@ def test_a_run_after_another_exports_the_mean_of_both(tmp_path):
 
 
 def test_the_shipped_checkpoint_is_small_and_carries_its_processor(processor):
-    assert sum(file.stat().st_size for file in FOLDER.iterdir()) <= 8_000_000
-    assert (FOLDER / "model.safetensors").exists()
+    assert sum(file.stat().st_size for file in MINIATURE.iterdir()) <= 8_000_000
+    assert (MINIATURE / "model.safetensors").exists()
     assert processor.chat_template == CHAT_TEMPLATE
-    assert saved_processor(FOLDER).tokenizer.get_vocab() == processor.tokenizer.get_vocab()
+    assert saved_processor(MINIATURE).tokenizer.get_vocab() == processor.tokenizer.get_vocab()
 
 
 @pytest.mark.parametrize("name", SETS)
 def test_its_answers_are_true(llava, name):
-    """A sample of `python -m llava_demo.miniature evaluate`, whose full table stands in the model card."""
+    """A sample of `python -m examples.miniature evaluate`, whose full table stands in the model card."""
     marks = marks_of(llava, list(talks(name, pictures=30)))
     wrong = [(m.turn.type, m.turn.question, m.turn.answer, m.answer) for m in marks if not m.is_right]
     assert len(wrong) <= len(marks) * (0.1 if "wordings" in name else 0.05), wrong
@@ -216,7 +217,7 @@ def test_its_answers_are_true(llava, name):
 
 def test_in_four_bits_it_answers_as_truthfully(llava):
     """bitsandbytes NF4 on the CPU, through the demo's own loading: at most 3 points below."""
-    quantized = loaded(FOLDER, "4bit")
+    quantized = loaded(MINIATURE, "4bit")
     assert any(type(module).__name__ == "Linear4bit" for module in quantized.model.modules())
     sample = list(talks("plain", pictures=40))
     right = [sum(mark.is_right for mark in marks_of(model, sample)) for model in (llava, quantized)]

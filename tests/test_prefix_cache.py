@@ -7,7 +7,7 @@ from test_generate import answer
 from test_llava import picture
 
 from llava_demo.chat import Message
-from llava_demo.llava import Llava
+from llava_demo.model.llava import Llava
 
 
 def test_a_popular_picture_stays_while_others_come_and_go(tiny_llava: Llava) -> None:

@@ -31,8 +31,8 @@ from llava_demo.errors import (
     PromptTooLong,
 )
 from llava_demo.images import Image
-from llava_demo.llava import Llava
-from llava_demo.miniature import FOLDER
+from llava_demo.model import MINIATURE
+from llava_demo.model.llava import Llava
 from llava_demo.settings import SettingError, Settings
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -81,7 +81,7 @@ QUESTIONS = {
 
 @pytest.fixture(scope="module")
 def transformers_serve() -> Iterator[OtherServer]:
-    command = ["serve", str(FOLDER), "--device", "cpu", "--host", "127.0.0.1", "--port", "PORT"]
+    command = ["serve", str(MINIATURE), "--device", "cpu", "--host", "127.0.0.1", "--port", "PORT"]
     with other_server("transformers.cli.transformers", *command, health="health") as server:
         yield server
 

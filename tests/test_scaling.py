@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from llava_demo.llava import MODEL_CARD_TEMPLATE
+from llava_demo.model.llava import MODEL_CARD_TEMPLATE
 from llava_demo.settings import Settings
 
 FOLDER = Path(__file__).parents[1] / "examples" / "scaling"

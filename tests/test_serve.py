@@ -12,7 +12,7 @@ from processes import other_server
 from servers import Server, free_port, serving
 
 from llava_demo.engines.generate import GenerateEngine
-from llava_demo.llava import Llava
+from llava_demo.model.llava import Llava
 from llava_demo.serve import launch
 from llava_demo.settings import SettingError, Settings
 

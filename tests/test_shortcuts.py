@@ -17,7 +17,7 @@ from transformers import (
     Qwen2Config,
 )
 
-from llava_demo.engines.shortcuts import (
+from llava_demo.engines.batched.shortcuts import (
     FEW_ROWS,
     PLAIN_LAYERS,
     keep_freed_memory,

@@ -18,9 +18,9 @@ from servers import Server
 from llava_demo.chat import ChatRequest, Message, SamplingParams
 from llava_demo.engines import complete
 from llava_demo.images import Image
-from llava_demo.snippets import Call, Snippet, snippets_of
-from llava_demo.snippets.literals import JAVASCRIPT, PYTHON, json_string, python_string, written
-from llava_demo.snippets.shell import heredoc_string
+from llava_demo.ui.code import Call, Snippet, snippets_of
+from llava_demo.ui.code.literals import JAVASCRIPT, PYTHON, json_string, python_string, written
+from llava_demo.ui.code.shell import heredoc_string
 
 RED, BLUE = Image.from_bytes(png("red")), Image.from_bytes(png("blue"))
 FILES = {"it's red; $(rm x) é.png": RED, "blue.png": BLUE}

@@ -14,9 +14,9 @@ from gradio_client.exceptions import AppError
 from pictures import png
 from servers import Server, serving
 
-from llava_demo.downloads import Downloads
 from llava_demo.engines.generate import GenerateEngine
 from llava_demo.images import ImageLimits
+from llava_demo.images.download import Downloads
 from llava_demo.ui.endpoints import add_endpoints
 
 

@@ -16,11 +16,11 @@ from transformers.generation.continuous_batching.cache import PagedAttentionCach
 from transformers.generation.continuous_batching.initialization import resolve_max_memory_percent
 
 from llava_demo.chat import SamplingParams
-from llava_demo.engines.continuous import Batch, BatchSize
-from llava_demo.engines.paged_attention import twin_of
+from llava_demo.engines.batched.attention import twin_of
+from llava_demo.engines.batched.continuous import Batch, BatchSize
 from llava_demo.engines.sampler import Draw
-from llava_demo.image_tokens import ImageTokens
-from llava_demo.llava import Llava
+from llava_demo.model.image_tokens import ImageTokens
+from llava_demo.model.llava import Llava
 
 
 @pytest.fixture

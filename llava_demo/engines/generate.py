@@ -19,7 +19,7 @@ from llava_demo.engines.local import BROKEN_GPU, LocalEngine, answer_room, failu
 from llava_demo.engines.sampler import Draw, choose, likelihood
 from llava_demo.engines.streamer import AnswerStreamer, StopWhen
 from llava_demo.errors import DemoError, EngineBusy, EngineUnavailable
-from llava_demo.llava import Llava
+from llava_demo.model.llava import Llava
 
 
 class GenerateEngine(LocalEngine):

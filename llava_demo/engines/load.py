@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 from llava_demo.engines import Engine, EngineInfo
 from llava_demo.engines.loading import LoadingEngine, Report
 from llava_demo.errors import EngineUnavailable
-from llava_demo.miniature import FOLDER
+from llava_demo.model import MINIATURE
 from llava_demo.settings import SettingError, Settings
 
 if TYPE_CHECKING:
     import torch
 
-    from llava_demo.device import Hardware, Plan
-    from llava_demo.llava import Llava
+    from llava_demo.model.device import Hardware, Plan
+    from llava_demo.model.llava import Llava
 
 LLAVA_7B = "llava-hf/llava-1.5-7b-hf"
 LLAVA_7B_BYTES = 6 * 2**30  # in 4-bit with one conversation: 4.5 GiB of weights, CUDA's own and the cache of keys
@@ -40,7 +40,7 @@ class Checkpoint:
 
     @property
     def is_miniature(self) -> bool:
-        return self.source == str(FOLDER)
+        return self.source == str(MINIATURE)
 
     @property
     def name(self) -> str:
@@ -82,8 +82,8 @@ def engine_at_once(settings: Settings) -> Engine:
         if settings.engine == "batched":
             raise SettingError("Engine batched cannot run on ZeroGPU, which lends a GPU for one answer; leave it auto.")
         import llava_demo.engines.zero_gpu  # noqa: F401, first: `spaces` makes it look as if the GPU were there
-    from llava_demo.device import Hardware, Weights, Wishes, planned
-    from llava_demo.llava import Llava
+    from llava_demo.model.device import Hardware, Weights, Wishes, planned
+    from llava_demo.model.llava import Llava
 
     hardware = Hardware.found()
     checkpoint = chosen_checkpoint(settings.model, hardware)
@@ -124,8 +124,8 @@ def _batched(llava: "Llava", info: EngineInfo, settings: Settings) -> Engine:
     """The batched engine; where it cannot run, `generate` if the choice was left to us."""
     import torch
 
-    from llava_demo.engines.batched import BatchedEngine
-    from llava_demo.engines.memory import batch_size
+    from llava_demo.engines.batched.engine import BatchedEngine
+    from llava_demo.engines.batched.memory import batch_size
 
     try:
         size, words = batch_size(llava, settings.max_concurrent)
@@ -156,7 +156,7 @@ def chosen_checkpoint(model: str, hardware: "Hardware") -> Checkpoint:
     if model == "auto":
         return _automatic(hardware)
     if model == "miniature":
-        return Checkpoint(str(FOLDER), "The built-in miniature, as asked.")
+        return Checkpoint(str(MINIATURE), "The built-in miniature, as asked.")
     if Path(model).is_dir():
         return Checkpoint(model, "The checkpoint in this folder, as asked.")
     return _on_hub(model, f"{model}, as asked.")
@@ -165,16 +165,16 @@ def chosen_checkpoint(model: str, hardware: "Hardware") -> Checkpoint:
 def _automatic(hardware: "Hardware") -> Checkpoint:
     how = f"For the real one: a machine with an NVIDIA GPU, or --model {LLAVA_7B} (28 GB of memory, and slow)."
     if not hardware.has_gpu:
-        return Checkpoint(str(FOLDER), f"The built-in miniature, since there is no CUDA GPU. {how}")
+        return Checkpoint(str(MINIATURE), f"The built-in miniature, since there is no CUDA GPU. {how}")
     if hardware.free_bytes < LLAVA_7B_BYTES:
         free = hardware.free_bytes / 2**30
         return Checkpoint(
-            str(FOLDER), f"The built-in miniature: {free:.1f} GB of the GPU are free; LLaVA-1.5-7B needs 6. {how}"
+            str(MINIATURE), f"The built-in miniature: {free:.1f} GB of the GPU are free; LLaVA-1.5-7B needs 6. {how}"
         )
     try:
         return _on_hub(LLAVA_7B, "LLaVA-1.5-7B, since there is a CUDA GPU with room for it.")
     except EngineUnavailable as error:
-        return Checkpoint(str(FOLDER), f"The built-in miniature: {error} Restart when the Hub can be reached.")
+        return Checkpoint(str(MINIATURE), f"The built-in miniature: {error} Restart when the Hub can be reached.")
 
 
 def _on_hub(model: str, reason: str) -> Checkpoint:
@@ -215,7 +215,7 @@ def _load(checkpoint: Checkpoint, plan: "Plan", settings: Settings, report: Repo
     import torch
 
     from llava_demo.engines.progress import fetch, weights_told
-    from llava_demo.llava import Llava
+    from llava_demo.model.llava import Llava
 
     if checkpoint.is_miniature and not plan.hardware.has_gpu:
         # For matrices this small a second thread costs more than it does: 15 ms a step of 8 chats in place of 6 (on two

@@ -17,7 +17,7 @@ from llava_demo.engines import EngineInfo
 from llava_demo.engines.jobs import Job, check_pictures
 from llava_demo.errors import DemoError, EngineUnavailable, GenerationFailed, PromptTooLong
 from llava_demo.images import Image
-from llava_demo.llava import Llava
+from llava_demo.model.llava import Llava
 
 MIN_ANSWER_TOKENS = 16  # a prompt that leaves less than this (or than `max_tokens`, if that is less) does not fit
 BROKEN_GPU = "The GPU reported an error that only a restart of the server mends."

@@ -24,7 +24,7 @@ from llava_demo.engines.jobs import SHUTTING_DOWN, Job, check_pictures
 from llava_demo.engines.upstreams import Upstream, Upstreams
 from llava_demo.errors import DemoError, EngineBusy, EngineUnavailable, GenerationFailed
 from llava_demo.images import Image, ImageLimits
-from llava_demo.picture_modes import prepared
+from llava_demo.model.squares import prepared
 from llava_demo.settings import SettingError, Settings
 from llava_demo.wire.openai.failures import error_from
 from llava_demo.wire.openai.requests import STREAMED, request_json

@@ -20,7 +20,7 @@ from llava_demo.engines.generate import GenerateEngine
 from llava_demo.engines.jobs import SHUTTING_DOWN, Job
 from llava_demo.engines.local import LocalEngine, failure_of
 from llava_demo.errors import DemoError, EngineBusy, EngineUnavailable, GenerationFailed
-from llava_demo.llava import Llava
+from llava_demo.model.llava import Llava
 
 # An answer that takes longer than was asked for is cut off by the platform; one that asks for much waits longer, and
 # is refused sooner. Assumed, not measured: 15 s to move 4-bit weights to the GPU, and 15 tokens a second.

@@ -16,8 +16,8 @@ from llava_demo.engines import EngineInfo
 from llava_demo.errors import InvalidRequest
 from llava_demo.images import Image
 from llava_demo.settings import Settings
-from llava_demo.snippets import Call, Snippet, snippets_of
 from llava_demo.ui import conversation
+from llava_demo.ui.code import Call, Snippet, snippets_of
 from llava_demo.ui.controls import SamplingControls
 from llava_demo.ui.conversation import Entry
 from llava_demo.ui.examples import Example

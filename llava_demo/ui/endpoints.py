@@ -20,10 +20,10 @@ from llava_demo.chat import (
     Message,
     SamplingParams,
 )
-from llava_demo.downloads import Downloads
 from llava_demo.engines import Engine
 from llava_demo.errors import DemoError, InvalidRequest
 from llava_demo.images import ImageLimits
+from llava_demo.images.download import Downloads
 from llava_demo.ui.growth import growing_answer
 from llava_demo.ui.uploads import Uploads, leave_addresses_alone
 from llava_demo.wire.openai.messages import ImageFromUrl, messages_from

@@ -5,8 +5,8 @@ from typing import Any
 
 import gradio as gr
 
-from llava_demo.downloads import Downloads
 from llava_demo.engines import Engine, EngineInfo
+from llava_demo.images.download import Downloads
 from llava_demo.settings import Settings
 from llava_demo.ui import panels
 from llava_demo.ui.code_panel import CodePanel, panel_html

@@ -10,10 +10,10 @@ import gradio as gr
 from gradio.processing_utils import save_bytes_to_cache
 
 from llava_demo.chat import Message
-from llava_demo.downloads import Downloads
 from llava_demo.engines import Engine
 from llava_demo.errors import DemoError, InvalidRequest
 from llava_demo.images import Image, ImageLimits
+from llava_demo.images.download import Downloads
 from llava_demo.ui import conversation, panels
 from llava_demo.ui.code_panel import page_address
 from llava_demo.ui.controls import SamplingControls

@@ -7,9 +7,9 @@ from typing import Any
 import gradio as gr
 from gradio.blocks import Block
 
-from llava_demo.downloads import Downloads
 from llava_demo.errors import InvalidImage, InvalidRequest
 from llava_demo.images import Image, ImageLimits
+from llava_demo.images.download import Downloads
 from llava_demo.wire.openai.messages import ImageFromUrl, is_web_address, web_addresses
 
 _FINISHED_UPLOAD = re.compile(r"[0-9a-f]{64}/[^/]+")  # below Gradio's upload folder; unfinished ones lie beside

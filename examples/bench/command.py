@@ -1,0 +1,123 @@
+"""`python -m examples.bench`: its options, and what they lead to. torch is imported only when something is run."""
+
+import argparse
+import shlex
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from examples.bench.report import BadReport, comparison, report, write
+from examples.bench.run import Measuring, measure
+from examples.bench.shapes import SHAPES, make_checkpoint
+from examples.bench.suite_gpu import CHATS, PARTS, Suite, run_suite
+from llava_demo.__main__ import run
+from llava_demo.settings import OneLineParser, SettingError, Settings, add_options
+
+PROGRAM = "python -m examples.bench"
+_OWN = ("shape", "chats", "max_tokens", "rounds", "suite", "parts", "out", "cache")  # the others are `Settings`
+_MOST = 4096  # chats, tokens, rounds
+_DESCRIPTION = (
+    "Measure the engine beside the model card's way (generate and a streamer, one question after the other), with the "
+    "same weights in the same run: throughput and time to the first token of several chats at once, of a next question "
+    "about a picture and of another user's, the pause that a newcomer causes, and memory."
+)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; returns its exit code, as `python -m llava_demo` gives it."""
+    return run(PROGRAM, bench, arguments)
+
+
+def bench(arguments: Sequence[str]) -> int:
+    """Run the command; returns its exit code."""
+    parser = _parser()
+    given = vars(parser.parse_args(arguments))
+    if "compare" in given:
+        return _compare(parser, *given["compare"])
+    own = {name: given.pop(name) for name in _OWN if name in given}
+    if "shape" in own and "model" in given:
+        parser.error("--shape and --model cannot both be given: a shape is a model.")
+    try:
+        settings = Settings.of(given).model_copy(update={"max_queue": _MOST})  # nobody is to be refused
+    except SettingError as error:
+        parser.error(str(error))
+    if settings.is_remote:
+        parser.error("--engine remote: another server is measured where it runs.")
+    command = f"{PROGRAM} {shlex.join(arguments)}".strip()
+    with ExitStack() as stack:
+        if "shape" in own:
+            folder = own.get("cache") or stack.enter_context(tempfile.TemporaryDirectory(prefix="llava-shape-"))
+            settings = settings.model_copy(update={"model": str(make_checkpoint(own["shape"], Path(folder)))})
+        return _suite(settings, own, command) if "suite" in own else _run(settings, own, command)
+
+
+def _run(settings: Settings, own: dict[str, Any], command: str) -> int:
+    result = measure(settings, _measuring(own))
+    result.about["command"] = command
+    sys.stdout.write(report(result))
+    if "out" in own:
+        sys.stdout.write("\n" + "".join(f"{path}\n" for path in write(result, own["out"])))
+    return 0
+
+
+def _suite(settings: Settings, own: dict[str, Any], command: str) -> int:
+    suite = Suite(settings, _measuring({"chats": CHATS} | own), command, own.get("out"))
+    return run_suite(suite, own.get("parts", tuple(PARTS)))
+
+
+def _measuring(own: dict[str, Any]) -> Measuring:
+    return Measuring(**{name: own[name] for name in ("chats", "max_tokens", "rounds") if name in own})
+
+
+def _compare(parser: OneLineParser, before: Path, after: Path) -> int:
+    try:
+        sys.stdout.write(comparison(before, after))
+    except BadReport as error:
+        parser.error(str(error))
+    return 0
+
+
+def _parser() -> OneLineParser:
+    parser = OneLineParser(PROGRAM, description=_DESCRIPTION)
+    what = parser.add_argument_group("what is measured")
+    names = "; ".join(f"{name}: {words}" for name, words in SHAPES.items())
+    what.add_argument("--shape", choices=SHAPES, help=f"random weights of true sizes, in place of --model. {names}")
+    what.add_argument("--chats", type=_counts, metavar="N,N", help="how many chats at once (default: 1,4,8,16)")
+    what.add_argument("--max-tokens", type=_count, metavar="N", help="the length of each answer (default: 48)")
+    what.add_argument("--rounds", type=_count, metavar="N", help="how often everything is measured (default: 2)")
+    what.add_argument(
+        "--suite", choices=("gpu",), help="everything that is due when a GPU is at hand, from right answers to memory"
+    )
+    what.add_argument(
+        "--parts", type=_parts, metavar="NAME,NAME", help=f"only these parts of the suite: {', '.join(PARTS)}"
+    )
+    where = parser.add_argument_group("results")
+    where.add_argument("--out", type=Path, metavar="FOLDER", help="also write bench.json, bench.md and bench.png there")
+    where.add_argument(
+        "--cache", type=Path, metavar="FOLDER", help="keep the weights of --shape there for the next run"
+    )
+    where.add_argument(
+        "--compare", type=Path, nargs=2, metavar=("A", "B"), help="run nothing: show B beside A, two runs of --out"
+    )
+    add_options(parser, ("model",))
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= _MOST:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {_MOST}.")
+    return int(text)
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    return tuple(sorted({_count(part) for part in text.split(",")}))
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    parts = tuple(text.split(","))
+    if not set(parts) <= set(PARTS):
+        raise argparse.ArgumentTypeError(f"{text!r}; the parts are {', '.join(PARTS)}.")
+    return parts

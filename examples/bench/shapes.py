@@ -1,0 +1,133 @@
+"""Checkpoints of true shapes with random weights: the same bytes move and the same kernels run as with trained ones.
+
+torch and transformers are imported where they are needed, so that the names of the shapes cost nothing.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llava_demo.model import MINIATURE
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import LlavaConfig, LlavaForConditionalGeneration, ProcessorMixin
+
+# The language model and the vision tower; both see 336 pixels in patches of 14, so that a picture takes 576 tokens.
+_SIZES: dict[str, tuple[dict[str, int], dict[str, int]]] = {
+    "7b": (
+        {"hidden_size": 4096, "intermediate_size": 11_008, "num_hidden_layers": 32, "num_attention_heads": 32},
+        {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16},
+    ),
+    "small": (
+        {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 8, "num_attention_heads": 16},
+        {"hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 6, "num_attention_heads": 6},
+    ),
+}
+SHAPES = {
+    "7b": "LLaVA-1.5-7B, 14 GB on disk",
+    "small": "180 million weights and LLaVA-1.5's 576 tokens a picture",
+    "miniature": "the built-in model's, 64 tokens a picture",
+}
+SHARP = 2.0  # a layer's outputs are this many times its inputs: then greedy choices are clear, as in a trained model
+_RANDOM_NUMBERS = 2**22 + 15  # drawn once and repeated, since 7 billion take minutes; no row's length divides it
+_SHARD = "2GB"
+
+
+def make_checkpoint(shape: str, folder: Path) -> Path:
+    """Save a checkpoint of `shape` below `folder`, unless it is there; `--model` takes what is returned.
+
+    Takes memory for the weights and one shard of 2 GB more: 16 GB for the 7B.
+    """
+    target = folder / f"random-{shape}"
+    if (target / "processor_config.json").exists():  # saved last
+        return target
+    config, processor = architecture(shape)
+    model = _random_model(config, processor)
+    model.save_pretrained(target, max_shard_size=_SHARD)
+    processor.save_pretrained(target)
+    return target
+
+
+def architecture(shape: str) -> "tuple[LlavaConfig, ProcessorMixin]":
+    """The sizes of a shape, and a processor that fits them."""
+    return _miniature() if shape == "miniature" else _llava_1_5(*_SIZES[shape])
+
+
+def _miniature() -> "tuple[LlavaConfig, ProcessorMixin]":
+    from transformers import AutoConfig, AutoProcessor
+
+    return AutoConfig.from_pretrained(MINIATURE), AutoProcessor.from_pretrained(MINIATURE)
+
+
+def _llava_1_5(text: dict[str, int], vision: dict[str, int]) -> "tuple[LlavaConfig, ProcessorMixin]":
+    from transformers import CLIPImageProcessorPil, CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaProcessor
+
+    from examples.bench import vocabulary
+    from llava_demo.model.llava import MODEL_CARD_TEMPLATE
+
+    side, patch = 336, 14
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(**vision, image_size=side, patch_size=patch, projection_dim=768),  # type: ignore[arg-type]
+        text_config=LlamaConfig(
+            **text,  # type: ignore[arg-type]
+            vocab_size=vocabulary.VOCABULARY,
+            max_position_embeddings=4096,
+            rms_norm_eps=1e-5,
+            bos_token_id=vocabulary.START_ID,
+            eos_token_id=vocabulary.END_ID,
+            pad_token_id=vocabulary.PAD_ID,
+        ),
+        image_token_index=vocabulary.IMAGE_ID,
+        image_seq_length=(side // patch) ** 2,
+        dtype="float16" if text["hidden_size"] == 4096 else "float32",
+    )
+    processor = LlavaProcessor(
+        image_processor=CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side}),
+        tokenizer=vocabulary.make_tokenizer(),
+        patch_size=patch,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=MODEL_CARD_TEMPLATE,
+    )
+    return config, processor
+
+
+def _random_model(config: "LlavaConfig", processor: "ProcessorMixin") -> "LlavaForConditionalGeneration":
+    import torch
+    from transformers import LlavaForConditionalGeneration
+
+    with torch.device("meta"):  # nothing is drawn by transformers, which takes minutes for the 7B
+        model = LlavaForConditionalGeneration(config)
+    dtype = getattr(torch, str(config.dtype).removeprefix("torch.")) if config.dtype else torch.float32
+    model = model.to(dtype).to_empty(device="cpu")
+    numbers = torch.randn(_RANDOM_NUMBERS, generator=torch.Generator().manual_seed(0)).to(dtype)
+    used = 0
+    with torch.no_grad():
+        for name, weights in model.named_parameters():
+            _fill(name, weights, numbers.roll(-used))
+            used = (used + weights.numel()) % _RANDOM_NUMBERS
+        model.lm_head.weight[_ids_not_to_say(processor.tokenizer, config.text_config.vocab_size)] = 0
+    text, defaults = config.text_config, model.generation_config
+    defaults.bos_token_id, defaults.eos_token_id = text.bos_token_id, text.eos_token_id
+    defaults.pad_token_id = text.pad_token_id
+    return model
+
+
+def _fill(name: str, weights: "torch.Tensor", numbers: "torch.Tensor") -> None:
+    """Matrices get random numbers that keep the size of what passes through, biases 0, norms 1."""
+    if weights.ndim == 1:
+        weights.fill_(0 if name.endswith("bias") else 1)
+        return
+    flat, inputs = weights.view(-1), weights[0].numel()
+    for start in range(0, flat.numel(), len(numbers)):
+        part = flat[start : start + len(numbers)]
+        part.copy_(numbers[: len(part)])
+    weights.mul_(SHARP * inputs**-0.5)
+
+
+def _ids_not_to_say(tokenizer: Any, vocabulary: int) -> list[int]:
+    """All but the words that begin with a space: no answer ends early, and each token is text that a stream shows."""
+    from examples.bench.vocabulary import SPACE
+
+    words = {token_id for word, token_id in tokenizer.get_vocab().items() if word.startswith(SPACE) and word != SPACE}
+    return [token_id for token_id in range(vocabulary) if token_id not in words]

@@ -1,0 +1,124 @@
+"""Paints scenes with Pillow, as the picture preprocessing of this project hands them to the model: padded squares."""
+
+import io
+import random
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
+
+from examples.miniature.geometry import Point, outline
+from examples.miniature.scenes import RGB, Frame, Scene, Shape
+from examples.miniature.strangers import stranger
+
+CLIP_MEAN_RGB: RGB = (122, 116, 104)
+Box = tuple[float, float, float, float]
+
+_FONT_FOLDER = Path("/usr/share/fonts/truetype")  # Debian's; Pillow's own font serves where it is missing
+_FONT_FAMILIES = ("dejavu", "liberation", "freefont", "ubuntu", "roboto", "open-sans", "lato")
+
+
+@cache
+def font_files() -> tuple[str, ...]:
+    """The installed fonts with ordinary digits; empty where none is."""
+    files = (p for family in _FONT_FAMILIES for p in sorted((_FONT_FOLDER / family).rglob("*.ttf")))
+    return tuple(
+        str(p) for p in files if not any(word in p.name for word in ("Math", "ExtraLight", "Thin", "Hairline"))
+    )
+
+
+@cache
+def _font(file: str, size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.truetype(file, size) if file else ImageFont.load_default(size)
+
+
+def random_font(rng: random.Random, size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    size = max(8, size // 8 * 8)  # few sizes, so that fonts are opened once
+    return _font(rng.choice(font_files()) if font_files() and rng.random() < 0.75 else "", size)
+
+
+def draw(scene: Scene, rng: random.Random, side: int) -> tuple[Image.Image, Box | None]:
+    """Paint `scene` as a square RGB picture of `side` pixels; with it the box of the digit, in shares of the square."""
+    scale = rng.choice((2, 3, 3, 4))
+    full = side * scale
+    frame, box = scene.frame, None
+    width, height = round(frame.width * full), round(frame.height * full)
+    if scene.kind == "other":
+        picture = stranger(rng, width, height, random_font)
+    else:
+        picture = Image.new("RGB", (width, height), scene.background_rgb)
+        if scene.kind == "digit":
+            box = _draw_digit(picture, scene, rng)
+        for thing in scene.objects:
+            _draw_shape(picture, thing, frame, full, rng, scene.difficulty)
+    if rng.random() < 0.08 * scene.difficulty:
+        picture = _as_jpeg(picture, rng.randint(55, 92))
+    square = Image.new("RGB", (full, full), CLIP_MEAN_RGB)
+    square.paste(picture, ((full - width) // 2, (full - height) // 2))
+    is_box = rng.random() < 0.5
+    small = square.reduce(scale) if is_box else square.resize((side, side), Image.Resampling.BICUBIC)
+    return _disturbed(small, rng, scene.difficulty), box
+
+
+def _draw_shape(
+    picture: Image.Image, thing: Shape, frame: Frame, full: int, rng: random.Random, difficulty: float
+) -> None:
+    x, y, radius = (thing.x - frame.left) * full, (thing.y - frame.top) * full, thing.radius * full
+    brush = ImageDraw.Draw(picture)
+    edge = (30, 30, 30) if rng.random() < 0.08 * difficulty and sum(picture.getpixel((0, 0))) > 300 else None
+    width = max(1, full // 96)
+    if thing.shape == "circle":
+        squeeze = [rng.uniform(0.88, 1) if rng.random() < 0.3 * difficulty else 1.0 for _ in "xy"]
+        rx, ry = radius * squeeze[0], radius * squeeze[1]
+        brush.ellipse((x - rx, y - ry, x + rx, y + ry), fill=thing.rgb, outline=edge, width=width)
+    else:
+        corners: Sequence[Point] = outline(rng, thing.shape, (x, y), radius, difficulty)
+        brush.polygon(corners, fill=thing.rgb, outline=edge, width=width)
+
+
+def _draw_digit(picture: Image.Image, scene: Scene, rng: random.Random) -> Box:
+    """Write the digit; its box in shares of the padded square."""
+    width, height = picture.size
+    short = min(width, height)
+    font = random_font(rng, int(rng.uniform(1.05 - 0.45 * scene.difficulty, 1.15) * short))
+    stroke = rng.choice((0, 0, 0, 1, 2, 3)) * short // 200
+    layer = Image.new("L", picture.size, 0)
+    brush = ImageDraw.Draw(layer)
+    x0, y0, x1, y1 = brush.textbbox((0, 0), scene.digit, font=font, stroke_width=stroke)
+    x = (width - (x1 - x0)) / 2 + rng.uniform(-0.18, 0.18) * scene.difficulty * width - x0
+    y = (height - (y1 - y0)) / 2 + rng.uniform(-0.1, 0.1) * scene.difficulty * height - y0
+    brush.text((x, y), scene.digit, font=font, fill=255, stroke_width=stroke)
+    if rng.random() < 0.4 * scene.difficulty:
+        layer = layer.rotate(rng.uniform(-12, 12), Image.Resampling.BILINEAR)
+    picture.paste(scene.digit_rgb, (0, 0), layer)
+    left, top, right, bottom = layer.getbbox() or (0, 0, width, height)
+    frame = scene.frame
+    return (
+        frame.left + frame.width * left / width,
+        frame.top + frame.height * top / height,
+        frame.left + frame.width * right / width,
+        frame.top + frame.height * bottom / height,
+    )
+
+
+def _as_jpeg(picture: Image.Image, quality: int) -> Image.Image:
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=quality)
+    return Image.open(file).convert("RGB")
+
+
+def _disturbed(picture: Image.Image, rng: random.Random, difficulty: float) -> Image.Image:
+    """Sometimes a little noise, an uneven light, or a blur."""
+    luck = rng.random() / max(difficulty, 1e-3)
+    if luck < 0.13:
+        noise = np.random.default_rng(rng.getrandbits(32)).integers(-10, 11, (*picture.size, 3), dtype=np.int16)
+        return Image.fromarray(np.clip(np.asarray(picture).astype(np.int16) + noise, 0, 255).astype(np.uint8))
+    if luck < 0.18:
+        ramp = np.linspace(-14, 14, picture.width, dtype=np.float32)
+        light = ramp[None, :, None] if rng.random() < 0.5 else ramp[:, None, None]
+        return Image.fromarray(np.clip(np.asarray(picture) + light, 0, 255).astype(np.uint8))
+    if luck < 0.28:
+        return picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 0.9)))
+    return picture

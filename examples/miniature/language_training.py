@@ -1,0 +1,249 @@
+"""Second lesson: projector and language model learn to answer; the tower goes on learning from answers and labels."""
+
+import random
+from collections import defaultdict
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the field's name
+from torch import Tensor
+from transformers import LlavaForConditionalGeneration, LlavaProcessor
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+from examples.miniature.architecture import IMAGE_TOKEN, ReadOuts, patch_features
+from examples.miniature.lesson import Lesson, Workers
+from examples.miniature.muon import Muon
+from examples.miniature.packing import Batch, Packer
+from examples.miniature.questions import Asker
+from examples.miniature.scenes import BACKGROUNDS, COLORS, DIGITS, MAX_OBJECTS, SHAPES, World
+from examples.miniature.vision_training import Labels, seeing_parameters, vision_loss
+
+_TOWER_SHARE = 0.25  # of the learning rate: the tower can see already
+_MUON_SHARE = 1.5  # matrices take larger steps
+_VISION_WEIGHT, _WORD_WEIGHT, _LOOK_WEIGHT = 0.15, 0.1, 0.15
+_LOOKING = (1, 2)  # layers whose first head is shown where to look
+_CONTENT_WEIGHT, _OTHER_WEIGHT = 2.0, 0.6
+_LAST_MIX = (0.66, 0.13, 0.21)  # of shapes, digits and strangers, once three objects are known
+_PAIRS = 0.18  # of the sequences have two pictures, once three objects are known
+
+
+@dataclass
+class LanguageLesson:
+    """Everything learns: one object until it is known, then two, three, and pairs of pictures."""
+
+    name: str
+    model: LlavaForConditionalGeneration
+    read_outs: ReadOuts
+    processor: LlavaProcessor
+    lesson: Lesson
+    workers: Workers
+    pace: "Pace"
+
+    def teach(self) -> None:
+        """Train for `lesson.minutes`, and report on batches that are never seen otherwise."""
+        lesson, workers, pace = self.lesson, self.workers, self.pace
+        optimizers = _optimizers(self.model, self.read_outs)
+        parameters = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
+        packer, rng = Packer(self.processor), random.Random(lesson.seed * 1000 + workers.rank)
+        asker, skills = Asker(rng), Skills()
+        exam = Exam(packer) if workers.is_first else None
+        step = 0
+        while (progress := workers.progress(lesson)) < 1:
+            for optimizer in optimizers:
+                lesson.set_rate(optimizer, step, progress)
+                optimizer.zero_grad()
+            world = World(max_objects=pace.objects, mix=_LAST_MIX) if pace.is_over else World(max_objects=pace.objects)
+            pairs = _PAIRS if pace.is_over else 0.0
+            batch = packer.batch(rng, asker, world, lesson.batch, pairs)
+            loss, row, marks = self._loss(packer, batch)
+            loss.backward()
+            workers.average_gradients(parameters)
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            for optimizer in optimizers:
+                optimizer.step()
+            step += 1
+            skills.note(marks)
+            asker.weights = skills.weights()
+            pace.note(workers.mean(sum(is_right for _, is_right in marks) / len(marks)), progress)
+            if step % 100 == 0:
+                row |= {"objects": pace.objects, "skill": pace.skill}
+                if exam and step % 500 == 0:
+                    row |= exam.sit(self.model)
+                workers.report(self.name, step, progress, row)
+        if exam:
+            workers.report(self.name, step, 1.0, exam.sit(self.model))
+
+    def _loss(self, packer: Packer, batch: Batch) -> tuple[Tensor, dict[str, float], list[tuple[str, bool]]]:
+        """The whole loss, its parts for the log, and the marks of the batch's answers."""
+        model = self.model
+        features = patch_features(model, batch.pixels)
+        hidden = hidden_states(model, features, batch)
+        logits, on = answer_logits(model, hidden[-1], batch)
+        loss = _answer_loss(logits, batch.targets[on], packer.content_ids)
+        words = _word_loss(model, packer, model.model.multi_modal_projector(features), batch.labels)
+        looks = _look_loss(model, hidden, batch)
+        total = loss + _VISION_WEIGHT * vision_loss(self.read_outs, features, batch.labels)[0]
+        total = total + _WORD_WEIGHT * words + _LOOK_WEIGHT * looks
+        row = {"loss": loss.item(), "words": words.item(), "looks": looks.item()}
+        return total, row, graded(logits, on, batch)
+
+
+def _optimizers(model: LlavaForConditionalGeneration, read_outs: ReadOuts) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside of the layers, AdamW for the rest; the tower goes on at a share of the rate."""
+    matrices, others, tower_matrices = [], [], []
+    tower = seeing_parameters(model)
+    in_tower = {id(p) for p in model.model.vision_tower.parameters()}
+    for name, p in model.named_parameters():
+        if id(p) not in in_tower:
+            is_matrix = p.ndim == 2 and ("layers" in name or "multi_modal_projector" in name)
+            (matrices if is_matrix else others).append(p)
+        elif p.ndim == 2 and "layers" in name:
+            tower_matrices.append(p)
+    taken = {id(p) for p in tower_matrices}
+    tower_others = [p for p in [*tower, *read_outs.parameters()] if id(p) not in taken]
+    muon = [{"params": matrices, "share": _MUON_SHARE}, {"params": tower_matrices, "share": _TOWER_SHARE}]
+    adam = [{"params": others}, {"params": tower_others, "share": _TOWER_SHARE}]
+    return [
+        Muon(muon, lr=0.0, momentum=0.95, weight_decay=0.03),
+        torch.optim.AdamW(adam, lr=0.0, betas=(0.9, 0.98), weight_decay=0.03, fused=True),
+    ]
+
+
+class Pace:
+    """How many objects there are: one more whenever nine of ten answers are right, or else with time."""
+
+    _LATEST = (0.2, 0.4)  # shares of the lesson after which two and three objects come anyway
+
+    def __init__(self, objects: int = 1) -> None:
+        self.objects, self.skill = objects, 0.0
+        self.is_over = objects == MAX_OBJECTS  # three objects are known: pairs of pictures may come
+
+    def note(self, right: float, progress: float) -> None:
+        self.skill = 0.97 * self.skill + 0.03 * right
+        if self.objects < MAX_OBJECTS and (self.skill > 0.9 or progress > self._LATEST[self.objects - 1]):
+            self.objects, self.skill = self.objects + 1, 0.5
+        self.is_over = self.is_over or (self.objects == MAX_OBJECTS and (self.skill > 0.85 or progress > 0.55))
+
+
+def hidden_states(model: LlavaForConditionalGeneration, features: Tensor, batch: Batch) -> tuple[Tensor, ...]:
+    """What goes into each layer of the language model, and what comes out at last: (rows, length, WIDTH) each."""
+    language = model.model.language_model
+    embeddings = language.embed_tokens(batch.ids)
+    seen = model.model.multi_modal_projector(features)
+    is_image = (batch.ids == IMAGE_TOKEN)[:, :, None]
+    embeddings = embeddings.masked_scatter(is_image, seen.reshape(-1, seen.shape[-1]))
+    return language(
+        inputs_embeds=embeddings,
+        attention_mask=_additive(batch.sees),
+        position_ids=batch.positions,
+        use_cache=False,
+        output_hidden_states=True,
+    ).hidden_states
+
+
+def answer_logits(model: LlavaForConditionalGeneration, last: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Logits (answer tokens, VOCABULARY) where an answer token is to be predicted; where that is, (rows, length)."""
+    on = batch.targets >= 0
+    return model.lm_head(last[on]), on
+
+
+class Skills:
+    """How well each type of question is answered of late; the worse, the more often it is asked."""
+
+    def __init__(self) -> None:
+        self._right: dict[str, float] = defaultdict(lambda: 0.5)
+
+    def note(self, marks: list[tuple[str, bool]]) -> None:
+        for type, is_right in marks:
+            self._right[type] = 0.99 * self._right[type] + 0.01 * is_right
+
+    def weights(self) -> dict[str, float]:
+        return {type: 0.35 + 2.5 * (1 - right) for type, right in self._right.items()}
+
+
+def graded(logits: Tensor, on: Tensor, batch: Batch) -> list[tuple[str, bool]]:
+    """(type, right) of each answer: right if each of its tokens is the likeliest one, given a true history."""
+    is_right = torch.ones_like(on)
+    is_right[on] = logits.argmax(-1) == batch.targets[on]
+    return [
+        (type, bool(is_right[k, start:end].all())) for k, spans in enumerate(batch.spans) for start, end, type in spans
+    ]
+
+
+class Exam:
+    """Fixed batches from seeds that training does not use, in trained and in held-out wordings."""
+
+    def __init__(self, packer: Packer) -> None:
+        rng = random.Random(1_000_001)
+        self._batches = {
+            name: [packer.batch(rng, Asker(rng, is_held_out), World(), 12, _PAIRS) for _ in range(count)]
+            for name, is_held_out, count in (("known", False, 5), ("held_out", True, 4))
+        }
+
+    @torch.no_grad()
+    def sit(self, model: LlavaForConditionalGeneration) -> dict[str, float]:
+        """Share of right answers, over all and of each type."""
+        marks: dict[str, list[bool]] = defaultdict(list)
+        for name, batches in self._batches.items():
+            for batch in batches:
+                last = hidden_states(model, patch_features(model, batch.pixels), batch)[-1]
+                for type, is_right in graded(*answer_logits(model, last, batch), batch):
+                    marks[name].append(is_right)
+                    marks[f"{name}.{type}"].append(is_right)
+        return {name: sum(marks[name]) / len(marks[name]) for name in sorted(marks)}
+
+
+def _answer_loss(logits: Tensor, targets: Tensor, content_ids: Tensor) -> Tensor:
+    """Cross-entropy in which the words that make an answer true weigh more than those around them."""
+    weights = torch.where(torch.isin(targets, content_ids), _CONTENT_WEIGHT, _OTHER_WEIGHT)
+    return (F.cross_entropy(logits, targets, reduction="none") * weights).sum() / weights.sum()
+
+
+def _word_loss(model: LlavaForConditionalGeneration, packer: Packer, seen: Tensor, labels: Labels) -> Tensor:
+    """Projected patches shall resemble the embeddings of the words for what they show.
+
+    Then words of a question find their patches by likeness, which the language model need not learn by itself.
+    """
+    table = F.normalize(model.model.language_model.embed_tokens.weight, dim=-1)
+    seen = F.normalize(seen, dim=-1)
+    shape, color, cell, _, digit = labels.patches.unbind(1)
+    column, row = (cell - 1) % 3, (cell - 1) // 3
+    ground = labels.pictures[:, 2:3].expand_as(shape)
+    lessons = (
+        (SHAPES, (shape > 0) & (shape < 5), shape - 1),
+        (COLORS, color > 0, color - 1),
+        (DIGITS, digit > 0, digit - 1),
+        (("left", "right"), (cell > 0) & (column != 1), column // 2),
+        (("top", "bottom"), (cell > 0) & (row != 1), row // 2),
+        (BACKGROUNDS, (shape == 0) & (ground < len(BACKGROUNDS)), ground),
+    )
+    total = torch.zeros(())
+    for words, on, truth in lessons:
+        if on.any():
+            ids = torch.tensor([packer.encode(f" {word}")[0] for word in words])
+            total = total + F.cross_entropy(10 * seen[on] @ table[ids].T, truth[on])
+    return total
+
+
+def _look_loss(model: LlavaForConditionalGeneration, hidden: tuple[Tensor, ...], batch: Batch) -> Tensor:
+    """One head of each layer in _LOOKING shall attend to the patches of what the answer speaks of.
+
+    To find by a word the thing that it names is what a model of this size learns last; shown where to look, it learns
+    that first. Only training does this: nothing of it is in the model.
+    """
+    language, total = model.model.language_model, torch.zeros(())
+    row, position = batch.looks.unbind(1)
+    cosine, sine = language.rotary_emb(hidden[0], batch.positions)
+    for number in _LOOKING:
+        attention, x = language.layers[number].self_attn, language.layers[number].input_layernorm(hidden[number])
+        head = slice(0, attention.head_dim)
+        query, key = (F.linear(x, w.weight[head])[:, None] for w in (attention.q_proj, attention.k_proj))
+        query, key = apply_rotary_pos_emb(query, key, cosine, sine)
+        scores = query[:, 0] @ key[:, 0].transpose(1, 2) * attention.scaling + _additive(batch.sees)[:, 0]
+        shares = scores[row, position].log_softmax(-1)
+        total = total - shares.masked_fill(~batch.shown, float("-inf")).logsumexp(-1).mean()
+    return total
+
+
+def _additive(sees: Tensor) -> Tensor:
+    return torch.zeros(sees.shape).masked_fill_(~sees, float("-inf"))

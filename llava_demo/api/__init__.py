@@ -1,0 +1,19 @@
+"""The REST APIs on the page's own port: OpenAI's and DeepInfra's, Cloudflare's, and the routes that watch the server.
+
+    application   one FastAPI application, its documentation at /v1/docs, and the route that puts it before the page's
+    openai        /v1 and /v1/openai: chat completions and models
+    cloudflare    /client/v4/accounts/{id}/ai/run and /ai/run
+    monitoring    /health, /healthz and /metrics
+    access        who may use them
+    bodies        what callers send, up to a limit
+    asking        answers, for as long as the caller is there
+    failures      errors in the form of the interface that was called
+    documents     what /v1/openapi.json says of bodies and answers
+
+Like the page they make `ChatRequest`s and read `Chunk`s; no route knows the model or another route's format.
+"""
+
+from llava_demo.api.access import Access
+from llava_demo.api.application import RestRoutes
+
+__all__ = ["Access", "RestRoutes"]

@@ -1,0 +1,1 @@
+"""The engine that answers many requests in each step of the model."""

@@ -1,0 +1,79 @@
+"""How much is answered at once on this machine: from its free memory to a `BatchSize`."""
+
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
+import torch
+from transformers import PreTrainedConfig
+from transformers.generation.continuous_batching.utils import find_head_dim, find_num_key_value_heads
+
+from llava_demo.engines.batched.continuous import PAGE_TOKENS, BatchSize
+from llava_demo.errors import EngineUnavailable
+from llava_demo.model.llava import Llava
+
+GIB = 2**30
+CHATS_ON_CPU, CHATS_ON_GPU = 16, 64  # at most; more would make each of them slow to read
+TEXT_AND_ANSWER_TOKENS = 512  # of an ordinary chat, beside its picture
+SHARE_OF_RAM, SHARE_OF_GPU = 0.4, 0.8  # of what is free; the rest is for others, and for the steps themselves
+ENCODING_BYTES = GIB  # of the GPU, for the vision tower at work
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+def batch_size(llava: Llava, max_concurrent: int | None) -> tuple[BatchSize, str]:
+    """What fits, and a sentence about it.
+
+    Raises:
+        EngineUnavailable: not even one chat does.
+    """
+    device = llava.model.device
+    is_gpu = device.type == "cuda"
+    if is_gpu:
+        budget = int(torch.cuda.mem_get_info(device)[0] * SHARE_OF_GPU) - ENCODING_BYTES
+    else:
+        budget = int(free_ram() * SHARE_OF_RAM)
+    wanted = max_concurrent or (CHATS_ON_GPU if is_gpu else CHATS_ON_CPU)
+    each = token_bytes(llava)
+    chat = min(llava.image_tokens + TEXT_AND_ANSWER_TOKENS, llava.context_tokens)
+    tokens = budget // each
+    if not is_gpu:  # others need the memory, too: for twice as many chats as there can be, so that earlier ones stay
+        tokens = min(tokens, max(2 * wanted * chat, 2 * llava.context_tokens))
+    fitting = tokens // chat
+    if fitting < 1:
+        raise EngineUnavailable(f"There is room for {max(tokens, 0):,} tokens in memory; one chat takes {chat:,}.")
+    requests = min(wanted, fitting)
+    size = BatchSize(pages=tokens // PAGE_TOKENS, requests=requests, chunk=256 if is_gpu else 128)
+    words = (
+        f"Up to {requests} chats are answered at once; the cache holds {size.tokens:,} tokens "
+        f"({size.tokens * each / GIB:.1f} GB), {fitting} chats of {chat:,}."
+    )
+    return size, words
+
+
+def token_bytes(llava: Llava) -> int:
+    """What one token of a chat takes: its keys and values in all layers, and its row of features."""
+    config: PreTrainedConfig = llava.model.config.get_text_config()
+    width = config.num_hidden_layers * 2 * find_num_key_value_heads(config) * find_head_dim(config)
+    copies = 1 if llava.model.device.type == "cuda" else 2  # on a CPU those who decode have theirs in one piece, too
+    return (copies * width + config.hidden_size) * llava.model.dtype.itemsize
+
+
+def free_ram() -> int:
+    """Bytes of memory that this process may still take: the machine's, or less in a container with a limit.
+
+    transformers 5.23 asks the machine only and so plans with memory that a container does not have.
+    """
+    free: int = psutil.virtual_memory().available
+    for limit_file, used_file, cached in (
+        ("memory.max", "memory.current", "inactive_file"),  # version 2
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),  # version 1
+    ):
+        try:
+            limit = (CGROUPS / limit_file).read_text().strip()
+            used = int((CGROUPS / used_file).read_text())
+            stat = (CGROUPS / used_file).with_name("memory.stat").read_text().split()
+        except (OSError, ValueError):
+            continue
+        if limit != "max":
+            freeable = int(stat[stat.index(cached) + 1]) if cached in stat else 0  # files' pages, dropped at need
+            free = min(free, int(limit) - used + freeable)
+    return max(free, 0)

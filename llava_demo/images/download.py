@@ -1,0 +1,182 @@
+"""Pictures from web addresses, fetched so that nobody can make this server call where only it may go.
+
+Addresses are checked where a connection is opened, and it is opened to the very address that was checked: so a name
+that answers differently the second time, a decimal or octal host, or a redirect finds no way around. Nothing is
+decompressed or decoded here; of what comes, the size is checked, and `Image` looks at the bytes.
+"""
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpcore
+import httpx
+
+from llava_demo.errors import ImageTooLarge, InvalidImage, InvalidRequest
+from llava_demo.images.image import Image, ImageLimits
+
+WITHIN_S = 5.0  # all in all, redirects included; vLLM's limit too
+MAX_REDIRECTS = 3
+HEADERS = (
+    ("User-Agent", "llava_demo"),
+    ("Accept", "image/*"),
+    ("Accept-Encoding", "identity"),
+    ("Connection", "close"),
+)
+
+Resolve = Callable[[str, int], Awaitable[Sequence[str]]]  # host and port to IP addresses; raises OSError
+
+_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+_FAILURES = (
+    httpcore.NetworkError,
+    httpcore.ProtocolError,
+    httpcore.TimeoutException,
+    httpcore.UnsupportedProtocol,
+    OSError,  # of the name's look-up
+    UnicodeError,  # a name too long for DNS
+)
+
+
+def is_public(address: str) -> bool:
+    """True where the whole Internet would reach the same host under this IP address.
+
+    IPv6 forms that hold an IPv4 address (mapped, NAT64, 6to4, Teredo) are never: they lead who knows where.
+    """
+    ip = ipaddress.ip_address(address)
+    if isinstance(ip, ipaddress.IPv6Address):
+        return ip in _GLOBAL_UNICAST and ip.is_global and ip.sixtofour is None and ip.teredo is None
+    return ip.is_global and not ip.is_multicast
+
+
+class Downloads:
+    """Fetches pictures. `resolve` and `is_allowed` are there for tests, which have no Internet."""
+
+    def __init__(
+        self,
+        limits: ImageLimits,
+        resolve: Resolve | None = None,
+        is_allowed: Callable[[str], bool] = is_public,
+    ) -> None:
+        self._limits = limits
+        self._backend = _GuardedBackend(resolve or _Resolver(), is_allowed)
+        self._ssl_context = httpcore.default_ssl_context()
+
+    async def pictures(self, urls: Iterable[str]) -> Callable[[str], Image]:
+        """Fetch all at once; what comes back gives the picture of an address, or raises why there is none.
+
+        The pictures are not decoded yet: that takes a while, and is for a thread.
+        """
+        wanted = list(urls)
+        found = dict(zip(wanted, await asyncio.gather(*map(self._outcome, wanted)), strict=True))
+
+        def picture(url: str) -> Image:
+            outcome = found[url]
+            if isinstance(outcome, InvalidRequest):
+                raise outcome
+            return Image.from_bytes(outcome, self._limits)
+
+        return picture
+
+    async def fetch(self, url: str) -> bytes:
+        """The bytes at an http or https address.
+
+        Raises:
+            InvalidImage: not an address that is fetched, or nothing came from it in time; never with the address.
+            ImageTooLarge: more bytes than a picture may have.
+        """
+        try:
+            async with asyncio.timeout(WITHIN_S), self._pool() as pool:
+                return await self._body(pool, _checked(url))
+        except TimeoutError as error:
+            raise InvalidImage(f"The picture's address did not deliver it within {WITHIN_S:g} seconds.") from error
+        except _FAILURES as error:
+            raise InvalidImage("The picture could not be fetched from its address.") from error
+
+    async def _outcome(self, url: str) -> bytes | InvalidRequest:
+        try:
+            return await self.fetch(url)
+        except InvalidRequest as error:
+            return error
+
+    def _pool(self) -> httpcore.AsyncConnectionPool:
+        return httpcore.AsyncConnectionPool(ssl_context=self._ssl_context, network_backend=self._backend)
+
+    async def _body(self, pool: httpcore.AsyncConnectionPool, url: httpx.URL) -> bytes:
+        for _ in range(MAX_REDIRECTS + 1):
+            target = httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
+            headers = (("Host", url.netloc.decode("ascii")), *HEADERS)
+            async with pool.stream("GET", target, headers=headers) as response:
+                location = next((value for name, value in response.headers if name.lower() == b"location"), None)
+                if response.status in (301, 302, 303, 307, 308) and location is not None:
+                    url = _checked(location.decode("latin-1"), url)
+                elif response.status != 200:
+                    raise InvalidImage(f"The picture's address answered with status {response.status}.")
+                else:
+                    return await self._capped(response)
+        raise InvalidImage(f"The picture's address redirects more than {MAX_REDIRECTS} times.")
+
+    async def _capped(self, response: httpcore.Response) -> bytes:
+        data = bytearray()
+        async for part in response.aiter_stream():
+            data += part
+            if len(data) > self._limits.max_bytes:
+                raise ImageTooLarge(f"The picture has more than {self._limits.max_bytes / 2**20:g} MB.")
+        return bytes(data)
+
+
+class _GuardedBackend(httpcore.AsyncNetworkBackend):
+    """Connects to an address that the name has now, and only if all that it has are allowed."""
+
+    def __init__(self, resolve: Resolve, is_allowed: Callable[[str], bool]) -> None:
+        self._resolve, self._is_allowed = resolve, is_allowed
+        self._backend = httpcore.AnyIOBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109, httpcore's signature
+        local_address: str | None = None,
+        socket_options: Any = None,
+    ) -> httpcore.AsyncNetworkStream:
+        addresses = await self._resolve(host, port)
+        if not addresses or not all(map(self._is_allowed, addresses)):
+            raise InvalidImage("The picture's address is not one that this server fetches from: it is not public.")
+        for address in addresses[:-1]:
+            try:
+                return await self._backend.connect_tcp(address, port, timeout, local_address, socket_options)
+            except httpcore.NetworkError:
+                continue
+        return await self._backend.connect_tcp(addresses[-1], port, timeout, local_address, socket_options)
+
+    async def sleep(self, seconds: float) -> None:
+        await self._backend.sleep(seconds)
+
+
+class _Resolver:
+    """The system's look-up of names, in threads of its own: a slow one holds up other look-ups only."""
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(max_workers=16, thread_name_prefix="dns")
+
+    async def __call__(self, host: str, port: int) -> list[str]:
+        loop = asyncio.get_running_loop()
+        found = await loop.run_in_executor(
+            self._threads, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        )
+        return [str(address[0]).partition("%")[0] for *_, address in found]
+
+
+def _checked(url: str, base: httpx.URL | None = None) -> httpx.URL:
+    try:
+        parsed = httpx.URL(url) if base is None else base.join(url)
+    except (httpx.InvalidURL, ValueError) as error:
+        raise InvalidImage("The picture's address is no valid URL.") from error
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise InvalidImage("A picture is fetched from http and https addresses only.")
+    if parsed.userinfo:
+        raise InvalidImage("The picture's address holds a user name or a password; leave it out.")
+    return parsed

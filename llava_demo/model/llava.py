@@ -1,0 +1,236 @@
+"""Llava: one checkpoint with its weights, its processor and its prompt format. Knows no queue, no sampling, no HTTP."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jinja2
+import PIL.Image
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    BitsAndBytesConfig,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
+
+from llava_demo.chat import Message
+from llava_demo.errors import InvalidRequest
+from llava_demo.images import Image
+from llava_demo.model.device import Plan
+from llava_demo.model.squares import PictureMode, prepared
+from llava_demo.model.stills import processor_of
+
+# Of the model card of llava-hf/llava-1.5-7b-hf: USER: <image>\n<prompt> ASSISTANT:
+MODEL_CARD_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] != 'system' %}{{ message['role'].upper() + ': ' }}{% endif %}"
+    "{% for part in message['content'] if part['type'] == 'image' %}{{ '<image>\n' }}{% endfor %}"
+    "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] + ' ' }}{% endfor %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+)
+# Left in 16 bits: 0.4 GB more for the 7B, and a better sight. Patterns for whole names from their start: transformers
+# 5.23 matches a plain "vision_tower" with nothing inside model.vision_tower, and quantizes it without a word.
+NOT_QUANTIZED = [r".*vision_tower", r".*multi_modal_projector", r"lm_head"]
+
+
+class Llava:
+    """A model that sees, with what belongs to it.
+
+    `context_tokens` is how many tokens it reads and writes in all, `image_tokens` what one ordinary picture takes of
+    them, `side` the side in pixels of the square that its vision tower looks at.
+    """
+
+    def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, mode: PictureMode = "pad") -> None:
+        self.model, self.processor = model.eval(), processor
+        template = processor.chat_template
+        self._template = (template.get("default") if isinstance(template, dict) else template) or MODEL_CARD_TEMPLATE
+        self._start = processor.tokenizer("").input_ids  # what the tokenizer puts before every text: <s>, or nothing
+        defaults = model.generation_config
+        model.generation_config = GenerationConfig(  # the checkpoint's sampling defaults are not ours
+            bos_token_id=defaults.bos_token_id,
+            eos_token_id=defaults.eos_token_id,
+            pad_token_id=defaults.pad_token_id if defaults.pad_token_id is not None else self.tokenizer.pad_token_id,
+        )
+        self.context_tokens: int = model.config.get_text_config().max_position_embeddings
+        self.image_token_id: int = model.config.image_token_id
+        self.vocabulary: int = model.get_output_embeddings().weight.shape[0]  # as many logits there are
+        picture = PIL.Image.new("RGB", (640, 480))
+        values = self._pixel_values(picture)
+        if values.ndim not in (4, 5):
+            raise ValueError(f"this is no LLaVA: its pictures have {values.ndim} dimensions")
+        self.side: int = values.shape[-1]
+        # A processor that cuts a picture into tiles (LLaVA-NeXT, OneVision) shows all of it already.
+        self.has_tiles = values.ndim == 5
+        self.mode: PictureMode = "crop" if self.has_tiles else mode
+        runs, _ = self._encoded([picture])
+        self.image_tokens = len(runs[0])
+
+    @classmethod
+    def load(cls, checkpoint: str, plan: Plan, mode: PictureMode = "pad", is_local: bool = False) -> "Llava":
+        """Load from the Hub or from a folder, as planned; with `is_local` the Hub is not asked.
+
+        Raises:
+            OSError, ValueError, ImportError: as transformers raises them.
+        """
+        model = AutoModelForImageTextToText.from_pretrained(
+            checkpoint,
+            local_files_only=is_local,
+            dtype=plan.dtype,
+            device_map="auto" if plan.hardware.has_gpu else "cpu",
+            attn_implementation=plan.attention,
+            quantization_config=_quantization(plan),
+        )
+        return cls(model, processor_of(checkpoint, model.config, is_local), mode)
+
+    @classmethod
+    def sketch(cls, checkpoint: str, mode: PictureMode = "pad", is_local: bool = False) -> "Llava":
+        """One without weights, made at once: it knows its sizes and shows what is seen, but cannot answer.
+
+        Raises:
+            OSError, ValueError, ImportError: as transformers raises them.
+        """
+        config = AutoConfig.from_pretrained(checkpoint, local_files_only=is_local)
+        with torch.device("meta"):
+            model = AutoModelForImageTextToText.from_config(config)
+        return cls(model, processor_of(checkpoint, config, is_local), mode)
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return self.processor.tokenizer
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """Ids after which an answer is complete."""
+        ids = self.model.generation_config.eos_token_id
+        return frozenset(ids if isinstance(ids, list) else [] if ids is None else [ids])
+
+    def prompt(self, messages: Sequence[Message], is_raw: bool = False) -> dict[str, torch.Tensor]:
+        """What `model.generate` takes for the conversation up to `ASSISTANT:`, on the model's device.
+
+        `input_ids` and `attention_mask` are (1, tokens), every picture already as many image ids as it has feature
+        rows; `pixel_values` is there if pictures are. A text that spells a control token (`<image>`, `</s>`) is encoded
+        as plain text. `USER:` and `ASSISTANT:` are plain text in LLaVA-1.5 anyway and stay what they are.
+
+        With `is_raw` the one message's text is the prompt as it is, its control tokens taken as such; where it has no
+        `<image>`, the pictures go before it.
+
+        Raises:
+            InvalidRequest: the model's template refuses the conversation, as some do with system messages; a raw prompt
+                with more or fewer `<image>` than pictures.
+        """
+        ids = self.ids(messages, is_raw)
+        runs, inputs = self._encoded([self._prepared(image) for message in messages for image in message.images])
+        filled = torch.tensor([fill_images(ids, self.image_token_id, runs)])
+        inputs = {"input_ids": filled, "attention_mask": torch.ones_like(filled)} | inputs
+        return self._on_device(inputs)
+
+    def ids(self, messages: Sequence[Message], is_raw: bool = False) -> list[int]:
+        """The conversation's ids with one image id for each picture. Raises what `prompt` raises."""
+        return self._raw_ids(messages[0]) if is_raw else self._ids([_turn(message) for message in messages])
+
+    def picture(self, image: Image) -> tuple[list[int], dict[str, torch.Tensor]]:
+        """The run of ids that stands for a picture, and what `features` takes of it."""
+        (run,), inputs = self._encoded([self._prepared(image)])
+        return run, inputs
+
+    @torch.inference_mode()
+    def features(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """What the language model gets in place of a picture's image ids, (rows, width)."""
+        found = self.model.get_image_features(**self._on_device(inputs)).pooler_output
+        return torch.cat(list(found)) if isinstance(found, list | tuple) else found.flatten(0, -2)
+
+    def _on_device(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        dtype = self.model.dtype
+        return {name: x.to(self.model.device, dtype if x.is_floating_point() else None) for name, x in inputs.items()}
+
+    def seen(self, image: Image) -> PIL.Image.Image:
+        """The square that the vision tower looks at, `side` x `side` pixels."""
+        processor = self.processor.image_processor
+        values = self._pixel_values(self._prepared(image)).flatten(0, -4)[0]  # of several tiles the first: the whole
+        mean, std = (torch.tensor(x).view(3, 1, 1) for x in (processor.image_mean, processor.image_std))
+        pixels = ((values * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+        return PIL.Image.fromarray(pixels.permute(1, 2, 0).numpy())
+
+    def _ids(self, turns: list[dict[str, Any]]) -> list[int]:
+        """The conversation's ids, with one image id for each picture."""
+        try:
+            ids: list[int] = self.tokenizer.apply_chat_template(  # type: ignore[assignment]
+                turns,
+                chat_template=self._template,
+                add_generation_prompt=True,
+                return_dict=False,
+                sanitize_control_tokens=True,
+            )
+        except jinja2.TemplateError as error:
+            raise InvalidRequest(f"This model does not take such a conversation: {error}", "messages") from error
+        return ids if ids[: len(self._start)] == self._start else self._start + ids  # a template may write <s> itself
+
+    def _raw_ids(self, message: Message) -> list[int]:
+        count, image = len(message.images), self.tokenizer.convert_ids_to_tokens(self.image_token_id)
+        text = message.text if image in message.text else f"{image}\n" * count + message.text
+        ids: list[int] = self.tokenizer(text).input_ids
+        if ids.count(self.image_token_id) != count:
+            found = ids.count(self.image_token_id)
+            raise InvalidRequest(
+                f"The raw prompt holds {image} {found} times; {count} picture(s) came with it.", "prompt"
+            )
+        return ids
+
+    def _encoded(self, pictures: list[PIL.Image.Image]) -> tuple[list[list[int]], dict[str, torch.Tensor]]:
+        """Each picture's run of ids, and what else the model takes of the pictures.
+
+        The processor gets the pictures without the conversation: it counts `<image>` in the whole text, and is led
+        astray by a text like `<ima<image>ge>` (transformers 5.23).
+        """
+        if not pictures:
+            return [], {}
+        encoded = self.processor(
+            text=[self.tokenizer.convert_ids_to_tokens(self.image_token_id)] * len(pictures),
+            images=[[picture] for picture in pictures],
+            add_special_tokens=False,
+            padding=True,
+            return_tensors="pt",
+        )
+        ids, is_no_padding = encoded.pop("input_ids"), encoded.pop("attention_mask").bool()
+        return [row[kept].tolist() for row, kept in zip(ids, is_no_padding, strict=True)], dict(encoded)
+
+    def _prepared(self, image: Image) -> PIL.Image.Image:
+        return prepared(image.pixels, self.mode, self.side, self.processor.image_processor.resample)
+
+    def _pixel_values(self, picture: PIL.Image.Image) -> torch.Tensor:
+        return self.processor.image_processor([picture], return_tensors="pt").pixel_values
+
+
+def fill_images(ids: Sequence[int], image_token_id: int, runs: Iterable[Sequence[int]]) -> list[int]:
+    """Replace the n-th `image_token_id` of `ids` by the n-th run of ids.
+
+    >>> fill_images([1, 9, 2, 9], 9, [[70, 71], [80]])
+    [1, 70, 71, 2, 80]
+    """
+    left = iter(runs)
+    return [new for old in ids for new in (next(left) if old == image_token_id else [old])]
+
+
+def _turn(message: Message) -> dict[str, Any]:
+    parts = [{"type": "image"} for _ in message.images] + (
+        [{"type": "text", "text": message.text}] if message.text else []
+    )
+    return {"role": message.role, "content": parts}
+
+
+def _quantization(plan: Plan) -> BitsAndBytesConfig | None:
+    if plan.quantize == "4bit":
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=plan.dtype,
+            # No double quantization: it saves 0.3 GB of the 7B and cost a fifth of the speed (bitsandbytes 0.45, H100).
+            llm_int8_skip_modules=NOT_QUANTIZED,
+        )
+    if plan.quantize == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=NOT_QUANTIZED)
+    return None
