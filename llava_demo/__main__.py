@@ -134,14 +134,14 @@ def _image(path: str, limits: ImageLimits) -> Image:
 
 
 async def _write_answer(engine: "Engine", request: ChatRequest) -> None:
+    from llava_demo.engines import stream_recorded
+
     try:
-        with log.log_answer("ask", engine.info.engine, len(request.images)) as answer:
-            async with aclosing(engine.stream(request)) as chunks:
-                async for chunk in chunks:
-                    answer.saw(chunk)
-                    sys.stdout.write(chunk.text)
-                    sys.stdout.flush()
-            sys.stdout.write("\n")
+        async with aclosing(stream_recorded(engine, request, log.AnswerRecord("ask"))) as chunks:
+            async for chunk in chunks:
+                sys.stdout.write(chunk.text)
+                sys.stdout.flush()
+        sys.stdout.write("\n")
     finally:
         await engine.aclose()
 

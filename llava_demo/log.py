@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
+from llava_demo import metrics
 from llava_demo.chat import Chunk, FinishReason, Usage
 from llava_demo.errors import DemoError
 
@@ -32,10 +33,11 @@ def setup(log_format: LogFormat = "text") -> None:
     logger.setLevel(logging.INFO)
 
 
-class Answer:
-    """Measures one answer while its chunks go by; times are in seconds since it was asked for."""
+class AnswerRecord:
+    """Measures one answer while its chunks go by. Times are in seconds since the record was made."""
 
-    def __init__(self, id: str | None = None) -> None:
+    def __init__(self, endpoint: str, id: str | None = None) -> None:
+        self.endpoint = endpoint  # "page", "ask", "openai": where the request came in
         self.id = id or uuid.uuid4().hex[:12]
         self._start = time.perf_counter()
         self.first_token_s: float | None = None  # None until there is text
@@ -43,7 +45,7 @@ class Answer:
         self.finish_reason: FinishReason | None = None
 
     def saw(self, chunk: Chunk) -> None:
-        """Take note of a chunk; call it for each, heart-beats too."""
+        """Note a chunk; call it for each one, heartbeats included."""
         if chunk.text and self.first_token_s is None:
             self.first_token_s = self.total_s
         self.usage = chunk.usage or self.usage
@@ -56,18 +58,12 @@ class Answer:
 
 
 @contextmanager
-def log_answer(door: str, engine: str, images: int, id: str | None = None) -> Iterator[Answer]:
-    """Log one line when the block ends, however it ends; pass every chunk to the answer's `saw`.
+def log_answer(answer: AnswerRecord, engine: str, images: int) -> Iterator[AnswerRecord]:
+    """Log and count `answer` when the block ends, however it ends.
 
-        with log_answer("page", engine.info.engine, len(request.images)) as answer:
-            async with aclosing(engine.stream(request)) as chunks:
-                async for chunk in chunks:
-                    answer.saw(chunk)
-
-    `finish` is `stop` or `length`; a DemoError's code; `cancelled` where the caller went away or stopped it; or
-    `internal_error`, then with a line before it that has the traceback. What the block raises goes on.
+    `finish` is `stop` or `length`; a DemoError's code; `cancelled` where the caller disconnected or stopped the
+    answer; or `internal_error`, after a line with the traceback. Exceptions of the block propagate.
     """
-    answer = Answer(id)
     failure: str | None = None
     cause: BaseException | None = None
     try:
@@ -82,18 +78,19 @@ def log_answer(door: str, engine: str, images: int, id: str | None = None) -> It
         logger.exception("a defect ended an answer")
         raise
     finally:
-        finish = failure or answer.finish_reason or "cancelled"  # without a last chunk, somebody pressed stop
-        logger.info("answer", extra={"fields": _fields(door, engine, images, answer, finish, cause)})
+        finish = failure or answer.finish_reason or "cancelled"  # no last chunk: the caller stopped it
+        logger.info("answer", extra={"fields": _fields(engine, images, answer, finish, cause)})
+        metrics.count_answer(answer, engine, images, finish)
 
 
 def _fields(
-    door: str, engine: str, images: int, answer: Answer, finish: str, cause: BaseException | None
+    engine: str, images: int, answer: AnswerRecord, finish: str, cause: BaseException | None
 ) -> dict[str, object]:
     usage = answer.usage
     first = answer.first_token_s
     fields = {
         "id": answer.id,
-        "door": door,
+        "endpoint": answer.endpoint,
         "engine": engine,
         "prompt_tokens": usage and usage.prompt_tokens,
         "completion_tokens": usage and usage.completion_tokens,

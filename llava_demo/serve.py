@@ -67,7 +67,7 @@ def launch(settings: Settings, engine: Engine | None = None, **options: Any) -> 
         mcp_server=settings.auth is None,
         app_kwargs={
             "routes": [routes],
-            "lifespan": partial(_lifespan, routes, [engine] if is_ours else []),
+            "lifespan": partial(_lifespan, [engine] if is_ours else []),
             "middleware": [Middleware(_CallersOfRest)] if settings.is_zero_gpu else [],
         },
         **look(),
@@ -163,9 +163,7 @@ class _CallersOfRest:
 
 
 @asynccontextmanager
-async def _lifespan(routes: RestRoutes, engines: Sequence[Engine], _: Starlette) -> AsyncIterator[None]:
-    log.logger.addHandler(routes.metrics)
+async def _lifespan(engines: Sequence[Engine], _: Starlette) -> AsyncIterator[None]:
     yield
-    log.logger.removeHandler(routes.metrics)
     for engine in engines:
         await engine.aclose()

@@ -114,7 +114,7 @@ def test_a_request_keeps_its_id_in_the_answer_and_in_the_log(tiny: Server, caplo
         answer = httpx.post(f"{tiny.url}v1/chat/completions", json=HELLO, headers={"x-request-id": "req-7"})
     assert answer.headers["x-request-id"] == "req-7"
     [fields] = [record.__dict__["fields"] for record in caplog.records if "fields" in record.__dict__]
-    assert (fields["id"], fields["door"], fields["finish"]) == ("req-7", "openai", "length")
+    assert (fields["id"], fields["endpoint"], fields["finish"]) == ("req-7", "openai", "length")
     assert "Hello" not in json.dumps(fields)
 
 
@@ -131,7 +131,7 @@ def numbers(server: Server) -> dict[tuple[str, str], float]:
     return {
         (
             sample.name,
-            sample.labels.get("door", "") + sample.labels.get("finish", "") + sample.labels.get("kind", ""),
+            sample.labels.get("endpoint", "") + sample.labels.get("finish", "") + sample.labels.get("kind", ""),
         ): (sample.value)
         for family in families
         for sample in family.samples

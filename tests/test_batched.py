@@ -46,7 +46,7 @@ def gate(tiny_batched: BatchedEngine) -> Iterator[Gate]:
 
 
 def is_idle(engine: BatchedEngine) -> bool:
-    load = engine.load()
+    load = engine.status()
     return (load.running, load.waiting, engine.images.holders) == (0, 0, 0)
 
 
@@ -87,7 +87,7 @@ def test_the_same_picture_is_computed_once(tiny_batched: BatchedEngine) -> None:
     third = answer(tiny_batched, follow_up)
     assert [said.usage.cached_tokens for said in (first, other, third)] == [0, 16, 32]
     assert (tiny_batched.images.hits, tiny_batched.images.misses) == (2, 1)
-    assert tiny_batched.load().cached_tokens >= 64
+    assert tiny_batched.status().cached_tokens >= 64
 
 
 def test_many_who_ask_about_a_new_picture_at_once_have_it_read_once(tiny_batched: BatchedEngine) -> None:
@@ -197,10 +197,10 @@ def test_hanging_up_in_line_never_reaches_the_model(tiny_llava: Llava) -> None:
         running, first = await started(engine, max_tokens=5)
         await until(gate.reached.is_set)
         waiting, second = await started(engine)
-        assert engine.load().waiting == 1
+        assert engine.status().waiting == 1
         assert await second == Chunk()  # the heart-beat
         await waiting.aclose()
-        assert (engine.load().running, engine.load().waiting) == (1, 0)
+        assert (engine.status().running, engine.status().waiting) == (1, 0)
         gate.open()
         await first
         async for _ in running:
@@ -279,7 +279,7 @@ def test_closing_the_engine_ends_what_runs_and_what_waits(tiny_llava: Llava) -> 
                 await ended
         gate.open()
         await closing
-        assert (engine.load().state, engine.load().running) == ("failed", 0)
+        assert (engine.status().state, engine.status().running) == ("failed", 0)
         with pytest.raises(EngineUnavailable, match="shutting down"):
             await complete(engine, request())
 
@@ -315,7 +315,7 @@ def test_a_failure_in_a_step_is_told_and_the_engine_answers_again(
     assert "secret" not in str(caught.value) + caplog.text
     assert type(fault).__name__ in caplog.text
     assert answer(tiny_batched).usage.completion_tokens == 24
-    assert tiny_batched.load().state == "ready"
+    assert tiny_batched.status().state == "ready"
 
 
 def test_while_it_starts_again_it_says_so_and_newcomers_wait(
@@ -332,7 +332,7 @@ def test_while_it_starts_again_it_says_so_and_newcomers_wait(
     async def scenario() -> Completion:
         with failing(tiny_batched.batch.model, _Fault()), pytest.raises(GenerationFailed):
             await complete(tiny_batched, request())
-        assert tiny_batched.load().state == "restarting"
+        assert tiny_batched.status().state == "restarting"
         asked = asyncio.ensure_future(complete(tiny_batched, request()))
         await asyncio.sleep(0.1)
         assert not asked.done()
@@ -340,7 +340,7 @@ def test_while_it_starts_again_it_says_so_and_newcomers_wait(
         return await asked
 
     assert asyncio.run(scenario()).usage.completion_tokens == 24
-    assert tiny_batched.load().state == "ready"
+    assert tiny_batched.status().state == "ready"
 
 
 def test_an_engine_that_cannot_start_again_refuses_in_place_of_hanging(
@@ -357,7 +357,7 @@ def test_an_engine_that_cannot_start_again_refuses_in_place_of_hanging(
         with failing(engine.batch.model, _Fault()):
             outcomes = await asyncio.gather(*(complete(engine, request()) for _ in range(3)), return_exceptions=True)
         assert {type(outcome) for outcome in outcomes} == {GenerationFailed, EngineUnavailable}
-        assert engine.load().state == "failed"
+        assert engine.status().state == "failed"
         with pytest.raises(EngineUnavailable, match="could not be started again"):
             await complete(engine, request())
         await engine.aclose()
@@ -370,7 +370,7 @@ def test_a_broken_gpu_fails_the_engine_for_good(tiny_llava: Llava) -> None:
     fault = torch.AcceleratorError("device-side assert")
     with failing(engine.batch.model, fault), pytest.raises(EngineUnavailable):
         answer(engine)
-    assert engine.load().state == "failed"
+    assert engine.status().state == "failed"
     with pytest.raises(EngineUnavailable, match="only a restart"):
         answer(engine)
     asyncio.run(engine.aclose())
@@ -415,7 +415,9 @@ def test_the_line_is_bounded_and_first_come_first_served(tiny_llava: Llava) -> N
         asked = []
         for number in range(4):
             asked.append(asyncio.ensure_future(ask(number)))
-            await until(lambda number=number: sum(vars(engine.load())[x] for x in ("running", "waiting")) == number + 1)
+            await until(
+                lambda number=number: sum(vars(engine.status())[x] for x in ("running", "waiting")) == number + 1
+            )
         await until(gate.reached.is_set)
         with pytest.raises(EngineBusy, match="are waiting, the most that may wait"):
             await complete(engine, request())
@@ -434,7 +436,7 @@ def test_who_has_an_answer_finds_the_place_free(tiny_llava: Llava) -> None:
     async def ask_again_and_again() -> None:
         for _ in range(20):
             await complete(engine, request(max_tokens=1))
-            assert engine.load().running == 0
+            assert engine.status().running == 0
 
     asyncio.run(ask_again_and_again())
     asyncio.run(engine.aclose())

@@ -84,7 +84,7 @@ def said(completions: Sequence[Completion]) -> list[tuple[str, str, int, int]]:
 
 
 def check_left_nothing(engine: BatchedEngine) -> None:
-    load = engine.load()
+    load = engine.status()
     assert (load.running, load.waiting, engine.images.holders) == (0, 0, 0)
 
 

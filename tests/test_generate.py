@@ -316,7 +316,7 @@ async def started(engine: GenerateEngine, **sampling: Any) -> tuple[AsyncGenerat
 
 
 async def freed(engine: GenerateEngine) -> None:
-    await until(lambda: engine.load().running == 0)
+    await until(lambda: engine.status().running == 0)
 
 
 def test_hanging_up_mid_stream_ends_the_model_within_a_token(tiny_engine: GenerateEngine, gate: Gate) -> None:
@@ -356,10 +356,10 @@ def test_hanging_up_in_line_never_reaches_the_model(tiny_engine: GenerateEngine,
         running, first = await started(tiny_engine, max_tokens=5)
         await until(gate.reached.is_set)
         waiting, second = await started(tiny_engine)
-        assert tiny_engine.load().waiting == 1
+        assert tiny_engine.status().waiting == 1
         assert await second == Chunk()  # the heart-beat
         await waiting.aclose()
-        assert (tiny_engine.load().running, tiny_engine.load().waiting) == (1, 0)
+        assert (tiny_engine.status().running, tiny_engine.status().waiting) == (1, 0)
         gate.open()
         await first
         async for _ in running:
@@ -373,7 +373,7 @@ def test_hanging_up_in_line_never_reaches_the_model(tiny_engine: GenerateEngine,
 def test_a_stream_that_is_closed_before_its_first_step_leaves_nothing(tiny_engine: GenerateEngine) -> None:
     async def scenario() -> None:
         await tiny_engine.stream(request()).aclose()
-        assert tiny_engine.load().running == tiny_engine.load().waiting == 0
+        assert tiny_engine.status().running == tiny_engine.status().waiting == 0
 
     asyncio.run(scenario())
 
@@ -404,7 +404,7 @@ def test_closing_the_engine_ends_what_runs_and_what_waits(tiny_llava: Llava, gat
         gate.open()
         await closing
         assert gate.steps == 1
-        assert (engine.load().state, engine.load().running) == ("failed", 0)
+        assert (engine.status().state, engine.status().running) == ("failed", 0)
         with pytest.raises(EngineUnavailable, match="shutting down"):
             await complete(engine, request())
 
@@ -440,7 +440,7 @@ def test_a_failure_in_the_model_is_told_and_the_next_request_works(
         answer(tiny_engine)
     assert "secret" not in str(caught.value) + caplog.text  # words of exceptions may quote a prompt
     assert type(fault).__name__ in caplog.text
-    assert tiny_engine.load().state == "ready"
+    assert tiny_engine.status().state == "ready"
     assert answer(tiny_engine).usage.completion_tokens == 24
 
 
@@ -450,7 +450,7 @@ def test_a_failure_spares_those_who_wait(tiny_engine: GenerateEngine, gate: Gate
             _, failed = await started(tiny_engine)
             await until(gate.reached.is_set)
             other = asyncio.ensure_future(complete(tiny_engine, request()))
-            await until(lambda: tiny_engine.load().waiting == 1)
+            await until(lambda: tiny_engine.status().waiting == 1)
             gate.open()
             with pytest.raises(GenerationFailed):
                 await failed
@@ -463,7 +463,7 @@ def test_a_broken_gpu_fails_the_engine_for_good(tiny_llava: Llava) -> None:
     engine = engine_of(tiny_llava)
     with failing(tiny_llava.model, torch.AcceleratorError("device-side assert")), pytest.raises(EngineUnavailable):
         answer(engine)
-    assert engine.load().state == "failed"
+    assert engine.status().state == "failed"
     with pytest.raises(EngineUnavailable, match="only a restart"):
         answer(engine)
 
@@ -483,13 +483,13 @@ def test_the_line_is_first_come_first_served_and_bounded(tiny_engine: GenerateEn
         await until(gate.reached.is_set)
         for number in (1, 2):
             asked.append(asyncio.ensure_future(ask(number)))
-            await until(lambda number=number: tiny_engine.load().waiting == number)
+            await until(lambda number=number: tiny_engine.status().waiting == number)
         with pytest.raises(EngineBusy, match="2 are waiting, the most that may wait"):
             await complete(tiny_engine, request())
         gate.open()
         await asyncio.gather(*asked)
         assert ended == [0, 1, 2]
-        assert (tiny_engine.load().running, tiny_engine.load().waiting) == (0, 0)
+        assert (tiny_engine.status().running, tiny_engine.status().waiting) == (0, 0)
 
     asyncio.run(scenario())
 
@@ -500,7 +500,7 @@ def test_who_has_an_answer_finds_the_engine_free(tiny_llava: Llava) -> None:
     async def ask_again_and_again() -> None:
         for _ in range(20):
             await complete(engine, request(max_tokens=1))
-            assert engine.load().running == 0
+            assert engine.status().running == 0
 
     asyncio.run(ask_again_and_again())
 

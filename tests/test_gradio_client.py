@@ -72,7 +72,7 @@ def test_info_tells_what_is_served_and_what_is_allowed(client: Client, tiny: Ser
     served = tiny.engine.info
     assert (info["model"], info["engine"], info["device"]) == ("tiny", served.engine, served.device)
     assert info["limits"]["context_tokens"] == 1024
-    assert info["load"] == asdict(tiny.engine.load())
+    assert info["load"] == asdict(tiny.engine.status())
     assert (info["load"]["state"], info["load"]["running"], info["load"]["waiting"]) == ("ready", 0, 0)
 
 

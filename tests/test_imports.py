@@ -23,6 +23,7 @@ RANKS = {
     "llava_demo.model": 2,
     "llava_demo.wire": 2,
     "llava_demo.log": 2,
+    "llava_demo.metrics": 2,
     "llava_demo.chat": 1,
     "llava_demo.images": 0.5,
     "llava_demo.errors": 0,

@@ -21,7 +21,7 @@ from servers import free_port, serving
 from test_generate import request, until
 
 from llava_demo.chat import Chunk, Message
-from llava_demo.engines import Engine, EngineLoad, complete
+from llava_demo.engines import Engine, EngineStatus, complete
 from llava_demo.engines.load import engine_at_once
 from llava_demo.engines.loading import LoadingEngine, Report
 from llava_demo.engines.progress import weights_told
@@ -72,7 +72,7 @@ def test_a_question_that_comes_meanwhile_waits_and_is_answered(
     async def scenario() -> tuple[str, str]:
         chunks = engine.stream(request(max_tokens=5))
         assert await anext(chunks) == Chunk()
-        assert engine.load() == EngineLoad("loading", 0, 1, stage="fetching 3.1 of 14.1 GB")
+        assert engine.status() == EngineStatus("loading", 0, 1, stage="fetching 3.1 of 14.1 GB")
         load.ends_with(engine_of(tiny_llava))
         text = ""
         async with aclosing(chunks):
@@ -84,7 +84,7 @@ def test_a_question_that_comes_meanwhile_waits_and_is_answered(
     waited, at_once = asyncio.run(scenario())
     assert waited == at_once != ""
     assert engine.info.engine == "generate"
-    assert engine.load() == EngineLoad("ready", 0, 0)
+    assert engine.status() == EngineStatus("ready", 0, 0)
 
 
 def test_who_goes_away_waits_no_longer(engine: LoadingEngine) -> None:
@@ -92,7 +92,7 @@ def test_who_goes_away_waits_no_longer(engine: LoadingEngine) -> None:
         chunks = engine.stream(request())
         await anext(chunks)
         await chunks.aclose()
-        assert engine.load().waiting == 0
+        assert engine.status().waiting == 0
 
     asyncio.run(scenario())
 
@@ -139,7 +139,7 @@ def test_a_model_that_cannot_be_loaded_is_said_to_all(
             await complete(engine, request())
 
     asyncio.run(scenario())
-    assert engine.load().state == "failed"
+    assert engine.status().state == "failed"
     assert called == []
     with pytest.raises(type(failure), match=str(failure)):
         engine.loaded()
@@ -156,7 +156,7 @@ def test_a_server_that_is_shut_down_meanwhile_keeps_nobody(engine: LoadingEngine
                     pass
 
     asyncio.run(scenario())
-    assert engine.load().state == "failed"
+    assert engine.status().state == "failed"
 
 
 def test_callbacks_come_when_it_is_loaded_and_at_once_after_that(

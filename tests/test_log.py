@@ -29,7 +29,7 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
 
 def test_an_answer_is_one_line_with_its_counts_and_times(capsys: pytest.CaptureFixture[str]) -> None:
     log.setup("json")
-    with log.log_answer("page", "generate", images=1) as answer:
+    with log.log_answer(log.AnswerRecord("page"), "generate", images=1) as answer:
         for chunk in (Chunk(), Chunk("A cat"), LAST):
             answer.saw(chunk)
     [line] = lines(capsys)
@@ -42,7 +42,7 @@ def test_an_answer_is_one_line_with_its_counts_and_times(capsys: pytest.CaptureF
     assert line == {
         "level": "info",
         "message": "answer",
-        "door": "page",
+        "endpoint": "page",
         "engine": "generate",
         "prompt_tokens": 600,
         "completion_tokens": 2,
@@ -55,10 +55,10 @@ def test_an_answer_is_one_line_with_its_counts_and_times(capsys: pytest.CaptureF
 
 def test_a_text_line_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     log.setup("text")
-    with log.log_answer("page", "generate", images=0) as answer:
+    with log.log_answer(log.AnswerRecord("page"), "generate", images=0) as answer:
         answer.saw(LAST)
     assert re.fullmatch(
-        r"\S+ INFO answer id=\w{12} door=page engine=generate prompt_tokens=600 completion_tokens=2 images=0 "
+        r"\S+ INFO answer id=\w{12} endpoint=page engine=generate prompt_tokens=600 completion_tokens=2 images=0 "
         r"first_token_ms=\d+ total_ms=\d+ finish=stop\n",
         capsys.readouterr().err,
     )
@@ -66,7 +66,7 @@ def test_a_text_line_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_heart_beats_are_no_first_token(capsys: pytest.CaptureFixture[str]) -> None:
     log.setup("json")
-    with log.log_answer("page", "generate", images=0) as answer:
+    with log.log_answer(log.AnswerRecord("page"), "generate", images=0) as answer:
         answer.saw(Chunk())
     [line] = lines(capsys)
     assert "first_token_ms" not in line
@@ -75,7 +75,7 @@ def test_heart_beats_are_no_first_token(capsys: pytest.CaptureFixture[str]) -> N
 
 def test_a_refusal_is_logged_by_its_code_and_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
     log.setup("json")
-    with pytest.raises(EngineBusy), log.log_answer("client", "generate", images=0):
+    with pytest.raises(EngineBusy), log.log_answer(log.AnswerRecord("client"), "generate", images=0):
         raise EngineBusy("The line is full.")
     [line] = lines(capsys)
     assert line["finish"] == "engine_busy"
@@ -83,7 +83,7 @@ def test_a_refusal_is_logged_by_its_code_and_goes_on(capsys: pytest.CaptureFixtu
 
 def test_the_cause_of_a_failure_is_logged_without_its_words(capsys: pytest.CaptureFixture[str]) -> None:
     log.setup("json")
-    with pytest.raises(GenerationFailed), log.log_answer("client", "generate", images=0):
+    with pytest.raises(GenerationFailed), log.log_answer(log.AnswerRecord("client"), "generate", images=0):
         raise GenerationFailed("The model failed.") from ValueError(SECRET)
     [line] = lines(capsys)
     assert (line["finish"], line["cause"]) == ("generation_failed", "ValueError")
@@ -96,7 +96,7 @@ def test_a_defect_is_logged_with_its_places_and_without_its_words(
 ) -> None:
     log.setup(log_format)
     question = SECRET
-    with pytest.raises(KeyError), log.log_answer("page", "generate", images=0):
+    with pytest.raises(KeyError), log.log_answer(log.AnswerRecord("page"), "generate", images=0):
         try:
             int(question)
         except ValueError as error:
@@ -112,7 +112,7 @@ def test_an_answer_that_nobody_waits_for_is_logged_as_cancelled(how: str, capsys
     log.setup("json")
 
     async def answer() -> AsyncGenerator[Chunk, None]:
-        with log.log_answer("page", "generate", images=0) as measured:
+        with log.log_answer(log.AnswerRecord("page"), "generate", images=0) as measured:
             while True:
                 measured.saw(Chunk("word "))
                 yield Chunk("word ")
@@ -141,7 +141,7 @@ def test_an_answer_whose_last_chunk_was_seen_is_not_cancelled_by_closing_it(caps
     log.setup("json")
 
     async def answer() -> AsyncGenerator[Chunk, None]:
-        with log.log_answer("page", "generate", images=0) as measured:
+        with log.log_answer(log.AnswerRecord("page"), "generate", images=0) as measured:
             measured.saw(LAST)
             yield LAST
 
@@ -159,6 +159,6 @@ def test_setting_the_log_up_again_changes_its_format_and_does_not_double_its_lin
 ) -> None:
     log.setup("text")
     log.setup("json")
-    with log.log_answer("page", "generate", images=0) as answer:
+    with log.log_answer(log.AnswerRecord("page"), "generate", images=0) as answer:
         answer.saw(LAST)
     assert len(lines(capsys)) == 1

@@ -79,7 +79,7 @@ def test_ask_writes_the_engines_own_answer_and_nothing_else(
     printed = capsys.readouterr()
     assert printed.out == expected.text + "\n"
     fields = answer_line(printed.err)
-    assert fields["door"] == "ask"
+    assert fields["endpoint"] == "ask"
     assert fields["images"] == "1"
     assert int(fields["prompt_tokens"]) == expected.usage.prompt_tokens
     assert fields["completion_tokens"] == "24"

@@ -25,7 +25,7 @@ def test_a_popular_picture_stays_while_others_come_and_go(tiny_llava: Llava) -> 
         if number % 3 == 0:
             found.append(ask(0))
     assert min(found) >= 32
-    assert engine.load().cached_tokens < 40 * 16
+    assert engine.status().cached_tokens < 40 * 16
     assert ask(1) < 32  # long gone
     asyncio.run(engine.aclose())
 

@@ -186,7 +186,7 @@ def test_what_our_own_server_tells_is_known_here(padding: Server) -> None:
         info = engine.info
         assert (info.model, info.engine, info.context_tokens) == ("tiny", "remote", 1024)
         assert (info.image_tokens, info.image_side, info.max_images) == (16, SIDE, padding.engine.info.max_images)
-        assert engine.load().state == "ready"
+        assert engine.status().state == "ready"
         square = engine.seen(noise(0))
         assert square is not None
         assert square.tobytes() == padding.engine.seen(noise(0)).tobytes()
@@ -197,13 +197,13 @@ def test_closing_the_stream_frees_the_server(padding: Server) -> None:
         async with aclosing(engine.stream(asking("Tell me a long story.", max_tokens=900))) as chunks:
             async for chunk in chunks:
                 if chunk.text:
-                    assert (engine.load().running, engine.load().waiting) == (1, 0)
+                    assert (engine.status().running, engine.status().waiting) == (1, 0)
                     return
 
     with remote(padding.url) as engine, padding.slow():
         asyncio.run(begin(engine))
         padding.wait_until_free()
-        assert (engine.load().running, engine.load().waiting) == (0, 0)
+        assert (engine.status().running, engine.status().waiting) == (0, 0)
 
 
 def test_a_conversation_that_does_not_fit_is_the_callers_to_hear(padding: Server) -> None:
@@ -271,7 +271,7 @@ def test_a_server_killed_in_mid_answer_is_said_and_the_next_question_goes_to_the
             asyncio.run(ask(engine, dying))
         answer = asyncio.run(complete(engine, OWN["greedy, a wide picture"]))
         assert answer.text == asyncio.run(complete(padding.engine, OWN["greedy, a wide picture"])).text
-        assert engine.load().state == "ready"
+        assert engine.status().state == "ready"
 
 
 # --- servers that fail
@@ -284,10 +284,10 @@ def test_without_an_address_there_is_no_remote_engine() -> None:
 
 def test_servers_that_are_all_down_are_said_to_be_and_the_start_goes_on() -> None:
     with remote(NOWHERE, f"http://127.0.0.1:{free_port()}") as engine:
-        assert engine.load().state == "failed"
+        assert engine.status().state == "failed"
         with pytest.raises(EngineUnavailable, match="None of the 2 servers") as caught:
             asyncio.run(complete(engine, asking("Hello")))
-        assert (caught.value.status, engine.load().waiting) == (503, 0)
+        assert (caught.value.status, engine.status().waiting) == (503, 0)
 
 
 def test_a_server_that_says_nothing_does_not_hang_the_page(monkeypatch: pytest.MonkeyPatch) -> None:

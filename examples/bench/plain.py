@@ -13,7 +13,7 @@ import torch
 from transformers import AsyncTextIteratorStreamer, ProcessorMixin
 
 from llava_demo.chat import ChatRequest, Chunk, Usage
-from llava_demo.engines import EngineInfo, EngineLoad
+from llava_demo.engines import EngineInfo, EngineStatus
 from llava_demo.model.llava import Llava
 
 
@@ -48,8 +48,8 @@ class PlainWay:
             usage = Usage(prompt_tokens, ids[0].shape[1] - prompt_tokens)
             yield Chunk(finish_reason="length", usage=usage)
 
-    def load(self) -> EngineLoad:
-        return EngineLoad("ready", int(self._turn.locked()), 0)
+    def status(self) -> EngineStatus:
+        return EngineStatus("ready", int(self._turn.locked()), 0)
 
     async def aclose(self) -> None:
         """Nothing is left to end: each answer was read to its end."""

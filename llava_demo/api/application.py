@@ -27,14 +27,10 @@ _SAFE_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 
 
 class RestRoutes(BaseRoute):
-    """A route for everything under `PREFIXES`, so that unknown paths there are answered in the form of their interface.
-
-    `metrics` counts what it is given; attach it to the log of answers.
-    """
+    """A route for everything under `PREFIXES`, so that unknown paths there get the error form of their interface."""
 
     def __init__(self, engine: Engine, limits: ImageLimits, access: Access, downloads: Downloads | None = None) -> None:
-        self.metrics = monitoring.Metrics(engine)
-        self.app = _application(engine, limits, access, downloads, self.metrics)
+        self.app = _application(engine, limits, access, downloads)
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """FULL for the paths that are answered here, whatever the method."""
@@ -49,9 +45,7 @@ class RestRoutes(BaseRoute):
         await self.app(scope, receive, send)
 
 
-def _application(
-    engine: Engine, limits: ImageLimits, access: Access, downloads: Downloads | None, metrics: monitoring.Metrics
-) -> FastAPI:
+def _application(engine: Engine, limits: ImageLimits, access: Access, downloads: Downloads | None) -> FastAPI:
     app = FastAPI(
         title="llava_demo",
         description=documents.DESCRIPTION,
@@ -71,7 +65,7 @@ def _application(
     app.include_router(openai, prefix="/v1", dependencies=keys)
     app.include_router(openai, prefix="/v1/openai", dependencies=keys, include_in_schema=False)  # DeepInfra's
     app.include_router(CloudflareRoutes(engine, limits).router(), dependencies=keys)
-    app.include_router(monitoring.router(engine, metrics))
+    app.include_router(monitoring.router(engine))
     return app
 
 

@@ -7,10 +7,9 @@ from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
-from llava_demo.chat import ChatRequest, Chunk, Completion, TokenLogprob
-from llava_demo.engines import Engine
-from llava_demo.errors import DemoError
-from llava_demo.log import log_answer
+from llava_demo.chat import ChatRequest, Chunk, Completion
+from llava_demo.engines import Engine, completion_of, stream_recorded
+from llava_demo.log import AnswerRecord
 
 T = TypeVar("T")
 
@@ -39,7 +38,7 @@ async def _hang_up(request: Request) -> None:
         pass
 
 
-async def pieces_of(engine: Engine, requests: Sequence[ChatRequest], door: str, id: str) -> Pieces:
+async def pieces_of(engine: Engine, requests: Sequence[ChatRequest], endpoint: str, id: str) -> Pieces:
     """Ask all `requests` at the same time. Closing the generator, or the failure of one of them, cancels all.
 
     Raises:
@@ -48,11 +47,9 @@ async def pieces_of(engine: Engine, requests: Sequence[ChatRequest], door: str, 
     pieces: asyncio.Queue[tuple[int, Chunk] | BaseException | None] = asyncio.Queue()
 
     async def ask(index: int, request: ChatRequest) -> None:
-        with log_answer(door, engine.info.engine, len(request.images), id) as answer:
-            async with aclosing(engine.stream(request)) as chunks:
-                async for chunk in chunks:
-                    answer.saw(chunk)
-                    pieces.put_nowait((index, chunk))
+        async with aclosing(stream_recorded(engine, request, AnswerRecord(endpoint, id))) as chunks:
+            async for chunk in chunks:
+                pieces.put_nowait((index, chunk))
 
     def ended(task: asyncio.Task[None]) -> None:
         pieces.put_nowait(None if task.cancelled() else task.exception())
@@ -81,12 +78,4 @@ async def completions_of(pieces: Pieces, count: int) -> list[Completion]:
     async with aclosing(pieces):
         async for index, chunk in pieces:
             chunks[index].append(chunk)
-    return [_completion_of(answer) for answer in chunks]
-
-
-def _completion_of(chunks: Sequence[Chunk]) -> Completion:
-    last = chunks[-1] if chunks else Chunk()
-    if last.finish_reason is None or last.usage is None:
-        raise DemoError("The engine ended its stream without a last chunk.")
-    logprobs: tuple[TokenLogprob, ...] = sum((chunk.logprobs for chunk in chunks), ())
-    return Completion("".join(chunk.text for chunk in chunks), last.finish_reason, last.usage, logprobs)
+    return [completion_of(answer) for answer in chunks]

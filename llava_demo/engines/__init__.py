@@ -1,12 +1,16 @@
 """Engines turn a `ChatRequest` into a stream of `Chunk`s. All answer alike; they differ in where and how."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from llava_demo.chat import ChatRequest, Chunk, Completion, TokenLogprob
-from llava_demo.errors import DemoError
+import PIL.Image
+
+from llava_demo.chat import ChatRequest, Chunk, Completion
+from llava_demo.errors import GenerationFailed
+from llava_demo.images import Image
+from llava_demo.log import AnswerRecord, log_answer
 
 
 @dataclass(frozen=True)
@@ -27,8 +31,8 @@ class EngineInfo:
 
 
 @dataclass(frozen=True)
-class EngineLoad:
-    """How busy the engine is at this moment."""
+class EngineStatus:
+    """How busy the engine is now."""
 
     state: Literal["loading", "ready", "restarting", "failed"]
     running: int  # generations under way
@@ -54,18 +58,37 @@ class Engine(Protocol):
             EngineUnavailable: not now; the caller may try again.
         """
 
-    def load(self) -> EngineLoad: ...
+    def status(self) -> EngineStatus: ...
+
+    def seen(self, image: Image) -> PIL.Image.Image | None:
+        """The square that the model sees of `image`; None where another server prepares it."""
 
     async def aclose(self) -> None: ...
 
 
+async def stream_recorded(engine: Engine, request: ChatRequest, record: AnswerRecord) -> AsyncGenerator[Chunk, None]:
+    """`engine.stream(request)`, measured in `record`; logged and counted at its end."""
+    with log_answer(record, engine.info.engine, len(request.images)):
+        async with aclosing(engine.stream(request)) as chunks:
+            async for chunk in chunks:
+                record.saw(chunk)
+                yield chunk
+
+
 async def complete(engine: Engine, request: ChatRequest) -> Completion:
     """The whole answer at once. Raises what `stream` raises."""
-    text, logprobs = "", list[TokenLogprob]()
     async with aclosing(engine.stream(request)) as chunks:
-        async for chunk in chunks:
-            text += chunk.text
-            logprobs += chunk.logprobs
-            if chunk.finish_reason and chunk.usage:
-                return Completion(text, chunk.finish_reason, chunk.usage, tuple(logprobs))
-    raise DemoError("The engine ended its stream without a last chunk.")
+        return completion_of([chunk async for chunk in chunks])
+
+
+def completion_of(chunks: Sequence[Chunk]) -> Completion:
+    """All chunks of an answer as one.
+
+    Raises:
+        GenerationFailed: the last chunk is missing.
+    """
+    last = chunks[-1] if chunks else Chunk()
+    if last.finish_reason is None or last.usage is None:
+        raise GenerationFailed("The engine ended its stream without a last chunk.")
+    logprobs = tuple(logprob for chunk in chunks for logprob in chunk.logprobs)
+    return Completion("".join(chunk.text for chunk in chunks), last.finish_reason, last.usage, logprobs)

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteriaList
 
 from llava_demo.chat import Chunk, Usage
-from llava_demo.engines import EngineInfo, EngineLoad
+from llava_demo.engines import EngineInfo, EngineStatus
 from llava_demo.engines.answer import Answer, TokenLikelihood
 from llava_demo.engines.jobs import SHUTTING_DOWN, Job
 from llava_demo.engines.local import BROKEN_GPU, LocalEngine, answer_room, failure_of
@@ -37,10 +37,10 @@ class GenerateEngine(LocalEngine):
         self._thread: threading.Thread | None = None
         self._refusal: str | None = None  # why nothing is answered any more
 
-    def load(self) -> EngineLoad:
+    def status(self) -> EngineStatus:
         with self._lock:
             running, waiting = int(self._running is not None), len(self._line)
-            return EngineLoad("failed" if self._refusal else "ready", running, waiting)
+            return EngineStatus("failed" if self._refusal else "ready", running, waiting)
 
     async def aclose(self) -> None:
         """End what runs, refuse what waits and what will come; returns when the thread has ended."""

@@ -9,7 +9,7 @@ from contextlib import aclosing
 import PIL.Image
 
 from llava_demo.chat import ChatRequest, Chunk
-from llava_demo.engines import Engine, EngineInfo, EngineLoad
+from llava_demo.engines import Engine, EngineInfo, EngineStatus
 from llava_demo.engines.jobs import SHUTTING_DOWN, Job, check_pictures
 from llava_demo.errors import DemoError, EngineBusy, EngineUnavailable
 from llava_demo.images import Image
@@ -42,12 +42,12 @@ class LoadingEngine:
     def info(self) -> EngineInfo:
         return self._made.result().info if self._is_loaded else self._planned
 
-    def load(self) -> EngineLoad:
+    def status(self) -> EngineStatus:
         if self._is_loaded:
-            return self._made.result().load()
+            return self._made.result().status()
         if self._made.done() or self._is_closed:
-            return EngineLoad("failed", 0, 0)
-        return EngineLoad("loading", 0, len(self._waiting), stage=self._stage)
+            return EngineStatus("failed", 0, 0)
+        return EngineStatus("loading", 0, len(self._waiting), stage=self._stage)
 
     def loaded(self) -> Engine:
         """The engine, as soon as it is there.
@@ -63,13 +63,16 @@ class LoadingEngine:
         """Have `do` called once the engine is there, at once if it is already; never if it cannot be loaded."""
         self._made.add_done_callback(lambda _: do() if self._is_loaded else None)
 
-    async def stream(self, request: ChatRequest) -> AsyncGenerator[Chunk, None]:
-        """Answer `request`; see `Engine.stream`. While the model is loaded there are heart-beats.
+    def stream(self, request: ChatRequest) -> AsyncGenerator[Chunk, None]:
+        """Answer `request`; see `Engine.stream`. While the model is being loaded there are heartbeats.
 
         Raises:
-            EngineBusy: too many wait already.
+            EngineBusy: the queue is full.
             EngineUnavailable: the model could not be loaded, or the server is shutting down.
         """
+        return self._made.result().stream(request) if self._is_loaded else self._stream_once_loaded(request)
+
+    async def _stream_once_loaded(self, request: ChatRequest) -> AsyncGenerator[Chunk, None]:
         if not self._made.done():
             check_pictures(request, self.info)
             async with aclosing(self._heartbeats(Job(request))) as heartbeats:

@@ -19,7 +19,7 @@ import httpx
 import PIL.Image
 
 from llava_demo.chat import ChatRequest, Chunk
-from llava_demo.engines import EngineInfo, EngineLoad
+from llava_demo.engines import EngineInfo, EngineStatus
 from llava_demo.engines.jobs import SHUTTING_DOWN, Job, check_pictures
 from llava_demo.engines.upstreams import Upstream, Upstreams
 from llava_demo.errors import DemoError, EngineBusy, EngineUnavailable, GenerationFailed
@@ -102,10 +102,10 @@ class RemoteEngine:
             with suppress(asyncio.CancelledError):
                 await asking
 
-    def load(self) -> EngineLoad:
+    def status(self) -> EngineStatus:
         """Who waits for a first word counts as waiting: in line there, or being read."""
         is_up = self._upstreams.count_up and not self._refusal
-        return EngineLoad("ready" if is_up else "failed", self._speaking, self._silent)
+        return EngineStatus("ready" if is_up else "failed", self._speaking, self._silent)
 
     async def aclose(self) -> None:
         self._refusal = SHUTTING_DOWN

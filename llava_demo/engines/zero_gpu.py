@@ -15,7 +15,7 @@ import gradio as gr
 import spaces  # type: ignore[import-untyped]  # before anything uses CUDA
 
 from llava_demo.chat import ChatRequest, Chunk
-from llava_demo.engines import EngineInfo, EngineLoad
+from llava_demo.engines import EngineInfo, EngineStatus
 from llava_demo.engines.generate import GenerateEngine
 from llava_demo.engines.jobs import SHUTTING_DOWN, Job
 from llava_demo.engines.local import LocalEngine, failure_of
@@ -49,9 +49,9 @@ class ZeroGpuEngine(LocalEngine):
         self._refusal: str | None = None
         self._on_gpu = spaces.GPU(duration=duration_of)(self._answer)
 
-    def load(self) -> EngineLoad:
+    def status(self) -> EngineStatus:
         with self._lock:
-            return EngineLoad("failed" if self._refusal else "ready", len(self._jobs), 0)
+            return EngineStatus("failed" if self._refusal else "ready", len(self._jobs), 0)
 
     async def aclose(self) -> None:
         """Cancel what runs and refuse what will come."""

@@ -86,7 +86,7 @@ def add_endpoints(page: gr.Blocks, engine: Engine, limits: ImageLimits, download
 
     def info() -> dict[str, Any]:
         """The model, its engine and device, the limits, and how busy it is."""
-        return asdict(engine.info) | {"limits": _limits(engine, limits), "load": asdict(engine.load())}
+        return asdict(engine.info) | {"limits": _limits(engine, limits), "load": asdict(engine.status())}
 
     image = _Parameter(
         "image", FileData, "The picture: handle_file(path or web address); through MCP, a data URL or a web address."

@@ -6,8 +6,8 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from llava_demo.chat import ChatRequest
-from llava_demo.engines import Engine
-from llava_demo.log import Answer, log_answer
+from llava_demo.engines import Engine, stream_recorded
+from llava_demo.log import AnswerRecord
 
 UPDATE_S = 0.1  # a page with six turns and four pictures takes 79 updates/s in all; more per stream shows nothing
 
@@ -17,30 +17,28 @@ class Growth:
     """The answer up to now, "" before its first word."""
 
     text: str
-    measured: Answer
+    measured: AnswerRecord
     is_whole: bool = False
 
 
-async def growing_answer(engine: Engine, request: ChatRequest, door: str) -> AsyncGenerator[Growth, None]:
+async def growing_answer(engine: Engine, request: ChatRequest, endpoint: str) -> AsyncGenerator[Growth, None]:
     """Ask the engine; closing the generator cancels the work. Raises what `Engine.stream` raises.
 
     Yields:
         About ten times a second while text comes, twice a second while none does (so that Gradio, which looks only
         then, notices a caller that has gone), and exactly one whole answer, the last.
     """
-    text, yielded_at = "", 0.0
-    with log_answer(door, engine.info.engine, len(request.images)) as measured:
-        async with aclosing(engine.stream(request)) as chunks:
-            async for chunk in chunks:
-                measured.saw(chunk)
-                text += chunk.text
-                is_due = time.monotonic() - yielded_at >= UPDATE_S
-                if chunk.finish_reason or not chunk.text or is_due:
-                    yielded_at = time.monotonic()
-                    yield Growth(text, measured, chunk.finish_reason is not None)
+    text, yielded_at, record = "", 0.0, AnswerRecord(endpoint)
+    async with aclosing(stream_recorded(engine, request, record)) as chunks:
+        async for chunk in chunks:
+            text += chunk.text
+            is_due = time.monotonic() - yielded_at >= UPDATE_S
+            if chunk.finish_reason or not chunk.text or is_due:
+                yielded_at = time.monotonic()
+                yield Growth(text, record, chunk.finish_reason is not None)
 
 
-def numbers_of(measured: Answer) -> str:
+def numbers_of(measured: AnswerRecord) -> str:
     """The quiet line under a finished answer: its tokens, the wait for the first, and the speed after it."""
     if measured.usage is None or measured.first_token_s is None:
         return "No words"

@@ -135,7 +135,7 @@ class Handlers:
         elif grown.text:
             byline = conversation.pending_entry("Writing")
         else:
-            load = self._engine.load()
+            load = self._engine.status()
             is_loading = load.state == "loading"
             doing = f"The model is being loaded · {load.stage}" if is_loading else _LOOKING
             others = load.waiting - is_loading  # in an engine that loads, this question waits as well
@@ -143,8 +143,7 @@ class Handlers:
         return [byline, conversation.answer_entry(grown.text)] if grown.text else [byline]
 
     def _seen(self, request: ChatRequest) -> str:
-        see = getattr(self._engine, "seen", None)  # a remote engine keeps what it sees to itself
-        squares = [square for image in request.images if (square := see(image))] if see else []
+        squares = [square for image in request.images if (square := self._engine.seen(image))]
         return panels.seen_html(squares, self._engine.info.image_tokens)
 
 

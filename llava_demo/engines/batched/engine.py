@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 
 from llava_demo.chat import Chunk
-from llava_demo.engines import EngineInfo, EngineLoad
+from llava_demo.engines import EngineInfo, EngineStatus
 from llava_demo.engines.answer import Answer
 from llava_demo.engines.batched.continuous import PAGE_TOKENS, Batch, BatchSize, Token
 from llava_demo.engines.batched.shortcuts import skip_unseen_layers
@@ -72,10 +72,10 @@ class BatchedEngine(LocalEngine):
         self._thread = threading.Thread(target=self._work, name="batch", daemon=True)
         self._thread.start()
 
-    def load(self) -> EngineLoad:
+    def status(self) -> EngineStatus:
         with self._changed:
             waiting = self._jobs - {chat.job for chat in self._chats.values()}
-            return EngineLoad(self._state, len(self._chats), len(waiting), self.batch.shareable_tokens)
+            return EngineStatus(self._state, len(self._chats), len(waiting), self.batch.shareable_tokens)
 
     async def aclose(self) -> None:
         """End what runs, refuse what waits and what will come; returns when the threads have ended."""
