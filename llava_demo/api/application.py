@@ -4,6 +4,7 @@ import re
 import uuid
 
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -46,12 +47,16 @@ class RestRoutes(BaseRoute):
 
 
 def _application(engine: Engine, limits: ImageLimits, access: Access, downloads: Downloads | None) -> FastAPI:
-    app = FastAPI(
+    app = FastAPIOffline(
         title="llava_demo",
         description=documents.DESCRIPTION,
         openapi_url="/v1/openapi.json",
         docs_url="/v1/docs",
         redoc_url=None,
+        static_url="/v1/docs/assets",
+        favicon_url="data:,",
+        swagger_ui_oauth2_redirect_url="/v1/docs/oauth2-redirect",
+        swagger_ui_parameters={"validatorUrl": None},  # else documents of public servers are sent to swagger.io
         redirect_slashes=False,
         exception_handlers={
             DemoError: failures.demo_error,
