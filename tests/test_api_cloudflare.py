@@ -12,7 +12,7 @@ import pytest
 from cloudflare import Cloudflare
 from pictures import png
 from servers import MAX_QUEUE, Server
-from test_rest_openai import LONG, answer_of, posted
+from test_api_openai import LONG, answer_of, posted
 
 from llava_demo.chat import Message
 from llava_demo.images import Image
