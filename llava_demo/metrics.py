@@ -1,11 +1,10 @@
 """What the server has answered, for Prometheus: `log.log_answer` counts, `/metrics` shows this process's counts."""
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-if TYPE_CHECKING:
-    from llava_demo.log import AnswerRecord
+from llava_demo.chat import Usage
 
 REGISTRY = CollectorRegistry()
 
@@ -22,7 +21,18 @@ _ANSWER = Histogram(
 )
 
 
-def count_answer(answer: "AnswerRecord", engine: str, images: int, finish: str) -> None:
+class Measured(Protocol):
+    """What is counted of an answer; `log.AnswerRecord` has it."""
+
+    endpoint: str
+    usage: Usage | None
+    first_token_s: float | None
+
+    @property
+    def total_s(self) -> float: ...
+
+
+def count_answer(answer: Measured, engine: str, images: int, finish: str) -> None:
     """Count an answer that has ended; `finish` as in the log."""
     labels = (answer.endpoint, engine)
     _ANSWERS.labels(*labels, finish).inc()
