@@ -5,4 +5,4 @@ import sys
 from llava_demo.__main__ import main
 
 if __name__ == "__main__":
-    sys.exit(main(["serve", *sys.argv[1:]]))
+    sys.exit(main(["serve", *sys.argv[1:]], program="python app.py"))

@@ -1,178 +1,31 @@
-"""The command line: `python -m llava_demo serve | ask | check`; each imports what is heavy when it runs."""
+"""`python -m llava_demo`: the command line, or one line that says why this Python cannot run it."""
 
-import asyncio
-import os
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import aclosing
-from dataclasses import fields
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-from llava_demo import log
-from llava_demo.chat import KNOBS, MAX_SEED, MAX_STOP_STRINGS, ChatRequest, Message, SamplingParams, number_from
-from llava_demo.errors import DemoError, InvalidImage, InvalidRequest
-from llava_demo.images import Image, ImageLimits
-from llava_demo.settings import OneLineParser, SettingError, Settings, add_options
-
-if TYPE_CHECKING:
-    from llava_demo.engines import Engine
 
 PROGRAM = "python -m llava_demo"
-INTERRUPTED = 130  # what shells report for Ctrl-C: 128 + SIGINT
+OLDEST_PYTHON = (3, 11)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 1 after an error, 2 after a bad option, 130 after Ctrl-C."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    parser = OneLineParser(PROGRAM, description="Ask questions about pictures with LLaVA-1.5.", epilog=_COMMANDS_HELP)
-    parser.add_argument("command", choices=COMMANDS, metavar="|".join(COMMANDS))
-    command = COMMANDS[parser.parse_args(given[:1]).command]
-    return run(PROGRAM, command, given[1:])
-
-
-def run(program: str, command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
-    """Run `command`; what it raises becomes one line that names `program`, and an exit code as `main` gives it."""
+def main(arguments=None, program=PROGRAM):  # type: ignore[no-untyped-def]  # an old Python must be able to read this file
+    """Run one command and return its exit code; `program` is what messages call it. See `llava_demo.cli`."""
+    if sys.version_info < OLDEST_PYTHON:
+        sys.stderr.write("%s needs Python 3.11 or newer; this is %d.%d.\n" % (program, *sys.version_info[:2]))  # noqa: UP031
+        return 1
     try:
-        return command(arguments)
-    except SettingError as error:
-        return _failed(program, error, 2)
-    except DemoError as error:
-        return _failed(program, error, 1)
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except BrokenPipeError:  # as in `ask ... | head -1`; Python would complain once more when it flushes at its end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        from llava_demo import cli
+
+        return cli.main(arguments, program)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "llava_demo"):  # a defect of ours
+            raise
+        sys.stderr.write(f"{program}: the package {package} is missing: pip install -r requirements.txt\n")
         return 1
 
 
-def serve(arguments: Sequence[str]) -> int:
-    settings = Settings.from_command_line(arguments)
-    from llava_demo.serve import launch
-
-    launch(settings)
-    return 0
-
-
-def ask(arguments: Sequence[str]) -> int:
-    parser = OneLineParser(
-        f"{PROGRAM} ask",
-        usage=f"{PROGRAM} ask [options] [IMAGE ...] PROMPT",
-        description="Stream one answer to the terminal. Standard output holds the answer and nothing else.",
-    )
-    parser.add_argument("words", nargs="+", metavar="IMAGE ... PROMPT", help="picture files, then the question")
-    _add_sampling_options(parser)
-    add_options(parser, ("model", "remote", "pictures"))
-    given = vars(parser.parse_intermixed_args(arguments))
-    *paths, prompt = given.pop("words")
-    if not paths and _is_file(prompt):
-        parser.error("a question is missing after the picture.")
-    try:
-        sampling = SamplingParams(**{f.name: given.pop(f.name) for f in fields(SamplingParams) if f.name in given})
-        settings = Settings.of(given)
-    except (InvalidRequest, SettingError) as error:
-        parser.error(str(error))
-    images = tuple(_image(path, settings.image_limits) for path in paths)
-    request = ChatRequest((Message("user", prompt, images),), sampling)
-
-    log.setup(settings.log_format)
-    from llava_demo.engines.load import load_engine
-
-    asyncio.run(_write_answer(load_engine(settings), request))
-    return 0
-
-
-def check(arguments: Sequence[str]) -> int:
-    parser = OneLineParser(
-        f"{PROGRAM} check", description="Load the model, say what was chosen for this machine and why, and end."
-    )
-    add_options(parser, ("model", "remote", "pictures"))
-    settings = Settings.of(vars(parser.parse_args(arguments)))
-    from llava_demo.engines.load import load_engine
-
-    sys.stdout.write(_report(load_engine(settings)))
-    return 0
-
-
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"serve": serve, "ask": ask, "check": check}
-_COMMANDS_HELP = (
-    "serve: the page and its API. ask: one answer in the terminal. check: what was chosen for this machine, and why. "
-    "Each has its own --help."
-)
-
-
-def _failed(program: str, error: Exception, exit_code: int) -> int:
-    sys.stderr.write(f"{program}: {error}\n")
-    return exit_code
-
-
-def _add_sampling_options(parser: OneLineParser) -> None:
-    section = parser.add_argument_group("sampling")
-    for name, knob in KNOBS.items():
-        default = getattr(SamplingParams(), name)
-        words = f"{knob.doc} From {knob.low} to {knob.high} (default: {default})"
-        section.add_argument(f"--{name.replace('_', '-')}", type=number_from, metavar="N", help=words)
-    section.add_argument(
-        "--seed", type=number_from, metavar="N", help=f"The same seed draws the same answer; 0 to {MAX_SEED}"
-    )
-    words = f"The answer ends before this text; may be given {MAX_STOP_STRINGS} times"
-    section.add_argument("--stop", action="append", metavar="TEXT", help=words)
-
-
-def _is_file(word: str) -> bool:
-    try:
-        return Path(word).is_file()
-    except OSError:  # too long for a name: a question
-        return False
-
-
-def _image(path: str, limits: ImageLimits) -> Image:
-    try:
-        return Image.from_path(path, limits)
-    except InvalidImage as error:
-        raise type(error)(f"{path}: {error}") from error
-
-
-async def _write_answer(engine: "Engine", request: ChatRequest) -> None:
-    from llava_demo.engines import stream_recorded
-
-    try:
-        async with aclosing(stream_recorded(engine, request, log.AnswerRecord("ask"))) as chunks:
-            async for chunk in chunks:
-                sys.stdout.write(chunk.text)
-                sys.stdout.flush()
-        sys.stdout.write("\n")
-    finally:
-        await engine.aclose()
-
-
-def _report(engine: "Engine") -> str:
-    info = engine.info
-    rows = {
-        "model": info.model,
-        "engine": info.engine,
-        "device": info.device,
-        "precision": info.precision,
-        "attention": info.attention,
-        "memory": _memory(),
-        "context": f"{info.context_tokens:,} tokens",
-        "pictures": f"{info.image_tokens} tokens each, at most {info.max_images} in a conversation",
-    }
-    lines = [f"{name:<10} {value}" for name, value in rows.items()]
-    return "\n".join([*lines, "", *(f"- {reason}" for reason in info.reasons)]) + "\n"
-
-
-def _memory() -> str:
-    import psutil  # type: ignore[import-untyped]
-
-    torch = sys.modules.get("torch")  # where another server answers, nothing has imported it
-    if torch and torch.cuda.is_available():
-        free, total = torch.cuda.mem_get_info()
-        taken, place = torch.cuda.memory_allocated(), "the GPU"
-    else:
-        taken, place = psutil.Process().memory_info().rss, "the machine"
-        free, total = psutil.virtual_memory().available, psutil.virtual_memory().total
-    return f"{taken / 2**30:.1f} GB taken, {free / 2**30:.1f} of {total / 2**30:.1f} GB of {place} free"
+def entry():  # type: ignore[no-untyped-def]
+    """The installed command `llava-demo`."""
+    return main(program="llava-demo")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ defaults stand at the fields and nowhere else. What a choice means for the machi
 """
 
 import argparse
+import difflib
 import os
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin
@@ -188,16 +189,25 @@ class Settings(BaseSettings):
             raise SettingError(_complaint(name, error.errors()[0]["input"], is_option=name in given)) from None
 
     @classmethod
-    def from_command_line(cls, arguments: Sequence[str]) -> "Settings":
+    def from_command_line(cls, arguments: Sequence[str], program: str = "python -m llava_demo serve") -> "Settings":
         """Read the options of `serve`; after a bad one, or `--help`, the program ends with exit code 2, or 0."""
-        parser = OneLineParser(
-            "python -m llava_demo serve", description="Serve the page on which people ask LLaVA-1.5 about pictures."
-        )
+        parser = OneLineParser(program, description="Serve the page on which people ask LLaVA-1.5 about pictures.")
         add_options(parser)
         try:
             return cls.of(vars(parser.parse_args(arguments)))
         except SettingError as error:
             parser.error(str(error))
+
+
+def unknown_variables() -> list[str]:
+    """One sentence for each variable `LLAVA_…` that is no option, with the nearest option's variable."""
+    known = [f"LLAVA_{name.upper()}" for name in Settings.model_fields]
+    unknown = sorted(name for name in os.environ if name.upper().startswith("LLAVA_") and name.upper() not in known)
+    nearest = {name: difflib.get_close_matches(name.upper(), known, n=1) for name in unknown}
+    return [
+        f"{name} is not a variable of this program{f'; {near[0]} is' if near else ''}."
+        for name, near in nearest.items()
+    ]
 
 
 class OneLineParser(argparse.ArgumentParser):

@@ -1,6 +1,6 @@
 """Chromium, one for all tests of the page, and the demo's page in it.
 
-Where there is no Chromium the tests that need one are skipped, unless LLAVA_REQUIRE_BROWSER=1 forbids it.
+Where there is no Chromium the tests that need one are skipped, unless REQUIRE_BROWSER=1 forbids it.
 """
 
 import os
@@ -63,7 +63,7 @@ def browser() -> Iterator[Browser]:
     chromium = shutil.which("chromium")
     if chromium is None:
         words = "there is no chromium on the PATH (apt-get install chromium)"
-        if os.environ.get("LLAVA_REQUIRE_BROWSER") == "1":
+        if os.environ.get("REQUIRE_BROWSER") == "1":
             pytest.fail(words)
         pytest.skip(words)
     expect.set_options(timeout=PATIENCE_MS)

@@ -15,10 +15,12 @@ from pathlib import Path
 
 import pytest
 from pictures import png
+from servers import Server
 
 from llava_demo import log
-from llava_demo.__main__ import COMMANDS, main
+from llava_demo.__main__ import main
 from llava_demo.chat import KNOBS, ChatRequest, Message, SamplingParams
+from llava_demo.cli import COMMANDS
 from llava_demo.engines import complete
 from llava_demo.engines.generate import GenerateEngine
 from llava_demo.images import Image
@@ -113,7 +115,7 @@ def test_ask_ends_before_a_stop_string(tiny_folder: str, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "arguments are required: serve|ask|check|bench"),
+        ([], "arguments are required: serve|ask|check"),
         (["bogus"], "invalid choice: 'bogus'"),
         (["ask"], "arguments are required"),
         (["ask", QUESTION, "--temperature", "3"], "temperature is 3; it must be a number from 0 to 2."),
@@ -234,6 +236,83 @@ def test_the_help_of_ask_has_every_knob_and_the_options_that_concern_it(capsys: 
         assert f"--{name.replace('_', '-')}" not in text
     for knob in KNOBS.values():
         assert knob.doc in " ".join(text.split())
+
+
+def test_an_unknown_variable_is_named_with_the_nearest_known_one(
+    tiny_folder: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("LLAVA_MODL", "llava_max_queu", "LLAVA_ZZZZZZ"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("LLAVA_MAX_IMAGES", "2")  # a known one
+    assert main(["check", "--model", tiny_folder]) == 0
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "variable" in line]
+    assert warnings == [
+        "LLAVA_MODL is not a variable of this program; LLAVA_MODEL is.",
+        "LLAVA_ZZZZZZ is not a variable of this program.",
+        "llava_max_queu is not a variable of this program; LLAVA_MAX_QUEUE is.",
+    ]
+
+
+def test_check_fails_where_no_remote_server_answers(tiny: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    assert main(["check", "--remote-url", address]) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == f"python -m llava_demo check: no server answers at {address}."
+    assert main(["check", "--remote-url", f"{tiny.url}v1"]) == 0
+    assert "model      tiny" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "program"),
+    [
+        (["app.py", "--port", "x"], "python app.py"),
+        (["-m", "llava_demo", "serve", "--port", "x"], "python -m llava_demo serve"),
+        (["-c", "from llava_demo.__main__ import entry; entry()", "ask"], "llava-demo ask"),
+        (["-m", "examples.bench", "--chats", "x"], "python -m examples.bench"),
+    ],
+)
+def test_errors_name_the_program_that_was_called(command: list[str], program: str) -> None:
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stderr.startswith(f"{program}: ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("block", "words"),
+    [
+        ("sys.version_info = (3, 10, 4)", "python app.py needs Python 3.11 or newer; this is 3.10."),
+        ("sys.modules['pydantic'] = None", "python app.py: the package pydantic is missing: pip install -r"),
+        ("sys.modules['gradio'] = None", "python app.py: the package gradio is missing: pip install -r"),
+    ],
+)
+def test_an_old_python_and_a_missing_package_are_one_line(block: str, words: str) -> None:
+    program = f"import sys; {block}; sys.argv = ['app.py']; import runpy; runpy.run_path('app.py', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(words)
+    assert "Traceback" not in done.stderr
+
+
+def test_something_is_said_before_anything_heavy_is_imported(tiny_folder: str) -> None:
+    program = (
+        "import sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name in ('torch', 'transformers', 'gradio'): sys.exit(f'then {name}')\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "from llava_demo.__main__ import main; main(sys.argv[1:])"
+    )
+    for command in (["serve"], ["check"], ["ask", QUESTION]):
+        done = subprocess.run(
+            [sys.executable, "-c", program, *command, "--model", tiny_folder],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        said, then = done.stderr.splitlines()
+        assert said.startswith(("Starting", "Loading"))
+        assert then.startswith("then ")
 
 
 def test_ctrl_c_ends_an_answer_at_once_and_without_a_traceback(tiny_folder: str) -> None:

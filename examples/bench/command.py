@@ -13,7 +13,7 @@ from examples.bench.report import BadReport, comparison, report, write
 from examples.bench.run import Measuring, measure
 from examples.bench.shapes import SHAPES, make_checkpoint
 from examples.bench.suite_gpu import CHATS, PARTS, Suite, run_suite
-from llava_demo.__main__ import run
+from llava_demo.cli import run
 from llava_demo.settings import OneLineParser, SettingError, Settings, add_options
 
 PROGRAM = "python -m examples.bench"
@@ -28,12 +28,12 @@ _DESCRIPTION = (
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns its exit code, as `python -m llava_demo` gives it."""
-    return run(PROGRAM, bench, arguments)
+    return run(bench, arguments, PROGRAM)
 
 
-def bench(arguments: Sequence[str]) -> int:
+def bench(arguments: Sequence[str], program: str) -> int:
     """Run the command; returns its exit code."""
-    parser = _parser()
+    parser = _parser(program)
     given = vars(parser.parse_args(arguments))
     if "compare" in given:
         return _compare(parser, *given["compare"])
@@ -80,8 +80,8 @@ def _compare(parser: OneLineParser, before: Path, after: Path) -> int:
     return 0
 
 
-def _parser() -> OneLineParser:
-    parser = OneLineParser(PROGRAM, description=_DESCRIPTION)
+def _parser(program: str) -> OneLineParser:
+    parser = OneLineParser(program, description=_DESCRIPTION)
     what = parser.add_argument_group("what is measured")
     names = "; ".join(f"{name}: {words}" for name, words in SHAPES.items())
     what.add_argument("--shape", choices=SHAPES, help=f"random weights of true sizes, in place of --model. {names}")
