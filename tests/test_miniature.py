@@ -171,7 +171,7 @@ def test_two_pictures_are_packed_as_the_template_renders_them(processor):
 
 
 def test_plain_drawings_share_no_code_with_the_training_renderer():
-    source = (MINIATURE.parent / "plain.py").read_text()
+    source = Path(plain.__file__).read_text()
     assert not any(f"miniature.{module}" in source for module in ("drawing", "geometry", "strangers"))
 
 
