@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from itertools import pairwise, product
+from pathlib import Path
 
 import PIL.Image
 import PIL.ImageDraw
