@@ -43,7 +43,11 @@ class OtherServer:
 
 @contextmanager
 def other_server(
-    *command: str, health: str, folder: Path = ROOT, variables: dict[str, str] | None = None
+    *command: str,
+    health: str,
+    folder: Path = ROOT,
+    variables: dict[str, str] | None = None,
+    python: str | Path = sys.executable,
 ) -> Iterator[OtherServer]:
     """Start `python -m command` in `folder`, with a free port for PORT, and wait until `health` answers 200 there."""
     port = free_port()
@@ -51,7 +55,7 @@ def other_server(
     arguments = [word.replace("PORT", str(port)) for word in command]
     written = tempfile.TemporaryFile()  # noqa: SIM115, closed with the server
     process = subprocess.Popen(
-        [sys.executable, "-m", *arguments],
+        [python, "-m", *arguments],
         cwd=folder,
         env=os.environ | {"HF_HUB_OFFLINE": "1"} | (variables or {}),
         stdout=subprocess.DEVNULL,

@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from llava_demo import __version__
 from llava_demo.api import documents, failures, monitoring
 from llava_demo.api.access import Access
 from llava_demo.api.cloudflare import CloudflareRoutes
@@ -49,6 +50,7 @@ class RestRoutes(BaseRoute):
 def _application(engine: Engine, limits: ImageLimits, access: Access, downloads: Downloads | None) -> FastAPI:
     app = FastAPIOffline(
         title="llava_demo",
+        version=__version__,
         description=documents.DESCRIPTION,
         openapi_url="/v1/openapi.json",
         docs_url="/v1/docs",

@@ -11,6 +11,7 @@ from typing import Any
 import gradio as gr
 from gradio.data_classes import FileData
 
+from llava_demo import __version__
 from llava_demo.chat import (
     KNOBS,
     MAX_MESSAGE_CHARACTERS,
@@ -86,7 +87,11 @@ def add_endpoints(page: gr.Blocks, engine: Engine, limits: ImageLimits, download
 
     def info() -> dict[str, Any]:
         """The model, its engine and device, the limits, and how busy it is."""
-        return asdict(engine.info) | {"limits": _limits(engine, limits), "load": asdict(engine.status())}
+        return asdict(engine.info) | {
+            "version": __version__,
+            "limits": _limits(engine, limits),
+            "load": asdict(engine.status()),
+        }
 
     image = _Parameter(
         "image", FileData, "The picture: handle_file(path or web address); through MCP, a data URL or a web address."

@@ -4,7 +4,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-FOLDER = Path(__file__).parents[2] / "examples"
+_PACKAGE = Path(__file__).parents[1]
+# A wheel carries the pictures inside the package, a checkout beside it.
+FOLDER = next((folder for folder in (_PACKAGE / "examples", _PACKAGE.parent / "examples") if folder.is_dir()), _PACKAGE)
 
 
 @dataclass(frozen=True)
