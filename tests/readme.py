@@ -19,8 +19,8 @@ from llava_demo.settings import Settings  # noqa: E402
 
 TREE = ("app.py", "llava_demo", "examples", "tests", "Makefile", ".ci/run", ".huggingface")
 WORDS = {  # of what has no docstring; the inside of such a folder is not listed
-    "llava_demo/ui/page.js": "Keys, the theme switch and other small help in the browser",
-    "llava_demo/ui/style.css": "The page's own style, on top of the theme",
+    "llava_demo/ui/css": "The page's own styles on top of the theme, one file for each part",
+    "llava_demo/ui/js": "What the page does in the browser beyond Gradio, one module for each concern",
     "llava_demo/miniature": "Its weights and processor, as `from_pretrained` reads them, and a model card",
     "examples/examples.json": "What is asked about each picture",
     "tests": "One file per module: a real model, a real server, a real browser",

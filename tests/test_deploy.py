@@ -74,7 +74,8 @@ def test_only_what_a_space_needs_is_uploaded() -> None:
         "app.py",
         "requirements.txt",
         "LICENSE",
-        "llava_demo/ui/style.css",
+        "llava_demo/ui/css/page.css",
+        "llava_demo/ui/js/main.js",
         "llava_demo/serve.py",
     ):
         assert needed in files

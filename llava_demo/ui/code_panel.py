@@ -85,7 +85,7 @@ def unused_name(name: str, taken: set[str]) -> str:
 
 
 def panel_html(snippets: list[Snippet], hint: str) -> str:
-    """A dialog with a choice of ways in and the code of each; page.js opens it, copies and closes."""
+    """A dialog with a choice of ways in and the code of each; js/code.js opens it, copies and closes."""
     choice = "".join(
         f'<label><input type="radio" name="way" value="{snippet.name}"{" checked" * (number == 0)}>'
         f"<span>{snippet.name}</span></label>"

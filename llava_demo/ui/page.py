@@ -53,7 +53,7 @@ def build_page(engine: Engine, settings: Settings) -> gr.Blocks:
 
 
 def show_what_answers(page: gr.Blocks, info: EngineInfo) -> None:
-    """Have a page that is up show `info`: whoever opens it from now on, and, told by page.js, who has it open."""
+    """Have a page that is up show `info`: whoever opens it from now on, and, told by js/status.js, who has it open."""
     written = {"masthead": panels.masthead_html(info), "about": panels.about_html(info)}
     for block in page.blocks.values():
         if isinstance(block, gr.HTML) and block.elem_id in written:
@@ -140,7 +140,7 @@ def _connect(handlers: Handlers, parts: _Parts, controls: list[gr.components.Com
 
 
 def _connect_code(panel: CodePanel, inputs: list[gr.components.Component]) -> None:
-    """The masthead's switch presses the button; the dialog opens once its content is there (see page.js)."""
+    """The masthead's switch presses the button; the dialog opens once its content is there (see js/code.js)."""
     button = gr.Button("Use in code", visible="hidden", elem_id="write-code")
     dialog = gr.HTML(panel_html([], ""), elem_id="code", padding=False)
     writing = button.click(panel.show, inputs, dialog, queue=False, api_visibility="private", show_progress="hidden")

@@ -37,16 +37,19 @@ def model_name(info: EngineInfo) -> str:
 
 
 def masthead_html(info: EngineInfo) -> str:
-    """The top line: whose page it is, what answers, how busy it is (page.js keeps that current), and switches."""
+    """The top line: whose page it is, what answers, how busy it is (js/status.js keeps that current), and switches.
+
+    js/main.js enables the switches once it listens to them.
+    """
     served = " · ".join((info.device, info.precision, f"{info.engine} engine"))
     return f"""<header class="masthead">
 <a class="wordmark" href="." aria-label="Ask a picture, start anew">{MARK}<span>Ask a picture</span></a>
 <p class="status"><i class="lamp" data-state="ready"></i><b>{escape(model_name(info))}</b>
 <span class="served">{escape(served)}</span><span class="load" role="status" aria-live="off"></span></p>
 <div class="switches">
-<button type="button" id="code-switch" aria-label="Use in code" title="Use in code">{_CODE}</button>
-<button type="button" id="theme-switch" aria-label="Dark colours" title="Dark or light">{_MOON_AND_SUN}</button>
-<button type="button" id="panel-switch" aria-label="Settings" title="Settings" aria-expanded="false">{_KNOBS}</button>
+<button disabled id="code-switch" aria-label="Use in code" title="Use in code">{_CODE}</button>
+<button disabled id="theme-switch" aria-label="Dark colours" title="Dark or light">{_MOON_AND_SUN}</button>
+<button disabled id="panel-switch" aria-label="Settings" title="Settings" aria-expanded="false">{_KNOBS}</button>
 </div></header>"""
 
 

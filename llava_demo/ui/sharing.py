@@ -109,7 +109,7 @@ class Sharing:
         return gr.Textbox(value=link, visible=True)
 
     async def saved(self, history: list[Entry], *knobs: Any) -> tuple[Any, str]:
-        """The conversation as a file, which page.js then downloads."""
+        """The conversation as a file, which the browser then downloads."""
         try:
             data = await asyncio.to_thread(self._archive, history, knobs)
         except DemoError as error:

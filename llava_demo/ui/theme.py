@@ -1,11 +1,24 @@
 """The look of the page: "basalt and ember", a quiet grey stone with one warm colour for what is alive.
 
-Colours and sizes that Gradio's components read stand here; what only our own markup needs stands in style.css.
+Colours and sizes that Gradio's components read stand here; what only our own markup needs stands in css/, and what the
+page does in the browser in js/.
 Fonts are ones that Gradio ships, so that the page asks no other host for anything. Of those in 6.31 most are subsets
 without Latin letters (Lexend, Source Sans 3, IBM Plex Sans at weight 600, ...); the ones named here are whole.
 """
 
+import hashlib
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
 import gradio as gr
+from starlette.routing import Mount
+from starlette.staticfiles import StaticFiles
+
+from llava_demo.ui.panels import MARK
+
+STYLES = ("page", "masthead", "empty", "conversation", "box", "panel", "code", "phone")  # later ones win
+_FOLDER = Path(__file__).parent
 
 EMBER = gr.themes.Color(
     name="ember",
@@ -53,7 +66,7 @@ class BasaltAndEmber(gr.themes.Base):
             font_mono=(_shipped("IBM Plex Mono"), "ui-monospace", "Consolas", "monospace"),
         )
         self.name = "basalt_and_ember"
-        self.custom_css = _shipped("Montserrat").stylesheet()["css"]  # of the headings, see style.css
+        self.custom_css = _shipped("Montserrat").stylesheet()["css"]  # of the headings, see css/page.css
         self.set(**_SURFACES, **_TEXT_COLOURS, **_CONTROLS)
 
 
@@ -139,3 +152,37 @@ _CONTROLS = {
     "error_border_color": "*primary_600",
     "error_text_color": "*primary_700",
 }
+
+
+def look() -> dict[str, Any]:
+    """The options of `gr.Blocks.launch` that make the page ours: theme, styles, scripts, icon.
+
+    Not its `js`: that runs after the page can be seen, and a click meanwhile would be lost.
+    """
+    icon = f'<link rel="icon" type="image/svg+xml" href="data:image/svg+xml,{quote(_icon())}">'
+    address = f".{_scripts_path()}"
+    preloads = "".join(f'<link rel="modulepreload" href="{address}/{path.name}">' for path in _modules())
+    return {
+        "theme": BasaltAndEmber(),
+        "css_paths": [_FOLDER / "css" / f"{name}.css" for name in STYLES],
+        "head": f'{icon}{preloads}<script type="module" src="{address}/main.js"></script>',
+    }
+
+
+def scripts() -> Mount:
+    """The route of the page's JavaScript modules."""
+    return Mount(_scripts_path(), StaticFiles(directory=_FOLDER / "js"))
+
+
+def _scripts_path() -> str:
+    """It changes with any of the modules, so that no browser mixes old ones with new ones."""
+    return f"/scripts/{hashlib.sha256(b''.join(path.read_bytes() for path in _modules())).hexdigest()[:12]}"
+
+
+def _modules() -> list[Path]:
+    return sorted((_FOLDER / "js").glob("*.js"))
+
+
+def _icon() -> str:
+    mark = MARK.replace("currentColor", EMBER.c500)
+    return mark.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)

@@ -1,0 +1,31 @@
+// What every module of the page asks of the document.
+
+/**
+ * @param {string} selector
+ * @returns {HTMLElement | null}
+ */
+export const $ = (selector) => document.querySelector(selector);
+
+/**
+ * @param {string} selector
+ * @param {ParentNode} [within]
+ * @returns {HTMLElement[]}
+ */
+export const $$ = (selector, within = document) => [...within.querySelectorAll(selector)];
+
+/** The address of the server, without a slash at its end; it may lie below a path of a proxy. */
+export const root = () => (window.gradio_config?.root ?? "").replace(/\/$/, "");
+
+/** Whether an answer is on its way. */
+export const isStreaming = () => $("#box .stop-button") !== null;
+
+/**
+ * Call `react` now, and after each change below the element.
+ *
+ * @param {string} selector
+ * @param {() => void} react
+ */
+export function watch(selector, react) {
+  new MutationObserver(react).observe($(selector), { childList: true, subtree: true });
+  react();
+}

@@ -1,0 +1,20 @@
+// The page in the browser, beyond what Gradio does: each concern is a module with a `start`, called once.
+import * as code from "./code.js";
+import * as colours from "./colours.js";
+import * as conversation from "./conversation.js";
+import { $, $$ } from "./dom.js";
+import * as keys from "./keys.js";
+import * as panel from "./panel.js";
+import * as status from "./status.js";
+
+const CONCERNS = [keys, colours, panel, conversation, code, status];
+const PARTS = [".masthead", "#panel .toggle-button", "#conversation .bubble-wrap", "#box textarea", "#code dialog"];
+
+/** Gradio draws the parts one after the other; all concerns start as soon as the last one is there. */
+const drawing = new MutationObserver(() => {
+  if (!PARTS.every($)) return;
+  drawing.disconnect();
+  for (const concern of CONCERNS) concern.start();
+  for (const button of $$(".switches button")) button.disabled = false;
+});
+drawing.observe(document.body, { childList: true, subtree: true });
