@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from examples.bench.figures import NEW_PICTURE, Figure, gain
-from examples.bench.plot import draw
+from examples.bench.plot import plot
 from examples.bench.run import OURS, PLAIN, Result
 
 JSON_NAME, TABLE_NAME, PLOT_NAME = "bench.json", "bench.md", "bench.png"
@@ -64,7 +64,7 @@ def write(result: Result, folder: Path) -> list[Path]:
     paths = [folder / name for name in (JSON_NAME, TABLE_NAME, PLOT_NAME)]
     paths[0].write_text(json.dumps(result.as_json(), indent=1) + "\n", encoding="utf-8")
     paths[1].write_text(report(result), encoding="utf-8")
-    draw(result.figures, result.sides[OURS].info.engine, heading(result)).save(paths[2])
+    plot(result.figures, result.sides[OURS].info.engine, heading(result)).savefig(paths[2], dpi=150)
     return paths
 
 

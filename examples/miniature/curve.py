@@ -4,10 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
-_SIZE = (1000, 620)
-_BOX = (70, 60, 780, 560)  # of the plot
 _LANGUAGE = (
     ("known", "#111827"), ("held_out", "#9ca3af"),
     ("known.where", "#c2410c"), ("known.describe", "#0f766e"), ("known.second", "#7c3aed"),
@@ -20,36 +19,28 @@ _CURVES = {
 
 
 def plot(log: Path, target: Path) -> None:
-    """Draw the accuracies in a run's `log.jsonl`, one lesson after the other, those of earlier runs before."""
+    """Draw the accuracies in a run's `log.jsonl`: its lessons in order, those of earlier runs first."""
     lessons = _lessons([json.loads(line) for line in log.read_text().splitlines()])
-    total = max(sum(rows[-1]["minutes"] for rows in lessons), 1e-9)
-    picture = Image.new("RGB", _SIZE, "white")
-    brush, font = ImageDraw.Draw(picture), ImageFont.load_default(15)
-    left, top, right, bottom = _BOX
-
-    def at(minutes: float, share: float) -> tuple[float, float]:
-        return left + (right - left) * minutes / total, bottom - (bottom - top) * share
-
-    for tenth in range(0, 11, 2):
-        brush.line([at(0, tenth / 10), at(total, tenth / 10)], fill="#e5e7eb")
-        brush.text((left - 12, at(0, tenth / 10)[1]), f"{tenth * 10} %", fill="#6b7280", font=font, anchor="rm")
-    brush.text((left, 20), "Right answers against minutes of training", fill="#111827", font=ImageFont.load_default(20))
+    figure = Figure(figsize=(10, 6.2), layout="constrained")
+    axes = figure.subplots()
+    axes.set_title("Right answers against minutes of training", loc="left")
+    axes.set_ylim(0, 1)
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.grid(axis="y", color="#e5e7eb")
     start = 0.0
     for rows in lessons:
         lesson, minutes = rows[0]["lesson"], rows[-1]["minutes"]
-        brush.line([at(start, 0), at(start, 1)], fill="#d1d5db")
-        for k, words in enumerate((lesson, f"{minutes:.0f} min")):
-            if at(start, 0)[0] + 4 + brush.textlength(words, font) < at(start + minutes, 0)[0]:
-                brush.text((at(start, 0)[0] + 4, bottom + 10 + 20 * k), words, fill="#6b7280", font=font)
+        axes.axvline(start, color="#d1d5db")
+        axes.text(start, 0.99, f" {lesson}, {minutes:.0f} min", color="#6b7280", size=8, va="top")
         for name, color in _CURVES[lesson]:
-            points = [at(start + row["minutes"], row[name]) for row in rows if name in row]
+            points = [(start + row["minutes"], row[name]) for row in rows if name in row]
             if len(points) > 1:
-                brush.line(points, fill=color, width=3, joint="curve")
+                axes.plot(*zip(*points, strict=True), color=color, label=f"{lesson}: {name}")
         start += minutes
-    legend = [(lesson, *curve) for lesson in ("vision", "language") for curve in _CURVES[lesson]]
-    for line, (lesson, name, color) in enumerate(legend):
-        brush.text((right + 20, top + 26 * line), f"{lesson}: {name}", fill=color, font=font)
-    picture.save(target)
+    labelled = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))  # a lesson may come twice
+    if labelled:
+        figure.legend(labelled.values(), labelled, loc="outside right upper", frameon=False)
+    figure.savefig(target, dpi=100)
 
 
 def _lessons(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
