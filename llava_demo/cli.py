@@ -159,11 +159,15 @@ async def _write_answer(engine: "Engine", request: ChatRequest) -> None:
     from llava_demo.engines import stream_recorded
 
     try:
+        answer = ""
         async with aclosing(stream_recorded(engine, request, log.AnswerRecord("ask"))) as chunks:
             async for chunk in chunks:
+                answer += chunk.text
                 sys.stdout.write(chunk.text)
                 sys.stdout.flush()
         sys.stdout.write("\n")
+        if advice := engine.info.advice_on(answer):
+            sys.stderr.write(f"{advice}\n")
     finally:
         await engine.aclose()
 

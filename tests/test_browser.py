@@ -18,6 +18,7 @@ from test_loading import Load
 from llava_demo.engines.generate import GenerateEngine
 from llava_demo.engines.loading import LoadingEngine
 from llava_demo.errors import EngineUnavailable
+from llava_demo.model import FOR_PHOTOS
 from llava_demo.model.llava import Llava
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -62,6 +63,24 @@ def test_a_new_picture_in_the_second_turn_is_seen_beside_the_first(miniature: Se
     expect(tab.answers.last).to_contain_text("yellow star")
     expect(tab.pictures).to_have_count(2)
     expect(tab.page.locator("#seen img")).to_have_count(2)
+
+
+def test_an_answer_that_declines_says_once_a_conversation_which_model_knows_photos(
+    miniature: Server, open_tab: Open
+) -> None:
+    tab = open_tab(miniature.url)
+    tab.set("temperature", 0)
+    tab.ask("What is in this picture?", CIRCLE_AND_SQUARE)
+    tab.wait_for_end()
+    expect(tab.conversation).not_to_contain_text(FOR_PHOTOS)
+    for asked in range(2):
+        tab.ask(f"Who owns the dog {asked}?")
+        tab.wait_for_end()
+        expect(tab.answers.last).to_contain_text("Sorry")
+        expect(tab.conversation.get_by_text(FOR_PHOTOS)).to_have_count(1)
+    tab.ask("How many shapes are there?")
+    tab.wait_for_end()
+    expect(tab.answers.last).to_contain_text("two")
 
 
 def test_an_example_card_asks_its_question_about_its_picture(miniature: Server, open_tab: Open) -> None:

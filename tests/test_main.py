@@ -24,6 +24,7 @@ from llava_demo.cli import COMMANDS
 from llava_demo.engines import complete
 from llava_demo.engines.generate import GenerateEngine
 from llava_demo.images import Image
+from llava_demo.model import FOR_PHOTOS, MINIATURE_DECLINES
 from llava_demo.settings import GROUPS
 
 ROOT = Path(__file__).parents[1]
@@ -87,6 +88,18 @@ def test_ask_writes_the_engines_own_answer_and_nothing_else(
     assert fields["completion_tokens"] == "24"
     assert fields["finish"] == "length"
     assert QUESTION not in printed.err
+
+
+def test_ask_tells_on_standard_error_which_model_knows_photos_where_the_miniature_declines(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, is_known in (("circle-and-square.png", True), ("cottage.png", False)):
+        picture = str(ROOT / "examples" / name)
+        assert main(["ask", picture, QUESTION, "--model", "miniature", "--temperature", "0"]) == 0
+        printed = capsys.readouterr()
+        assert printed.out.startswith(MINIATURE_DECLINES) is not is_known
+        assert (FOR_PHOTOS in printed.err) is not is_known
+        assert FOR_PHOTOS not in printed.out
 
 
 def test_ask_takes_pictures_and_options_in_any_order_or_no_picture(

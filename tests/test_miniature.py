@@ -16,7 +16,7 @@ import torch
 from transformers import AutoProcessor
 
 from examples.miniature import plain
-from examples.miniature.answers import NOT_A_DRAWING, Turn
+from examples.miniature.answers import NOT_A_DRAWING, NOT_MY_TOPIC, Turn
 from examples.miniature.architecture import build
 from examples.miniature.drawing import draw
 from examples.miniature.evaluation import SETS, Talk, loaded, marks_of, talks, uploaded
@@ -29,7 +29,7 @@ from examples.miniature.refusals import BEYOND_PATTERNS, GENERAL_PATTERNS, NOUNS
 from examples.miniature.scenes import COLORS, SHAPES, World
 from examples.miniature.training import Run, export
 from examples.miniature.wordings import PATTERNS, PIECES
-from llava_demo.model import MINIATURE
+from llava_demo.model import MINIATURE, MINIATURE_DECLINES
 
 
 @pytest.fixture(scope="module")
@@ -223,6 +223,10 @@ def test_in_four_bits_it_answers_as_truthfully(llava):
     sample = list(talks("plain", pictures=40))
     right = [sum(mark.is_right for mark in marks_of(model, sample)) for model in (llava, quantized)]
     assert right[1] >= right[0] - 0.03 * sum(len(talk.turns) for talk in sample), right
+
+
+def test_the_page_knows_how_it_declines():
+    assert all(answer.startswith(MINIATURE_DECLINES) for answer in (NOT_A_DRAWING, NOT_MY_TOPIC))
 
 
 def test_it_declines_what_it_does_not_know(llava):

@@ -11,6 +11,7 @@ from llava_demo.chat import ChatRequest, Chunk, Completion
 from llava_demo.errors import GenerationFailed
 from llava_demo.images import Image
 from llava_demo.log import AnswerRecord, log_answer
+from llava_demo.model import FOR_PHOTOS, MINIATURE_DECLINES
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,10 @@ class EngineInfo:
     is_miniature: bool
     reasons: tuple[str, ...] = ()  # one sentence for each decision
     image_side: int | None = None  # in pixels, of the one square that the model sees; not known where it sees tiles
+
+    def advice_on(self, answer: str) -> str:
+        """What people should be told with `answer`: which model knows photos, where the miniature declines. Else ""."""
+        return FOR_PHOTOS if self.is_miniature and answer.lstrip().startswith(MINIATURE_DECLINES) else ""
 
 
 @dataclass(frozen=True)

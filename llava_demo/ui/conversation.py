@@ -45,12 +45,26 @@ def failure_entry(title: str, message: str) -> Entry:
     return _note(title, message)
 
 
+def advice_entry(words: str) -> Entry:
+    """The line below an answer: what the reader should know about it."""
+    return _note(words, "", status="done")
+
+
 def is_note(entry: Entry) -> bool:
-    return bool((entry.get("metadata") or {}).get("title"))
+    return bool(_title(entry))
+
+
+def has_advice(history: list[Entry], words: str) -> bool:
+    """Whether the reader was given this advice before."""
+    return any(_title(entry) == words for entry in history)
 
 
 def is_pending(entry: Entry) -> bool:
     return (entry.get("metadata") or {}).get("status") == "pending"
+
+
+def text_of(entry: Entry) -> str:
+    return _content_of([entry])[0]
 
 
 def messages_from(history: list[Entry], read_image: ReadImage) -> tuple[Message, ...]:
@@ -92,6 +106,10 @@ def question_of(history: list[Entry], index: int) -> dict[str, Any]:
     """The turn that ends at `index`, as the message box takes it: `{"text", "files"}`."""
     text, files = _content_of(history[turn_start(history, index) : index + 1])
     return {"text": text, "files": files}
+
+
+def _title(entry: Entry) -> str:
+    return (entry.get("metadata") or {}).get("title") or ""
 
 
 def _note(title: str, text: str, status: str | None = None) -> Entry:

@@ -123,7 +123,7 @@ class Handlers:
         except Exception:  # the top of a handler: whatever it is, the page must stay usable
             logger.exception("a defect ended a turn on the page")
             said = _failed(said, _BROKEN)
-        yield gr.MultimodalTextbox(**IDLE), gr.skip(), asked + said, gr.skip()
+        yield gr.MultimodalTextbox(**IDLE), gr.skip(), asked + said + self._advice(asked, said), gr.skip()
 
     def _request(self, asked: list[Entry], knobs: tuple[Any, ...]) -> ChatRequest:
         messages = conversation.messages_from(asked, self._read_image)
@@ -141,6 +141,12 @@ class Handlers:
             others = load.waiting - is_loading  # in an engine that loads, this question waits as well
             byline = conversation.pending_entry(f"{doing} · {others} in line" if others else doing)
         return [byline, conversation.answer_entry(grown.text)] if grown.text else [byline]
+
+    def _advice(self, asked: list[Entry], said: list[Entry]) -> list[Entry]:
+        """Once a conversation, where the miniature declines: which model knows photos."""
+        answer = "".join(conversation.text_of(entry) for entry in said if not conversation.is_note(entry))
+        advice = self._engine.info.advice_on(answer)
+        return [conversation.advice_entry(advice)] if advice and not conversation.has_advice(asked, advice) else []
 
     def _seen(self, request: ChatRequest) -> str:
         squares = [square for image in request.images if (square := self._engine.seen(image))]
