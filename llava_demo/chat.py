@@ -1,7 +1,7 @@
 """The values that cross the whole program: what is asked, how it is sampled, what comes back.
 
-They are frozen, comparable, valid from birth, and know nothing of I/O, torch and Gradio. A way in makes a
-`ChatRequest`; an engine turns it into `Chunk`s; the way in writes those out. Nothing else travels between the two.
+They are frozen, comparable, valid from birth, and know nothing of I/O, torch and Gradio. An endpoint makes a
+`ChatRequest`; an engine turns it into `Chunk`s; the endpoint writes those out. Nothing else travels between the two.
 """
 
 import reprlib
@@ -153,6 +153,8 @@ class ChatRequest:
     """A conversation to be continued.
 
     With `is_raw` the text of the only message is the whole prompt as the model gets it, control tokens and all.
+    `caller` tells callers apart for a fair queue (by key, else login, else address); it is never shown or logged, and
+    two requests that ask the same are equal whoever sent them.
 
     Raises:
         InvalidRequest: no messages, or the last one is not the user's, or it has neither text nor pictures; a raw
@@ -162,6 +164,7 @@ class ChatRequest:
     messages: tuple[Message, ...]
     sampling: SamplingParams = SamplingParams()
     is_raw: bool = False
+    caller: str = field(default="", compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.messages or self.messages[-1].role != "user":

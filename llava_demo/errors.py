@@ -10,11 +10,12 @@
     │   └── PromptTooLong         400  context_length_exceeded  more tokens than the context holds
     ├── WrongKey                  401  invalid_api_key          no key of this server
     ├── LoginOnly                 403  login_only               the page asks for a login, and REST has no keys
+    ├── TooManyRequests       429  rate_limit_exceeded      the caller has its share; others may still come
     ├── GenerationFailed          500  generation_failed        the model raised while it answered
     └── EngineUnavailable         503  engine_unavailable       not now: loading, out of memory, or a remote is down
-        └── EngineBusy            503  engine_busy              the line is full
+        └── EngineBusy            503  engine_busy              the queue is full
 
-Every way in shows `str(error)` to its caller. So a message says what was wrong, what is allowed and what was given,
+Every endpoint shows `str(error)` to its caller. So a message says what was wrong, what is allowed and what was given,
 and never holds a path, a prompt or a traceback.
 """
 
@@ -72,6 +73,17 @@ class WrongKey(DemoError):
 class LoginOnly(DemoError):
     status = 403
     code = "login_only"
+
+
+class TooManyRequests(DemoError):
+    """Worth another try after `retry_after_s` seconds; `limit` is how many requests the caller may have in flight."""
+
+    status = 429
+    code = "rate_limit_exceeded"
+
+    def __init__(self, message: str, limit: int, retry_after_s: int = 5) -> None:
+        super().__init__(message)
+        self.limit, self.retry_after_s = limit, retry_after_s
 
 
 class GenerationFailed(DemoError):

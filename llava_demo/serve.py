@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llava_demo import log
 from llava_demo.api import Access, RestRoutes
+from llava_demo.callers import NameCallers
 from llava_demo.engines import Engine
 from llava_demo.engines.load import engine_at_once
 from llava_demo.engines.loading import LoadingEngine
@@ -68,7 +69,10 @@ def launch(settings: Settings, engine: Engine | None = None, **options: Any) -> 
         app_kwargs={
             "routes": [routes, scripts()],
             "lifespan": partial(_lifespan, [engine] if is_ours else []),
-            "middleware": [Middleware(_CallersOfRest)] if settings.is_zero_gpu else [],
+            "middleware": [
+                Middleware(NameCallers, keys=settings.api_keys),
+                *([Middleware(_CallersOfRest)] if settings.is_zero_gpu else []),
+            ],
         },
         **look(),
         **options,

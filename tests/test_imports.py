@@ -23,6 +23,7 @@ RANKS = {
     "llava_demo.settings": 2.5,  # so that what turns values into text, numbers or prompts knows no options
     "llava_demo.model": 2,
     "llava_demo.wire": 2,
+    "llava_demo.callers": 2,
     "llava_demo.log": 2,
     "llava_demo.metrics": 2,
     "llava_demo.chat": 1,

@@ -1,12 +1,14 @@
-"""From requests to answers, for as long as the caller is there: who hangs up frees the engine at once."""
+"""From requests to answers, for as long as the caller is there: a caller that hangs up frees the engine at once."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
+from llava_demo.callers import caller_of
 from llava_demo.chat import ChatRequest, Chunk, Completion
 from llava_demo.engines import Engine, completion_of, stream_recorded
 from llava_demo.log import AnswerRecord
@@ -38,8 +40,8 @@ async def _hang_up(request: Request) -> None:
         pass
 
 
-async def pieces_of(engine: Engine, requests: Sequence[ChatRequest], endpoint: str, id: str) -> Pieces:
-    """Ask all `requests` at the same time. Closing the generator, or the failure of one of them, cancels all.
+async def pieces_of(engine: Engine, requests: Sequence[ChatRequest], endpoint: str, http: Request) -> Pieces:
+    """Ask all `requests`, which came in `http`, at the same time. Closing the generator, or a failure, cancels all.
 
     Raises:
         DemoError: as `Engine.stream` does.
@@ -47,7 +49,8 @@ async def pieces_of(engine: Engine, requests: Sequence[ChatRequest], endpoint: s
     pieces: asyncio.Queue[tuple[int, Chunk] | BaseException | None] = asyncio.Queue()
 
     async def ask(index: int, request: ChatRequest) -> None:
-        async with aclosing(stream_recorded(engine, request, AnswerRecord(endpoint, id))) as chunks:
+        request = replace(request, caller=caller_of(http))
+        async with aclosing(stream_recorded(engine, request, AnswerRecord(endpoint, http.state.id))) as chunks:
             async for chunk in chunks:
                 pieces.put_nowait((index, chunk))
 

@@ -50,7 +50,7 @@ class CloudflareRoutes:
         body = await body_of(request, max_body_bytes(self._limits))
         is_json = "json" in request.headers.get("content-type", "") or body[:64].lstrip().startswith(b"{")
         asked = await while_connected(request, asyncio.to_thread(self._asked, body, is_json))
-        pieces = pieces_of(self._engine, [asked], "cloudflare", request.state.id)
+        pieces = pieces_of(self._engine, [asked], "cloudflare", request)
         [completion] = await while_connected(request, completions_of(pieces, 1))
         return completion.text
 

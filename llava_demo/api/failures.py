@@ -6,7 +6,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from llava_demo.errors import DemoError, EngineUnavailable
+from llava_demo.errors import DemoError, EngineUnavailable, TooManyRequests
 from llava_demo.wire import cloudflare, openai
 
 HUNG_UP = 499  # nginx's number for a caller who did not wait; nobody receives it
@@ -22,8 +22,12 @@ async def demo_error(request: Request, error: Exception) -> Response:
     """Answer with an error of ours."""
     assert isinstance(error, DemoError)
     headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else {}
-    if isinstance(error, EngineUnavailable):
+    if isinstance(error, EngineUnavailable | TooManyRequests):
         headers["Retry-After"] = str(error.retry_after_s)
+    if isinstance(error, TooManyRequests):  # OpenAI's names
+        headers["x-ratelimit-limit-requests"] = str(error.limit)
+        headers["x-ratelimit-remaining-requests"] = "0"
+        headers["x-ratelimit-reset-requests"] = f"{error.retry_after_s}s"
     return JSONResponse(body_of(request, error), error.status, headers)
 
 

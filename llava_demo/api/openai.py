@@ -49,7 +49,7 @@ class OpenAIRoutes:
         body = await body_of(request, max_body_bytes(self._limits))
         call = await while_connected(request, self._call(body))
         head = Head(f"chatcmpl-{uuid.uuid4().hex}", self._engine.info.model, int(time.time()))
-        pieces = pieces_of(self._engine, call.requests, "openai", request.state.id)
+        pieces = pieces_of(self._engine, call.requests, "openai", request)
         if not call.is_stream:
             completions = await while_connected(request, completions_of(pieces, call.choices))
             return JSONResponse(head.completion(completions))

@@ -1,11 +1,10 @@
 """GenerateEngine: `model.generate` in a thread, one request at a time. The reference for every other engine.
 
-It knows nothing of the ways in: requests come from `stream`, on any event loop, and chunks go back to it.
+It knows nothing of endpoints: requests come from `stream`, on any event loop, and chunks go back to it.
 """
 
 import asyncio
 import threading
-from collections import deque
 
 import torch
 from torch import Tensor
@@ -16,31 +15,29 @@ from llava_demo.engines import EngineInfo, EngineStatus
 from llava_demo.engines.answer import Answer, TokenLikelihood
 from llava_demo.engines.jobs import SHUTTING_DOWN, Job
 from llava_demo.engines.local import BROKEN_GPU, LocalEngine, answer_room, failure_of
+from llava_demo.engines.queue import FairQueue
 from llava_demo.engines.sampler import Draw, choose, likelihood
 from llava_demo.engines.streamer import AnswerStreamer, StopWhen
-from llava_demo.errors import DemoError, EngineBusy, EngineUnavailable
+from llava_demo.errors import DemoError, EngineUnavailable
 from llava_demo.model.llava import Llava
 
 
 class GenerateEngine(LocalEngine):
-    """One request is answered at a time, the others wait in a line of `max_queue` places.
+    """One request is answered at a time, the others wait in a fair queue of `max_queue` places.
 
     A thread answers them; it exists only while there is work.
     """
 
     def __init__(self, llava: Llava, info: EngineInfo, max_queue: int) -> None:
         super().__init__(llava, info)
-        self._max_queue = max_queue
-        self._lock = threading.Lock()  # over the four below
-        self._line: deque[Job] = deque()
-        self._running: Job | None = None  # while there is one, there is a thread
+        self._lock = threading.Lock()  # over the three below
+        self._queue: FairQueue[Job] = FairQueue(slots=1, places=max_queue)  # while one runs, there is a thread
         self._thread: threading.Thread | None = None
         self._refusal: str | None = None  # why nothing is answered any more
 
     def status(self) -> EngineStatus:
         with self._lock:
-            running, waiting = int(self._running is not None), len(self._line)
-            return EngineStatus("failed" if self._refusal else "ready", running, waiting)
+            return EngineStatus("failed" if self._refusal else "ready", self._queue.running, self._queue.waiting)
 
     async def aclose(self) -> None:
         """End what runs, refuse what waits and what will come; returns when the thread has ended."""
@@ -52,44 +49,38 @@ class GenerateEngine(LocalEngine):
         with self._lock:
             if self._refusal:
                 raise EngineUnavailable(self._refusal)
-            if self._running is None:
-                thread = threading.Thread(target=self._work, args=(job,), name="generate", daemon=True)
-                thread.start()
-                self._running, self._thread = job, thread
-            elif len(self._line) < self._max_queue:
-                self._line.append(job)
-            else:
-                raise EngineBusy(
-                    f"One question is being answered and {len(self._line)} are waiting, the most that may wait; "
-                    "try again in a few seconds."
-                )
+            self._queue.push(job, job.request.caller)
+            if (first := self._queue.first()) is not None:
+                self._queue.take(first)
+                self._thread = threading.Thread(target=self._work, args=(first,), name="generate", daemon=True)
+                self._thread.start()
 
     def _cancel(self, job: Job) -> None:
         job.is_cancelled.set()
         with self._lock:
-            if job in self._line:
-                self._line.remove(job)
+            if not self._queue.has_slot(job):  # else the thread lets go of it
+                self._queue.remove(job)
 
     def _refuse_all(self, why: str) -> threading.Thread | None:
         """Refuse all requests, there or to come, with `why`; returns the thread that may still be at work."""
         with self._lock:
             self._refusal = why
-            refused = [*self._line, *([self._running] if self._running else [])]
-            self._line.clear()
-            thread = self._thread
+            refused, thread = self._queue.clear(), self._thread
         for job in refused:
             job.is_cancelled.set()
             job.put(EngineUnavailable(why))
         return thread
 
     def _work(self, job: Job | None) -> None:
-        """The thread: answers one job after the other until the line is empty."""
+        """The thread: answers one job after the other until none waits."""
         while job is not None:
             last = self._outcome(job)
             with self._lock:
-                done, job = job, self._line.popleft() if self._line else None
-                self._running = job
-            done.put(last)  # only now: who has its answer finds the engine free again
+                self._queue.remove(job)
+                done, job = job, self._queue.first()
+                if job is not None:
+                    self._queue.take(job)
+            done.put(last)  # only now: a caller that has its answer finds the slot free again
 
     def _outcome(self, job: Job) -> Chunk | DemoError:
         """The last chunk, or why there is none."""

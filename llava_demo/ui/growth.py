@@ -1,10 +1,14 @@
-"""An answer as it grows, for ways in that show the whole text anew at each update: the page and its API."""
+"""An answer as it grows, for endpoints that show the whole text anew at each update: the page and its API."""
 
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import gradio as gr
+from gradio.context import LocalContext
+
+from llava_demo.callers import caller_of
 from llava_demo.chat import ChatRequest
 from llava_demo.engines import Engine, stream_recorded
 from llava_demo.log import AnswerRecord
@@ -28,6 +32,7 @@ async def growing_answer(engine: Engine, request: ChatRequest, endpoint: str) ->
         About ten times a second while text comes, twice a second while none does (so that Gradio, which looks only
         then, notices a caller that has gone), and exactly one whole answer, the last.
     """
+    request = replace(request, caller=_caller())
     text, yielded_at, record = "", 0.0, AnswerRecord(endpoint)
     async with aclosing(stream_recorded(engine, request, record)) as chunks:
         async for chunk in chunks:
@@ -36,6 +41,15 @@ async def growing_answer(engine: Engine, request: ChatRequest, endpoint: str) ->
             if chunk.finish_reason or not chunk.text or is_due:
                 yielded_at = time.monotonic()
                 yield Growth(text, record, chunk.finish_reason is not None)
+
+
+def _caller() -> str:
+    """The caller of the Gradio event that is handled: its login, which others may share, and its address."""
+    event: gr.Request | None = LocalContext.request.get(None)
+    if event is None:
+        return ""
+    address = caller_of(event.request)
+    return f"{event.username} at {address}" if event.username else address
 
 
 def numbers_of(measured: AnswerRecord) -> str:

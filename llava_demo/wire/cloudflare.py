@@ -18,6 +18,7 @@ from llava_demo.errors import (
     LoginOnly,
     ModelNotFound,
     RequestTooLarge,
+    TooManyRequests,
     UnsupportedParameter,
     WrongKey,
 )
@@ -38,6 +39,7 @@ _CODES: dict[type[DemoError], int] = {
     InvalidImage: 5004,
     EngineBusy: 3040,
     EngineUnavailable: 3040,
+    TooManyRequests: 3040,
     WrongKey: 10000,
     LoginOnly: 10000,
 }

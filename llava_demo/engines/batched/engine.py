@@ -6,7 +6,6 @@ It admits, reads and delivers; `continuous.Batch` runs the model. It knows nothi
 import asyncio
 import gc
 import threading
-from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import count
@@ -21,8 +20,9 @@ from llava_demo.engines.batched.continuous import PAGE_TOKENS, Batch, BatchSize,
 from llava_demo.engines.batched.shortcuts import skip_unseen_layers
 from llava_demo.engines.jobs import SHUTTING_DOWN, Job
 from llava_demo.engines.local import BROKEN_GPU, LocalEngine, answer_room, failure_of, is_out_of_memory
+from llava_demo.engines.queue import FairQueue
 from llava_demo.engines.sampler import Draw
-from llava_demo.errors import DemoError, EngineBusy, EngineUnavailable
+from llava_demo.errors import DemoError, EngineUnavailable
 from llava_demo.model.image_tokens import ImageTokens, Prompt
 from llava_demo.model.llava import Llava
 
@@ -59,12 +59,12 @@ class BatchedEngine(LocalEngine):
         super().__init__(llava, info)
         skip_unseen_layers(llava.model)
         self.images = ImageTokens(llava, max_rows=size.tokens)
-        self.size, self._max_queue = size, max_queue
+        self.size = size
         self.batch = Batch(llava, self.images, size)
         self._names = (f"chat-{number}" for number in count())
-        self._changed = threading.Condition()  # and its lock is over the six below
-        self._jobs: set[Job] = set()  # all that have not ended
-        self._line: deque[_Chat] = deque()  # those that were read and wait
+        self._changed = threading.Condition()  # and its lock is over the five below
+        self._queue: FairQueue[Job] = FairQueue(size.requests, max_queue)  # all that have not ended
+        self._read: dict[Job, _Chat] = {}  # those that were read and wait
         self._chats: dict[str, _Chat] = {}  # those that are answered
         self._refusal: str | None = None  # why nothing is answered any more
         self._state: Literal["ready", "restarting", "failed"] = "ready"
@@ -74,8 +74,8 @@ class BatchedEngine(LocalEngine):
 
     def status(self) -> EngineStatus:
         with self._changed:
-            waiting = self._jobs - {chat.job for chat in self._chats.values()}
-            return EngineStatus(self._state, len(self._chats), len(waiting), self.batch.shareable_tokens)
+            queue = self._queue
+            return EngineStatus(self._state, queue.running, queue.waiting, self.batch.shareable_tokens)
 
     async def aclose(self) -> None:
         """End what runs, refuse what waits and what will come; returns when the threads have ended."""
@@ -89,30 +89,27 @@ class BatchedEngine(LocalEngine):
         with self._changed:
             if self._refusal:
                 raise EngineUnavailable(self._refusal)
-            running = len(self._chats)
-            if len(self._jobs) >= self.size.requests + self._max_queue:
-                raise EngineBusy(
-                    f"{running} questions are being answered and {len(self._jobs) - running} are waiting, the most "
-                    "that may wait; try again in a few seconds."
-                )
-            self._jobs.add(job)
-        self._reader.submit(self._read, job)
+            self._queue.push(job, job.request.caller)
+        self._reader.submit(self._read_next)
 
     def _cancel(self, job: Job) -> None:
         """Let go of a request, whether it has ended or its caller has gone."""
         with self._changed:
             job.is_cancelled.set()
-            if all(chat.job is not job for chat in self._chats.values()):
-                self._jobs.discard(job)
-                self._line = deque(chat for chat in self._line if chat.job is not job)
+            if not self._queue.has_slot(job):  # else the thread that runs the model lets go of it
+                self._queue.remove(job)
+                self._read.pop(job, None)
             self._changed.notify()
 
     # In the thread that reads
 
-    def _read(self, job: Job) -> None:
+    def _read_next(self) -> None:
+        """Read the request that gets a slot first among those that nobody has read."""
+        with self._changed:
+            job = next((job for job in self._queue.in_order() if job not in self._read), None)
+        if job is None:
+            return  # the caller has gone
         try:
-            if job.is_cancelled.is_set():
-                return
             chat = self._chat(job)
         except DemoError as error:
             self._end(job, error)
@@ -120,8 +117,8 @@ class BatchedEngine(LocalEngine):
             self._end(job, failure_of(error))
         else:
             with self._changed:
-                if job in self._jobs:  # else its caller has gone meanwhile
-                    self._line.append(chat)
+                if not job.is_cancelled.is_set():  # else its caller has gone meanwhile
+                    self._read[job] = chat
                     self._changed.notify()
 
     def _chat(self, job: Job) -> _Chat:
@@ -152,17 +149,17 @@ class BatchedEngine(LocalEngine):
     def _has_work(self) -> bool:
         """Wait for something to do; False when the engine is closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._line or self._chats or self._refusal)
+            self._changed.wait_for(lambda: self._read or self._chats or self._refusal)
             return self._refusal is None
 
     def _drop_cancelled(self) -> None:
         for chat in [chat for chat in self._chats.values() if chat.job.is_cancelled.is_set()]:
             self._leave(chat)
             with self._changed:
-                self._jobs.discard(chat.job)
+                self._queue.remove(chat.job)
 
     def _take_in(self) -> None:
-        """Add those who wait to the batch, first come first served, as long as there is room.
+        """Add waiting requests to the batch in the order of the queue, as long as there is room.
 
         A new picture is encoded in one turn and read in the next: so who is being answered waits for one at a time.
         """
@@ -191,17 +188,19 @@ class BatchedEngine(LocalEngine):
             self.batch.add(chat.name, chat.prompt.ids, chat.room, chat.draw)
 
     def _next(self) -> _Chat | None:
-        """Take the first in line, if there is room for it and nothing that it should wait for."""
+        """Take the request whose turn it is, if there is room for it and nothing that it should wait for."""
         with self._changed:
-            if not self._line or len(self._chats) >= self.size.requests:
+            job = self._queue.first()
+            if job not in self._read:
                 return None
-            chat = self._line[0]
+            chat = self._read[job]
             reserved = sum(other.reserved for other in self._chats.values()) + chat.reserved
             if self._chats and (reserved > self.size.tokens or not self.images.fits(chat.prompt)):
                 return None
             if self.size.is_sharing and self._is_read_now(chat.prompt):
                 return None  # in a moment its keys and values are there to be shared
-            return self._line.popleft()
+            self._queue.take(job)
+            return self._read.pop(job)
 
     def _is_read_now(self, prompt: Prompt) -> bool:
         """True while somebody else's question about the same picture is on its way to its first token."""
@@ -255,15 +254,15 @@ class BatchedEngine(LocalEngine):
 
     def _end(self, job: Job, item: Chunk | DemoError) -> None:
         with self._changed:
-            self._jobs.discard(job)
-        job.put(item)  # only now: who has an answer finds the place free again
+            self._queue.remove(job)
+        job.put(item)  # only now: a caller that has its answer finds the slot free again
 
     def _refuse_all(self, why: str) -> None:
         """Refuse all requests, there or to come, with `why`; the thread ends."""
         with self._changed:
             self._state, self._refusal = "failed", self._refusal or why
-            refused, self._jobs = self._jobs, set()
-            self._line.clear()
+            refused = self._queue.clear()
+            self._read.clear()
             self._changed.notify()
         for job in refused:
             job.is_cancelled.set()

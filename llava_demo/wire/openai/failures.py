@@ -28,7 +28,7 @@ _BY_CODE: dict[str, type[InvalidRequest]] = {
 
 def error_json(message: str, status: int, code: str | None = None, param: str | None = None) -> dict[str, Any]:
     """The body of an answer with this status."""
-    kind = "invalid_request_error" if status < 500 else "server_error"
+    kind = "server_error" if status >= 500 else "rate_limit_error" if status == 429 else "invalid_request_error"
     return {"error": {"message": message, "type": kind, "param": param, "code": None if code == kind else code}}
 
 
