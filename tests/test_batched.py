@@ -9,6 +9,7 @@ import random
 import threading
 from collections.abc import Iterator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -401,14 +402,14 @@ def test_a_picture_that_cannot_be_read_fails_its_own_request_only(
 # Who waits
 
 
-def test_the_line_is_bounded_and_first_come_first_served(tiny_llava: Llava) -> None:
+def test_the_queue_is_bounded_and_first_come_first_served(tiny_llava: Llava) -> None:
     engine = batched_engine_of(tiny_llava, max_queue=2, requests=2)
     gate = Gate()
     engine.batch.model.register_forward_pre_hook(gate)
     ended: list[int] = []
 
     async def ask(number: int) -> None:
-        await complete(engine, request(max_tokens=3 + number))
+        await complete(engine, replace(request(max_tokens=3 + number), caller=f"caller {number}"))
         ended.append(number)
 
     async def scenario() -> None:

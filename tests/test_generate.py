@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,7 +17,14 @@ from llava_demo.chat import ChatRequest, Chunk, Completion, Message, SamplingPar
 from llava_demo.engines import complete
 from llava_demo.engines.generate import GenerateEngine
 from llava_demo.engines.local import MIN_ANSWER_TOKENS
-from llava_demo.errors import EngineBusy, EngineUnavailable, GenerationFailed, InvalidRequest, PromptTooLong
+from llava_demo.errors import (
+    EngineBusy,
+    EngineUnavailable,
+    GenerationFailed,
+    InvalidRequest,
+    PromptTooLong,
+    TooManyRequests,
+)
 from llava_demo.model.llava import Llava
 
 PATIENCE_S = 30.0  # how long a test waits for what must come; machines are slow at times
@@ -471,12 +479,12 @@ def test_a_broken_gpu_fails_the_engine_for_good(tiny_llava: Llava) -> None:
 # Who waits
 
 
-def test_the_line_is_first_come_first_served_and_bounded(tiny_engine: GenerateEngine, gate: Gate) -> None:
+def test_the_queue_is_first_come_first_served_and_bounded(tiny_engine: GenerateEngine, gate: Gate) -> None:
     async def scenario() -> None:
         ended: list[int] = []
 
         async def ask(number: int) -> None:
-            await complete(tiny_engine, request(max_tokens=3))
+            await complete(tiny_engine, replace(request(max_tokens=3), caller=f"caller {number}"))
             ended.append(number)
 
         asked = [asyncio.ensure_future(ask(0))]
@@ -492,6 +500,30 @@ def test_the_line_is_first_come_first_served_and_bounded(tiny_engine: GenerateEn
         assert (tiny_engine.status().running, tiny_engine.status().waiting) == (0, 0)
 
     asyncio.run(scenario())
+
+
+def test_a_polite_caller_is_next_beside_a_greedy_one(tiny_llava: Llava, gate: Gate) -> None:
+    engine = engine_of(tiny_llava, max_queue=8)
+    ended: list[str] = []
+
+    async def ask(caller: str) -> None:
+        try:
+            await complete(engine, replace(request(max_tokens=2), caller=caller))
+            ended.append(caller)
+        except TooManyRequests:
+            ended.append("refused")
+
+    async def scenario() -> None:
+        asked = [asyncio.ensure_future(ask("greedy")) for _ in range(20)]
+        await until(lambda: len(ended) == 13)
+        assert engine.status().waiting == 6, "three quarters of the 8 places"
+        asked.append(asyncio.ensure_future(ask("polite")))
+        await until(lambda: engine.status().waiting == 7)
+        gate.open()
+        await asyncio.gather(*asked)
+
+    asyncio.run(scenario())
+    assert ended == ["refused"] * 13 + ["greedy", "polite"] + ["greedy"] * 6
 
 
 def test_who_has_an_answer_finds_the_engine_free(tiny_llava: Llava) -> None:

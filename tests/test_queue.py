@@ -60,6 +60,26 @@ def test_one_slot_goes_round() -> None:
     assert served == ["a0", "b0", "c0", "a1", "b1", "c1", "a2", "b2", "c2"]
 
 
+def test_a_newcomer_comes_before_the_caller_that_was_just_served() -> None:
+    queue = queue_of(1, 10, "a1")
+    fill_slots(queue)
+    for item in ("a2", "a3", "b1"):
+        queue.push(item, item[0])
+    queue.remove("a1")
+    assert fill_slots(queue) == ["b1"]
+
+
+def test_endless_newcomers_starve_nobody() -> None:
+    queue = queue_of(1, 10, "a1", "a2")
+    served = []
+    for newcomer in range(20):
+        queue.push(f"new {newcomer}", f"new {newcomer}")
+        (item,) = fill_slots(queue)
+        served.append(item)
+        queue.remove(item)
+    assert served.index("a2") < 6
+
+
 def test_a_lone_caller_takes_all_slots_and_three_quarters_of_the_places() -> None:
     queue = queue_of(16, 64, *(f"a{number}" for number in range(64)))
     with pytest.raises(TooManyRequests, match="64 of your requests are running or waiting") as refusal:

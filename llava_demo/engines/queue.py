@@ -1,7 +1,8 @@
 """`FairQueue`: the order in which waiting requests get slots. A pure data structure: no threads, no clocks, no I/O."""
 
-from collections import Counter, OrderedDict, deque
+from collections import Counter, deque
 from collections.abc import Iterator
+from heapq import heapify, heappop, heapreplace
 from typing import Generic, TypeVar
 
 from llava_demo.errors import EngineBusy, TooManyRequests
@@ -14,8 +15,9 @@ GREED = 3  # a caller may hold up to this many queue places for each one that is
 class FairQueue(Generic[Item]):
     """Requests of many callers in front of `slots` slots, with `places` more that may wait. Not thread-safe.
 
-    The next slot goes to the waiting caller with the fewest running requests; among equals they take turns (round
-    robin), and each caller's own requests keep their order. So a caller takes all slots only while nobody else waits.
+    The next slot goes to the waiting caller with the fewest running requests; among equals they take turns, newcomers
+    before those that just had one (start-time fair queueing, Goyal et al., 1996), and each caller's own requests keep
+    their order. So a caller takes all slots only while nobody else waits.
 
     A caller's share of the places follows what is left (the dynamic threshold of Choudhury and Hahne, 1998): one caller
     alone gets three quarters of them, and however many callers are greedy, a place stays free for the next one.
@@ -23,8 +25,10 @@ class FairQueue(Generic[Item]):
 
     def __init__(self, slots: int, places: int) -> None:
         self.slots, self.places = slots, places
-        self._queues: OrderedDict[str, deque[Item]] = OrderedDict()  # what waits, by caller; the first has its turn
+        self._queues: dict[str, deque[Item]] = {}  # what waits, by caller
         self._running: dict[Item, str] = {}  # the caller of each request that has a slot
+        self._turns: dict[str, float] = {}  # when, on the clock below, the caller's next request is due
+        self._now = 0.0  # goes on by one while each waiting caller gets a slot
 
     @property
     def running(self) -> int:
@@ -57,44 +61,50 @@ class FairQueue(Generic[Item]):
                 "try again when one of them has ended.",
                 limit=in_flight,
             )
-        self._queues.setdefault(caller, deque()).append(item)
+        if caller not in self._queues:
+            self._queues[caller] = deque()
+            self._turns[caller] = max(self._now, self._turns.get(caller, 0))
+        self._queues[caller].append(item)
 
     def in_order(self) -> Iterator[Item]:
         """Yield the waiting requests in the order in which they get slots, as long as none of the running ones ends."""
         running = Counter(self._running.values())
-        queues = {caller: iter(queue) for caller, queue in self._queues.items()}
-        turns = list(queues)
-        while turns:
-            caller = min(turns, key=running.__getitem__)  # the first of those with the fewest
-            turns.remove(caller)
-            if (item := next(queues[caller], None)) is not None:
+        # A heap of who is next: requests that run, the turn, the order of arrival for equals, and what waits.
+        heap = [
+            (running[caller], self._turns[caller], arrival, iter(queue))
+            for arrival, (caller, queue) in enumerate(self._queues.items())
+        ]
+        heapify(heap)
+        while heap:
+            count, turn, arrival, items = heap[0]
+            if (item := next(items, None)) is None:
+                heappop(heap)
+            else:
+                heapreplace(heap, (count + 1, turn + 1, arrival, items))
                 yield item
-                running[caller] += 1
-                turns.append(caller)
 
     def first(self) -> Item | None:
         """The request whose turn it is; None where none waits or no slot is free."""
         return next(self.in_order(), None) if self.running < self.slots else None
 
     def take(self, item: Item) -> None:
-        """Give a waiting request a slot; its caller's next turn comes after those of the others."""
+        """Give a waiting request a slot."""
         caller = next(caller for caller, queue in self._queues.items() if item in queue)
-        self.remove(item)
-        if caller in self._queues:
-            self._queues.move_to_end(caller)
+        others = len(self._queues) - 1
+        self._now = max(self._now, self._turns[caller]) + (1 / (others + 1) if others else 0)
+        self._turns[caller] += 1
         self._running[item] = caller
+        self._leave(item, caller)
 
     def remove(self, item: Item) -> None:
         """Forget a request that has ended or whose caller has gone; one that is not here is passed over."""
         if item in self._running:
             del self._running[item]
+            self._forget_turns()
             return
-        for caller, queue in self._queues.items():
-            if item in queue:
-                queue.remove(item)
-                if not queue:
-                    del self._queues[caller]
-                return
+        caller = next((caller for caller, queue in self._queues.items() if item in queue), None)
+        if caller is not None:
+            self._leave(item, caller)
 
     def has_slot(self, item: Item) -> bool:
         return item in self._running
@@ -102,6 +112,17 @@ class FairQueue(Generic[Item]):
     def clear(self) -> list[Item]:
         """Forget all requests and return them."""
         items = [*self._running, *self.in_order()]
-        self._queues.clear()
-        self._running.clear()
+        for contents in (self._queues, self._running, self._turns):
+            contents.clear()
         return items
+
+    def _leave(self, item: Item, caller: str) -> None:
+        self._queues[caller].remove(item)
+        if not self._queues[caller]:
+            del self._queues[caller]
+            self._forget_turns()
+
+    def _forget_turns(self) -> None:
+        """Keep no callers of the past: where none waits, only those that run had their turn."""
+        if not self._queues:
+            self._turns = {caller: self._turns[caller] for caller in self._running.values()}
