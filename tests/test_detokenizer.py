@@ -98,6 +98,13 @@ def test_an_answer_ends_before_the_first_stop_string(stop: list[str], answer: st
     assert text.has_stopped == any(word in "hello world, hell no" for word in stop)
 
 
+@pytest.mark.parametrize("stop", [["e", "h"], ["h", "e"]])
+def test_of_two_stop_strings_in_one_token_the_first_in_the_text_ends_the_answer(stop: list[str]) -> None:
+    words = TOKENIZERS["like Llama's"]
+    ids = words.convert_tokens_to_ids(["▁a", "▁the"])
+    assert "".join(streamed(words, ids, *stop)) == "a t"
+
+
 def test_what_may_become_a_stop_string_is_held_back() -> None:
     words = TOKENIZERS["byte-level"]
     text = Detokenizer(words, ["###"])

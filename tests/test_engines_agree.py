@@ -8,6 +8,7 @@ import asyncio
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -287,6 +288,23 @@ def test_log_probabilities_are_those_of_generate(tiny_llava: Llava, engine: Batc
         assert [one.token for one in ours.logprobs] == [one.token for one in theirs.logprobs]
         values = [[t.logprob for one in c.logprobs for t in (one, *one.top)] for c in (ours, theirs)]
         torch.testing.assert_close(*map(torch.tensor, values), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["generate", "batched"])
+def test_log_probabilities_are_taken_before_penalties(kind: str, tiny_llava: Llava) -> None:
+    """OpenAI's are the model's own: a penalty changes which token is drawn, and no token's log-probability."""
+    engine = engine_of(tiny_llava) if kind == "generate" else batched_engine_of(tiny_llava)
+    free = SamplingParams(temperature=0, max_tokens=2, top_logprobs=5)
+    # Repetition is penalised over the prompt: another first token may follow, and then another text stands before the
+    # second one. The others are over the answer: the first token is the same.
+    changes = [({"repetition_penalty": 2}, 1), ({"presence_penalty": 2}, 2), ({"frequency_penalty": 2}, 2)]
+    requests = [ChatRequest(CHATS["a text"], replace(free, **change)) for change in ({}, *(c for c, _ in changes))]
+    expected, *penalised = (completion.logprobs for completion in answers(engine, requests, at_once=1))
+    assert len(expected) == 2
+    for logprobs, (_, same) in zip(penalised, changes, strict=True):
+        values = [[t.logprob for one in some[:same] for t in one.top] for some in (logprobs, expected)]
+        torch.testing.assert_close(*map(torch.tensor, values), atol=1e-5, rtol=1e-5)
+    asyncio.run(engine.aclose())
 
 
 def test_out_of_memory_is_told_and_asks_for_less_next_time(engine: BatchedEngine, reference: Reference) -> None:

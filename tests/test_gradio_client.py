@@ -1,5 +1,6 @@
 """The API as `gradio_client` sees it, against a running server."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -213,6 +214,42 @@ def test_a_path_that_is_no_finished_upload_is_refused(tiny: Server, place: str, 
         events = outcome_of(tiny.url, name, first)
         assert "event: error" in events
         assert "root:" not in events
+
+
+@pytest.mark.parametrize("meta", [{}, {"meta": {"_type": "gradio.FileData"}}], ids=["bare", "marked"])
+@pytest.mark.parametrize("place", ["beside", "in the folder", "linked", "climbing"])
+def test_a_real_picture_that_was_not_uploaded_is_refused(
+    tiny: Server, tmp_path: Path, place: str, meta: dict[str, Any]
+) -> None:
+    """Pictures of this machine, which could be read: only the check of the path keeps them from callers."""
+    import gradio
+
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(png())
+    uploads = Path(gradio.utils.get_upload_folder())
+    whole = uploads / ("0" * 64)
+    whole.mkdir(parents=True, exist_ok=True)
+    (uploads / "secret.png").write_bytes(png())  # what is not below a folder named by a hash is not finished
+    link = whole / "link.png"
+    link.unlink(missing_ok=True)
+    link.symlink_to(secret)
+    paths = {
+        "beside": secret,
+        "in the folder": uploads / "secret.png",
+        "linked": link,
+        "climbing": f"{whole}/../../{os.path.relpath(secret, uploads.parent)}",
+    }
+    file = {"path": str(paths[place]), "orig_name": "secret.png"} | meta
+    contents = [
+        [file, {"type": "text", "text": "Hello"}],
+        [{"type": "image_url", "image_url": file}],
+        [{"type": "image_url", "image_url": {"url": file["path"]}}],
+    ]
+    calls = [("chat", {"messages": [{"role": "user", "content": content}]}) for content in contents]
+    for name, arguments in [("ask", {"image": file, "prompt": "Hello"}), *calls]:
+        events = outcome_of(tiny.url, name, arguments | {"max_tokens": 3})
+        assert "event: error" in events, (name, arguments)
+        assert "event: complete" not in events
 
 
 def outcome_of(url: str, name: str, arguments: dict[str, Any]) -> str:

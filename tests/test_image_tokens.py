@@ -63,6 +63,22 @@ def test_embeddings_are_those_that_the_model_makes(images: ImageTokens, tiny_lla
             torch.testing.assert_close(images.embedded(ids[:, start:end]), seen[0][:, start:end])
 
 
+def test_pictures_beside_each_other_are_two_runs(images: ImageTokens) -> None:
+    """Their ids count on from one picture to the next, with no text between."""
+    text = "<image>" * 2
+    prompt = images.prompt([Message("user", text, (picture(1), picture(2)))], is_raw=True)
+    images.hold(prompt)
+    start = next(at for at, one in enumerate(prompt.ids) if one in prompt.pictures[0].ids)
+    ids = prompt.ids[start : start + 2 * ROWS]
+    assert ids == [*prompt.pictures[0].ids, *prompt.pictures[1].ids]
+    assert ids == list(range(ids[0], ids[0] + 2 * ROWS))
+    features = torch.cat([one.features for one in prompt.pictures])
+    for first, last in ((0, 2 * ROWS), (ROWS - 3, ROWS + 3)):
+        with torch.no_grad():
+            embedded = images.embedded(torch.tensor([ids[first:last]]))
+        torch.testing.assert_close(embedded[0], features[first:last].to(embedded.dtype))
+
+
 def test_pictures_of_different_lengths_have_as_many_ids_as_rows(tmp_path: object) -> None:
     make_tiny_next(tmp_path)
     llava = Llava.load(str(tmp_path), ON_CPU, is_local=True)

@@ -91,6 +91,22 @@ def test_what_is_wrong_comes_back_as_words(miniature: Server, change: dict[str, 
     assert "Traceback" not in text_of(result)
 
 
+@pytest.mark.parametrize("form", ["{}", "file://{}"])
+def test_a_picture_of_this_machine_is_refused(miniature: Server, form: str) -> None:
+    place = form.format(DRAWING)
+    messages = [{"role": "user", "content": [{"path": str(DRAWING)}, {"type": "text", "text": "What is it?"}]}]
+    url = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": place}}]}]
+    for tool, arguments in (
+        ("ask", {"image": place, "prompt": "What is it?"}),
+        ("ask", {"image": {"path": str(DRAWING)}, "prompt": "What is it?"}),
+        ("chat", {"messages": messages}),
+        ("chat", {"messages": url}),
+    ):
+        result = call(miniature.url, tool, arguments)
+        assert result.isError, (tool, arguments)
+        assert "red circle" not in text_of(result)
+
+
 def test_where_a_login_is_asked_for_there_are_no_tools_and_the_log_says_so(
     tiny_engine: GenerateEngine, capfd: pytest.CaptureFixture[str]
 ) -> None:

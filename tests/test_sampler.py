@@ -217,3 +217,20 @@ def test_likelihoods_are_of_the_models_own_probabilities() -> None:
     assert value == pytest.approx(float(expected[7]))
     assert [token for token, _ in top] == expected.topk(5).indices.tolist()
     assert likelihood(scores, 7, 0)[1] == []
+
+
+def test_frequency_penalty_grows_with_each_time_that_a_token_came() -> None:
+    sampling = SamplingParams(temperature=0, frequency_penalty=1, repetition_penalty=1)
+    draw = Draw(sampling, torch.tensor([1]), image_token_id=2, vocabulary=VOCABULARY)
+    scores = torch.full((1, VOCABULARY), -10.0)
+    scores[0, 5], scores[0, 6] = 2.5, 0.0
+    assert [choose(scores, [draw])[0] for _ in range(5)] == [5, 5, 5, 6, 5]  # 2.5, 1.5, 0.5, then -0.5 against 0
+
+
+def test_the_smallest_temperatures_choose_the_likeliest_token() -> None:
+    """Divided by them, two large logits are both infinite in float32, and the noise would decide."""
+    scores = torch.full((1, VOCABULARY), -10.0)
+    scores[0, 5], scores[0, 6] = 3.0, 2.9
+    for seed in range(30):
+        draw = Draw(SamplingParams(temperature=1e-40, seed=seed), torch.tensor([1]), 2, VOCABULARY)
+        assert choose(scores, [draw]) == [5]

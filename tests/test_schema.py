@@ -1,13 +1,11 @@
 """Calls made up from our own OpenAPI document, proper ones and others: no defect, and nothing that it does not say."""
 
-from contextlib import suppress
 from typing import Any
 
 import httpx
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
@@ -75,13 +73,18 @@ def test_these_tests_know_every_operation(tiny: Server) -> None:
 def test_every_call_is_answered_as_the_document_says(
     tiny: Server, method: str, path: str, mode: GenerationMode
 ) -> None:
+    operation = document_of(tiny)["paths"][path][method.lower()]
+    if mode is GenerationMode.NEGATIVE and not operation.get("parameters") and "requestBody" not in operation:
+        return  # a call that takes nothing cannot be wrong
     schema = schemathesis.openapi.from_dict(document_of(tiny))
     schema.config.update(base_url=tiny.url.rstrip("/"))
+
+    answered: list[object] = []
 
     @FEW
     @given(case=schema[path][method].as_strategy(generation_mode=mode))
     def check(case: schemathesis.Case) -> None:
-        case.call_and_validate(checks=CHECKS, timeout=60)
+        answered.append(case.call_and_validate(checks=CHECKS, timeout=60))
 
-    with suppress(Unsatisfiable):  # of a call without parameters and body there are no wrong ones
-        check()
+    check()
+    assert answered
