@@ -227,10 +227,11 @@ def test_frequency_penalty_grows_with_each_time_that_a_token_came() -> None:
     assert [choose(scores, [draw])[0] for _ in range(5)] == [5, 5, 5, 6, 5]  # 2.5, 1.5, 0.5, then -0.5 against 0
 
 
-def test_the_smallest_temperatures_choose_the_likeliest_token() -> None:
-    """Divided by them, two large logits are both infinite in float32, and the noise would decide."""
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+def test_the_smallest_temperatures_choose_the_likeliest_token(top_p: float) -> None:
+    """Divided by them, two large logits are both infinite in float32, and the first one would be taken."""
     scores = torch.full((1, VOCABULARY), -10.0)
-    scores[0, 5], scores[0, 6] = 3.0, 2.9
-    for seed in range(30):
-        draw = Draw(SamplingParams(temperature=1e-40, seed=seed), torch.tensor([1]), 2, VOCABULARY)
-        assert choose(scores, [draw]) == [5]
+    scores[0, 5], scores[0, 6] = 2.9, 3.0
+    for seed in range(10):
+        sampling = SamplingParams(temperature=1e-40, top_p=top_p, seed=seed)
+        assert choose(scores, [Draw(sampling, torch.tensor([1]), 2, VOCABULARY)]) == [6]
