@@ -74,8 +74,8 @@ def test_every_call_is_answered_as_the_document_says(
     tiny: Server, method: str, path: str, mode: GenerationMode
 ) -> None:
     operation = document_of(tiny)["paths"][path][method.lower()]
-    if mode is GenerationMode.NEGATIVE and not operation.get("parameters") and "requestBody" not in operation:
-        return  # a call that takes nothing cannot be wrong
+    if mode is GenerationMode.NEGATIVE and "requestBody" not in operation:
+        return  # no call of it is wrong: its parameters are any strings in the path
     schema = schemathesis.openapi.from_dict(document_of(tiny))
     schema.config.update(base_url=tiny.url.rstrip("/"))
 
