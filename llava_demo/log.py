@@ -111,7 +111,8 @@ class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         fields: dict[str, object] = getattr(record, "fields", {})
         when = self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z")
-        trace = _trace(record.exc_info[1]) if record.exc_info else ""
+        error = record.exc_info[1] if record.exc_info else None
+        trace = trace_of(error) if error else getattr(record, "trace", "")
         if self._is_json:
             line = {"time": when, "level": record.levelname.lower(), "message": record.getMessage(), **fields}
             return json.dumps(line | ({"traceback": trace} if trace else {}), default=str)
@@ -119,8 +120,11 @@ class _Formatter(logging.Formatter):
         return f"{when} {record.levelname} {record.getMessage()}{pairs}" + (f"\n{trace}" if trace else "")
 
 
-def _trace(error: BaseException | None) -> str:
-    """The places and classes of an exception and of those that led to it, the first one first."""
+def trace_of(error: BaseException | None) -> str:
+    """The places and classes of an exception and of those that led to it, the first one first.
+
+    As `extra={"trace": ...}` of a record it is written below the record's line.
+    """
     chain = []
     while error is not None:
         chain.append("".join(traceback.format_tb(error.__traceback__)) + type(error).__qualname__)

@@ -42,8 +42,8 @@ from transformers import (
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 
 from llava_demo.engines import EngineInfo
-from llava_demo.engines.batched.continuous import BatchSize
 from llava_demo.engines.batched.engine import BatchedEngine
+from llava_demo.engines.batched.schedule import BatchSize
 from llava_demo.engines.generate import GenerateEngine
 from llava_demo.model.device import Hardware, Plan
 from llava_demo.model.llava import MODEL_CARD_TEMPLATE, Llava

@@ -22,8 +22,8 @@ from checkpoints import info_of
 from torch import nn
 
 from llava_demo.engines import EngineInfo
-from llava_demo.engines.batched.continuous import BatchSize
 from llava_demo.engines.batched.engine import BatchedEngine
+from llava_demo.engines.batched.schedule import BatchSize
 from llava_demo.engines.generate import GenerateEngine
 from llava_demo.engines.load import load_engine
 from llava_demo.engines.remote import RemoteEngine

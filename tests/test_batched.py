@@ -21,7 +21,7 @@ from test_llava import picture
 from llava_demo.chat import Chunk, Completion, Message
 from llava_demo.engines import complete
 from llava_demo.engines.batched import engine as batched
-from llava_demo.engines.batched.continuous import Batch
+from llava_demo.engines.batched.batch import Batch
 from llava_demo.engines.batched.engine import BatchedEngine
 from llava_demo.engines.jobs import Job
 from llava_demo.engines.sampler import Draw
@@ -134,9 +134,7 @@ def test_too_many_pictures_are_refused_with_the_numbers(tiny_batched: BatchedEng
 
 def test_a_newcomer_is_read_in_chunks_while_others_answer(tiny_batched: BatchedEngine) -> None:
     rows: list[int] = []
-    hook = tiny_batched.batch.model.register_forward_pre_hook(
-        lambda _, __, named: rows.append(named["inputs_embeds"].shape[1]), with_kwargs=True
-    )
+    hook = tiny_batched.batch.model.register_forward_pre_hook(lambda _, given: rows.append(len(given[0])))
 
     async def scenario() -> None:
         async with aclosing(tiny_batched.stream(request(max_tokens=300))) as talking:
@@ -163,10 +161,10 @@ def test_hanging_up_frees_pages_and_pictures_within_three_steps(tiny_batched: Ba
             async for chunk in leaving:
                 if chunk.text:
                     break
-        before = tiny_batched.batch.used_pages
+        before = tiny_batched.batch.pages.used
         start = gate.steps
         gate.let(3)
-        await until(lambda: tiny_batched.images.holders == 0 and tiny_batched.batch.used_pages < before)
+        await until(lambda: tiny_batched.images.holders == 0 and tiny_batched.batch.pages.used < before)
         assert gate.steps <= start + 3
         gate.open()
         await staying.aclose()
@@ -262,7 +260,7 @@ def test_200_requests_with_random_hang_ups_leave_nothing(tiny_batched: BatchedEn
     asyncio.run(
         until(lambda: all(id(x) in before for x in held()))
     )  # the engine's thread may be about to leave its last step
-    assert tiny_batched.batch.used_pages == 0
+    assert tiny_batched.batch.pages.used == 0
 
 
 def test_closing_the_engine_ends_what_runs_and_what_waits(tiny_llava: Llava) -> None:

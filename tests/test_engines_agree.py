@@ -17,13 +17,13 @@ import torch
 from checkpoints import ON_CPU, batched_engine_of, engine_of, make_tiny_interleave, make_tiny_next
 from test_generate import failing
 from test_llava import CHATS, picture
-from transformers.generation.continuous_batching.requests import RequestState
 
 from llava_demo.chat import ChatRequest, Completion, Message, SamplingParams
 from llava_demo.engines import Engine, complete
-from llava_demo.engines.batched import attention as paged_attention
+from llava_demo.engines.batched import attention
 from llava_demo.engines.batched import engine as batched
 from llava_demo.engines.batched.engine import BatchedEngine
+from llava_demo.engines.batched.schedule import Scheduler
 from llava_demo.errors import EngineUnavailable, GenerationFailed
 from llava_demo.model import MINIATURE
 from llava_demo.model.llava import Llava
@@ -130,22 +130,18 @@ def test_104_mixed_chats_at_once_get_the_answers_of_generate(engine: BatchedEngi
     assert said(answers(engine, reference.mixed)) == reference.mixed_answers
 
 
-def test_who_is_pushed_out_of_memory_comes_back_to_the_same_answer(
-    tiny_llava: Llava, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_preempted_request_comes_back_to_the_same_answer(tiny_llava: Llava, monkeypatch: pytest.MonkeyPatch) -> None:
     """Answers of 80 tokens that were thought to be short: six of them fill the cache more than twice."""
     monkeypatch.setattr(batched, "RESERVED_ANSWER_TOKENS", 1)
     sampling = SamplingParams(temperature=1, seed=7, max_tokens=80, repetition_penalty=1.2)
     requests = [ChatRequest((Message("user", f"{n}?", (picture(n),)),), sampling) for n in range(6)]
     expected = said(answers(engine_of(tiny_llava), requests, at_once=1))
     small = batched_engine_of(tiny_llava, pages=18)
-    resets = []
-    begin_again = RequestState.create_equivalent_initial_request
-    monkeypatch.setattr(
-        RequestState, "create_equivalent_initial_request", lambda state: resets.append(state) or begin_again(state)
-    )
+    preempted = []
+    preempt = Scheduler._preempt
+    monkeypatch.setattr(Scheduler, "_preempt", lambda it: preempted.append(it.running[-1]) or preempt(it))
     assert said(answers(small, requests)) == expected
-    assert resets
+    assert any(len(request.ids) > request.prompt_tokens + 1 for request in preempted)  # in mid-answer
     check_left_nothing(small)
     asyncio.run(small.aclose())
 
@@ -166,14 +162,12 @@ def test_the_plan_for_flash_attention_is_right(
             assert len(k) <= most[1]
             mask = torch.ones(len(q), len(k), dtype=torch.bool).tril(len(k) - len(q))
             heads = (x.transpose(0, 1)[None] for x in (q, k, v))
-            attended = torch.nn.functional.scaled_dot_product_attention(
-                *heads, attn_mask=mask, scale=options["scale"], enable_gqa=options["enable_gqa"]
-            )
+            attended = torch.nn.functional.scaled_dot_product_attention(*heads, attn_mask=mask)
             outputs.append(attended[0].transpose(0, 1))
         return torch.cat(outputs)
 
-    monkeypatch.setattr(paged_attention, "varlen_attn", varlen)
-    engine.batch.attention.is_flash = True
+    monkeypatch.setattr(attention, "varlen_attn", varlen)
+    engine.batch.cache.can_flash = True
     assert said(answers(engine, reference.mixed)) == reference.mixed_answers
 
 

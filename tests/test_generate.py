@@ -16,7 +16,7 @@ from transformers import RepetitionPenaltyLogitsProcessor
 from llava_demo.chat import ChatRequest, Chunk, Completion, Message, SamplingParams
 from llava_demo.engines import complete
 from llava_demo.engines.generate import GenerateEngine
-from llava_demo.engines.local import MIN_ANSWER_TOKENS
+from llava_demo.engines.jobs import MIN_ANSWER_TOKENS
 from llava_demo.errors import (
     EngineBusy,
     EngineUnavailable,

@@ -7,6 +7,7 @@ import PIL.Image
 import pytest
 import torch
 from checkpoints import IMAGE_ID, ON_CPU, SIDE, SPECIAL, make_tiny_next
+from transformers import AutoModelForImageTextToText
 
 from llava_demo.chat import Message
 from llava_demo.errors import InvalidRequest
@@ -237,6 +238,27 @@ def test_what_is_no_llava_is_refused(tiny_llava: Llava, monkeypatch: pytest.Monk
     monkeypatch.setattr(type(tiny_llava), "_pixel_values", lambda _self, _picture: flat)
     with pytest.raises(ValueError, match="no LLaVA"):
         in_mode(tiny_llava, "pad")
+
+
+@torch.inference_mode()
+def test_layers_of_the_vision_tower_that_nothing_looks_at_are_not_computed(tiny_folder: str) -> None:
+    model = AutoModelForImageTextToText.from_pretrained(tiny_folder)
+    pixels = torch.randn(1, 3, SIDE, SIDE)
+    right = torch.cat(list(model.get_image_features(pixels).pooler_output))
+    llava = Llava(model, Llava.load(tiny_folder, ON_CPU, is_local=True).processor)
+    with torch.profiler.profile() as profile:
+        found = llava.features({"pixel_values": pixels})
+    assert torch.equal(found, right)
+    products = sum(event.count for event in profile.key_averages() if event.key == "aten::linear")
+    assert products == 6 * (model.config.vision_config.num_hidden_layers - 1) + 2  # and the projector's
+
+
+@pytest.mark.parametrize("seen", [-1, [-2, -1], 0])
+def test_layers_that_may_be_looked_at_are_computed(tiny_folder: str, seen: int | list[int]) -> None:
+    model = AutoModelForImageTextToText.from_pretrained(tiny_folder)
+    model.config.vision_feature_layer = seen
+    Llava(model, Llava.load(tiny_folder, ON_CPU, is_local=True).processor)
+    assert all("forward" not in vars(module) for module in model.modules())
 
 
 def test_4_bit_leaves_sight_and_the_last_layer_alone(tiny_folder: str) -> None:

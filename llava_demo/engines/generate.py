@@ -13,8 +13,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteriaL
 from llava_demo.chat import Chunk, Usage
 from llava_demo.engines import EngineInfo, EngineStatus
 from llava_demo.engines.answer import Answer, TokenLikelihood
-from llava_demo.engines.jobs import SHUTTING_DOWN, Job
-from llava_demo.engines.local import BROKEN_GPU, LocalEngine, answer_room, failure_of
+from llava_demo.engines.jobs import BROKEN_GPU, SHUTTING_DOWN, Job, JobEngine, answer_room, failure_of, is_broken_gpu
 from llava_demo.engines.queue import FairQueue
 from llava_demo.engines.sampler import Draw, choose, likelihood
 from llava_demo.engines.streamer import AnswerStreamer, StopWhen
@@ -22,7 +21,7 @@ from llava_demo.errors import DemoError, EngineUnavailable
 from llava_demo.model.llava import Llava
 
 
-class GenerateEngine(LocalEngine):
+class GenerateEngine(JobEngine):
     """One request is answered at a time, the others wait in a fair queue of `max_queue` places.
 
     A thread answers them; it exists only while there is work.
@@ -89,7 +88,7 @@ class GenerateEngine(LocalEngine):
         except DemoError as error:
             return error
         except Exception as error:  # noqa: BLE001, the top of a thread: whatever it is, the caller must hear of it
-            if isinstance(error, torch.AcceleratorError):  # CUDA answers every call with it from now on
+            if is_broken_gpu(error):
                 self._refuse_all(BROKEN_GPU)
             failure = failure_of(error)
         if torch.cuda.is_available():

@@ -1,16 +1,34 @@
-"""Jobs: requests on their way between the event loops of callers and whatever answers them, here or elsewhere."""
+"""Jobs: requests on their way between the event loops of callers and the threads that answer them.
+
+`JobEngine` is the part of an engine that faces callers. torch is imported where a failure of a model is looked at: the
+remote engine needs none.
+"""
 
 import asyncio
+import logging
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import PIL.Image
 
 from llava_demo.chat import ChatRequest, Chunk
 from llava_demo.engines import EngineInfo
-from llava_demo.errors import DemoError, InvalidRequest
+from llava_demo.errors import DemoError, EngineUnavailable, GenerationFailed, InvalidRequest, PromptTooLong
+from llava_demo.images import Image
+from llava_demo.log import trace_of
+
+if TYPE_CHECKING:
+    from llava_demo.model.llava import Llava
 
 HEARTBEAT_S = 0.5
+MIN_ANSWER_TOKENS = 16  # a prompt that leaves less than this (or than `max_tokens`, if that is less) does not fit
 SHUTTING_DOWN = "The server is shutting down."
+BROKEN_GPU = "The GPU reported an error that only a restart of the server mends."
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
@@ -29,23 +47,57 @@ class Job:
         except RuntimeError:  # the caller's loop is closed: nobody reads any more
             self.is_cancelled.set()
 
-    async def chunks(self) -> AsyncGenerator[Chunk, None]:
-        """What was put, as it comes, up to the last chunk; heart-beats while nothing does.
+    async def next(self) -> Chunk:
+        """The next item, or a heartbeat if none comes for HEARTBEAT_S seconds.
 
         Raises:
             DemoError: the one that was put.
         """
-        while True:
-            try:
-                async with asyncio.timeout(HEARTBEAT_S):
-                    item = await self.items.get()
-            except TimeoutError:
-                item = Chunk()
-            if isinstance(item, DemoError):
-                raise item
-            yield item
-            if item.finish_reason:
-                return
+        try:
+            async with asyncio.timeout(HEARTBEAT_S):
+                item = await self.items.get()
+        except TimeoutError:
+            return Chunk()
+        if isinstance(item, DemoError):
+            raise item
+        return item
+
+
+class JobEngine(ABC):
+    """An `Engine` that answers jobs with a `Llava`, for callers on any number of threads and event loops."""
+
+    def __init__(self, llava: "Llava", info: EngineInfo) -> None:
+        self.llava, self.info = llava, info
+
+    async def stream(self, request: ChatRequest) -> AsyncGenerator[Chunk, None]:
+        """Answer `request`; see `Engine.stream`."""
+        check_pictures(request, self.info)
+        job = Job(request)
+        self._admit(job)
+        try:
+            while True:
+                chunk = await job.next()
+                yield chunk
+                if chunk.finish_reason:
+                    return
+        finally:
+            self._cancel(job)
+
+    def seen(self, image: Image) -> PIL.Image.Image:
+        """The square that the model looks at for `image`."""
+        return self.llava.seen(image)
+
+    @abstractmethod
+    def _admit(self, job: Job) -> None:
+        """Take a job in.
+
+        Raises:
+            EngineUnavailable: nothing is answered any more, or too many wait.
+        """
+
+    @abstractmethod
+    def _cancel(self, job: Job) -> None:
+        """Let go of a job, whether it has ended or its caller has gone."""
 
 
 def check_pictures(request: ChatRequest, info: EngineInfo) -> None:
@@ -57,3 +109,48 @@ def check_pictures(request: ChatRequest, info: EngineInfo) -> None:
             f"The conversation has {len(request.images)} pictures; at most {info.max_images} are allowed.",
             "messages",
         )
+
+
+def answer_room(llava: "Llava", prompt_tokens: int, max_tokens: int, held_tokens: int) -> int:
+    """How many tokens the answer may have: `max_tokens`, or what the prompt leaves of the `held_tokens`.
+
+    Raises:
+        PromptTooLong: that is too little for an answer.
+    """
+    left, needed = held_tokens - prompt_tokens, min(max_tokens, MIN_ANSWER_TOKENS)
+    if left < needed:
+        holder = "the model holds" if held_tokens == llava.context_tokens else "the memory of this machine holds"
+        raise PromptTooLong(
+            f"The conversation takes {prompt_tokens:,} tokens (a picture takes {llava.image_tokens:,}), and "
+            f"its answer at least {needed}; {holder} {held_tokens:,}. Send less, or start a new conversation.",
+            "messages",
+        )
+    return min(max_tokens, left)
+
+
+def failure_of(error: Exception) -> DemoError:
+    """What a caller is told of an exception below.
+
+    The log gets its places and classes, not its words, which may quote a prompt.
+    """
+    _log.error("generation failed: %s", type(error).__name__, extra={"trace": trace_of(error)})
+    if is_out_of_memory(error):
+        return EngineUnavailable("Out of memory: try again with fewer pictures, or with a shorter conversation.")
+    if is_broken_gpu(error):
+        return EngineUnavailable("The GPU reported an error.")
+    return GenerationFailed("The model failed while it answered; please try again.")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """True for the GPU's memory and the machine's."""
+    import torch
+
+    is_cpu_memory = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # torch's words
+    return is_cpu_memory or isinstance(error, torch.OutOfMemoryError | MemoryError)
+
+
+def is_broken_gpu(error: Exception) -> bool:
+    """True for an error after which CUDA answers every call with it."""
+    import torch
+
+    return isinstance(error, torch.AcceleratorError)

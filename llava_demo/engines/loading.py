@@ -115,10 +115,8 @@ class LoadingEngine:
         if self._made.done():  # meanwhile
             self._wake(Chunk(finish_reason="stop"))
         try:
-            async with aclosing(job.chunks()) as chunks:
-                async for chunk in chunks:
-                    if not chunk.finish_reason:
-                        yield chunk
+            while not (chunk := await job.next()).finish_reason:
+                yield chunk
         finally:
             with self._lock:
                 self._waiting.discard(job)

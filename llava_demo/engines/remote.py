@@ -10,7 +10,7 @@ import json
 import logging
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import PurePath
 from typing import Any
@@ -87,12 +87,14 @@ class RemoteEngine:
         self._silent += 1
         is_silent = True
         try:
-            async with aclosing(job.chunks()) as chunks:
-                async for chunk in chunks:
-                    if chunk.text and is_silent:
-                        is_silent = False
-                        self._silent, self._speaking = self._silent - 1, self._speaking + 1
-                    yield chunk
+            while True:
+                chunk = await job.next()
+                if chunk.text and is_silent:
+                    is_silent = False
+                    self._silent, self._speaking = self._silent - 1, self._speaking + 1
+                yield chunk
+                if chunk.finish_reason:
+                    return
         finally:
             if is_silent:
                 self._silent -= 1

@@ -16,7 +16,8 @@ from llava_demo.chat import MAX_SEED, SamplingParams
 
 MIN_TEMPERATURE = 1e-4  # below it logits divided by the temperature could overflow; the choice is the likeliest anyway
 CANDIDATES = 1024  # that are looked at first; top_k is never above 1000
-NO_PENALTIES = (1, 0, 0)
+NO_PENALTIES = (1, 0, 0)  # repetition, frequency, presence
+NO_FILTERS = (0, 1, 0)  # top_k, top_p, min_p
 
 
 class Draw:
@@ -51,28 +52,36 @@ class Draw:
 
 @torch.inference_mode()
 def choose(logits: Tensor, draws: Sequence[Draw]) -> list[int]:
-    """The next token of each row; `logits` is (rows, vocabulary), float32, one row for each of `draws`."""
+    """The next token of each row, noted in its `Draw`; see `tokens_of`."""
+    tokens: list[int] = tokens_of(logits, draws).tolist()
+    for draw, token in zip(draws, tokens, strict=True):
+        draw.took(token)
+    return tokens
+
+
+@torch.inference_mode()
+def tokens_of(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
+    """The next token of each row, (rows), where `logits` is; nothing waits for a GPU here.
+
+    `logits` is (rows, vocabulary), float32, one row for each of `draws`.
+    """
     logits = _with_penalties(logits, draws)
     tokens = logits.argmax(dim=-1)
-    filters = [i for i, draw in enumerate(draws) if not draw.sampling.is_greedy and draw.filters != (0, 1, 0)]
-    free = [i for i, draw in enumerate(draws) if not draw.sampling.is_greedy and draw.filters == (0, 1, 0)]
-    for rows in (filters, free):
+    filtered = [i for i, draw in enumerate(draws) if not draw.sampling.is_greedy and draw.filters != NO_FILTERS]
+    free = [i for i, draw in enumerate(draws) if not draw.sampling.is_greedy and draw.filters == NO_FILTERS]
+    for rows in (filtered, free):
         if not rows:
             continue
         drawing = [draws[i] for i in rows]
         scaled = logits[rows] / _column([max(draw.sampling.temperature, MIN_TEMPERATURE) for draw in drawing], logits)
         keys = _column([draw.key for draw in drawing], logits, torch.int64)
         if rows is free:
-            tokens[rows] = (scaled + gumbel_noise(keys, torch.arange(logits.shape[-1], device=logits.device))).argmax(
-                -1
-            )
+            everything = torch.arange(logits.shape[-1], device=logits.device)
+            tokens[rows] = (scaled + gumbel_noise(keys, everything)).argmax(-1)
         else:
             knobs = [_column(list(column), logits) for column in zip(*(draw.filters for draw in drawing), strict=True)]
             tokens[rows] = _drawn(scaled, knobs, keys)
-    chosen: list[int] = tokens.tolist()
-    for draw, token in zip(draws, chosen, strict=True):
-        draw.took(token)
-    return chosen
+    return tokens
 
 
 @torch.inference_mode()

@@ -17,8 +17,7 @@ import spaces  # type: ignore[import-untyped]  # before anything uses CUDA
 from llava_demo.chat import ChatRequest, Chunk
 from llava_demo.engines import EngineInfo, EngineStatus
 from llava_demo.engines.generate import GenerateEngine
-from llava_demo.engines.jobs import SHUTTING_DOWN, Job
-from llava_demo.engines.local import LocalEngine, failure_of
+from llava_demo.engines.jobs import SHUTTING_DOWN, Job, JobEngine, failure_of
 from llava_demo.errors import DemoError, EngineBusy, EngineUnavailable, GenerationFailed
 from llava_demo.model.llava import Llava
 
@@ -35,7 +34,7 @@ def duration_of(request: ChatRequest) -> int:
     return min(round(seconds), LONGEST_S)
 
 
-class ZeroGpuEngine(LocalEngine):
+class ZeroGpuEngine(JobEngine):
     """The platform's own line decides who gets a GPU, and when, and charges the quota of whom Gradio's context names.
 
     It must be made before `gr.Blocks.launch`, which tells the platform that there is a function for the GPU.

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from llava_demo.chat import Message
@@ -19,7 +20,7 @@ from llava_demo.errors import EngineUnavailable
 from llava_demo.images import Image
 from llava_demo.model.llava import Llava, fill_images
 
-MAX_ID = 2**31 - 1  # transformers' continuous batching keeps ids in 32 bits
+MAX_ID = 2**31 - 1  # ids go to a GPU in 32 bits
 KNOWN_PICTURES = 10_000  # whose ids are remembered; a forgotten one gets new ids and shares nothing with before
 
 
@@ -110,22 +111,22 @@ class ImageTokens:
         """Give back what `hold` took."""
         _release(prompt.pictures)
 
-    def embedded(self, ids: Tensor) -> Tensor:
-        """The input embeddings, (1, n, width), of ids, (1, n), of both kinds; pictures among them must be held."""
-        is_text = ids < self._llava.vocabulary
-        embeddings: Tensor = self._llava.model.get_input_embeddings()(ids.where(is_text, 0))
-        values = ids[0].tolist()
+    def embedded(self, ids: Sequence[int]) -> Tensor:
+        """The input embeddings, (n, width), of n ids of both kinds; pictures among them must be held."""
+        first = self._llava.vocabulary
+        text = torch.tensor([0 if i >= first else i for i in ids], device=self._llava.model.device)
+        embeddings: Tensor = self._llava.model.get_input_embeddings()(text)
         starts = sorted(self._encoded)
         at = 0
-        while at < len(values):
-            if values[at] < self._llava.vocabulary:
+        while at < len(ids):
+            if ids[at] < first:
                 at += 1
                 continue
-            picture = self._encoded[starts[bisect.bisect_right(starts, values[at]) - 1]]
-            row, end = values[at] - picture.ids.start, at
-            while end < len(values) and values[end] == values[at] + end - at and values[end] in picture.ids:
+            picture = self._encoded[starts[bisect.bisect_right(starts, ids[at]) - 1]]
+            row, end = ids[at] - picture.ids.start, at
+            while end < len(ids) and ids[end] == ids[at] + end - at and ids[end] in picture.ids:
                 end += 1
-            embeddings[0, at:end] = picture.features[row : row + end - at]  # type: ignore[index]
+            embeddings[at:end] = picture.features[row : row + end - at]  # type: ignore[index]
             at = end
         return embeddings
 

@@ -35,6 +35,7 @@ MODEL_CARD_TEMPLATE = (
 # Left in 16 bits: 0.4 GB more for the 7B, and a better sight. Patterns for whole names from their start: transformers
 # 5.23 matches a plain "vision_tower" with nothing inside model.vision_tower, and quantizes it without a word.
 NOT_QUANTIZED = [r".*vision_tower", r".*multi_modal_projector", r"lm_head"]
+ENCODER_LAYERS = {"CLIPEncoderLayer", "SiglipEncoderLayer"}
 
 
 class Llava:
@@ -46,6 +47,7 @@ class Llava:
 
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, mode: PictureMode = "pad") -> None:
         self.model, self.processor = model.eval(), processor
+        _skip_unseen_layers(model)
         template = processor.chat_template
         self._template = (template.get("default") if isinstance(template, dict) else template) or MODEL_CARD_TEMPLATE
         self._start = processor.tokenizer("").input_ids  # what the tokenizer puts before every text: <s>, or nothing
@@ -203,6 +205,18 @@ class Llava:
 
     def _pixel_values(self, picture: PIL.Image.Image) -> torch.Tensor:
         return self.processor.image_processor([picture], return_tensors="pt").pixel_values
+
+
+def _skip_unseen_layers(model: PreTrainedModel) -> None:
+    """Have a vision tower not compute the layers behind the one whose output the language model gets.
+
+    LLaVA takes the output of the last but one (`vision_feature_layer` is -2), and transformers 5.23 computes them all.
+    """
+    seen, tower = getattr(model.config, "vision_feature_layer", None), getattr(model.model, "vision_tower", None)
+    layers = [m for m in tower.modules() if type(m).__name__ in ENCODER_LAYERS] if tower is not None else []
+    if layers and isinstance(seen, int) and seen < 0:
+        for layer in layers[len(layers) + seen + 1 :]:
+            layer.forward = lambda hidden_states, *_, **__: hidden_states  # type: ignore[method-assign]
 
 
 def fill_images(ids: Sequence[int], image_token_id: int, runs: Iterable[Sequence[int]]) -> list[int]:

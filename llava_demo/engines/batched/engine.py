@@ -1,14 +1,14 @@
-"""BatchedEngine: many questions at once, each faster than alone. The default where there is a CPU or a CUDA GPU.
+"""`BatchedEngine`: many requests at once, each faster than alone. The default where there is a CPU or a CUDA GPU.
 
-It admits, reads and delivers; `continuous.Batch` runs the model. It knows nothing of the ways in.
+It admits requests, has their pictures prepared and encoded, and delivers answers; `Batch` runs the model. It knows
+nothing of endpoints.
 """
 
 import asyncio
 import gc
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import count
+from itertools import islice
 from typing import Literal
 
 import torch
@@ -16,61 +16,72 @@ import torch
 from llava_demo.chat import Chunk
 from llava_demo.engines import EngineInfo, EngineStatus
 from llava_demo.engines.answer import Answer
-from llava_demo.engines.batched.continuous import PAGE_TOKENS, Batch, BatchSize, Token
-from llava_demo.engines.batched.shortcuts import skip_unseen_layers
-from llava_demo.engines.jobs import SHUTTING_DOWN, Job
-from llava_demo.engines.local import BROKEN_GPU, LocalEngine, answer_room, failure_of, is_out_of_memory
+from llava_demo.engines.batched.batch import Batch, Drawn
+from llava_demo.engines.batched.pages import PAGE_TOKENS
+from llava_demo.engines.batched.schedule import BatchSize, Request
+from llava_demo.engines.jobs import (
+    BROKEN_GPU,
+    SHUTTING_DOWN,
+    Job,
+    JobEngine,
+    answer_room,
+    failure_of,
+    is_broken_gpu,
+    is_out_of_memory,
+)
 from llava_demo.engines.queue import FairQueue
 from llava_demo.engines.sampler import Draw
 from llava_demo.errors import DemoError, EngineUnavailable
 from llava_demo.model.image_tokens import ImageTokens, Prompt
 from llava_demo.model.llava import Llava
 
-RESERVED_ANSWER_TOKENS = 256  # that an answer is thought to need; a longer one may push out another for a while
+RESERVED_ANSWER_TOKENS = 256  # what an answer is thought to need; a longer one may preempt another for a while
 SMALLEST_CHUNK = 64
+READ_AHEAD = 4  # waiting requests whose prompts and pictures are prepared; the others keep their pictures as bytes
 
 
 @dataclass(eq=False)
 class _Chat:
-    """A request that was read, and its answer as it grows."""
+    """A job whose prompt was read, and its answer as it grows."""
 
     job: Job
     prompt: Prompt
-    room: int
+    request: Request
     answer: Answer
-    draw: Draw
-    name: str = ""  # among those that are answered; empty while it waits
     is_in_batch: bool = False
 
     @property
     def reserved(self) -> int:
-        return len(self.prompt.ids) + min(self.room, RESERVED_ANSWER_TOKENS)
+        return self.request.prompt_tokens + min(self.request.room, RESERVED_ANSWER_TOKENS)
 
 
-class BatchedEngine(LocalEngine):
-    """`size` says how many are answered at once; `max_queue` more may wait.
+class BatchedEngine(JobEngine):
+    """`size` says how many requests are answered at once; `max_queue` more may wait.
 
-    One thread reads conversations and prepares
-    their pictures, another runs the model, step by step. After a failure in a step those who were in it are told, and
-    the rest goes on with an empty cache.
+    One thread reads prompts and prepares their pictures, another runs the model, step by step. After a failure in a
+    step the requests in it are told, and the others go on with an empty cache.
     """
 
     def __init__(self, llava: Llava, info: EngineInfo, max_queue: int, size: BatchSize) -> None:
+        """Raises:
+        ValueError: this model cannot be batched; the message says why.
+        """
         super().__init__(llava, info)
-        skip_unseen_layers(llava.model)
         self.images = ImageTokens(llava, max_rows=size.tokens)
         self.size = size
         self.batch = Batch(llava, self.images, size)
-        self._names = (f"chat-{number}" for number in count())
-        self._changed = threading.Condition()  # and its lock is over the five below
+        self._changed = threading.Condition()  # its lock is over the five below
         self._queue: FairQueue[Job] = FairQueue(size.requests, max_queue)  # all that have not ended
-        self._read: dict[Job, _Chat] = {}  # those that were read and wait
-        self._chats: dict[str, _Chat] = {}  # those that are answered
+        self._ready: dict[Job, _Chat] = {}  # those that were read and wait
+        self._chats: dict[Request, _Chat] = {}  # those that are answered
         self._refusal: str | None = None  # why nothing is answered any more
         self._state: Literal["ready", "restarting", "failed"] = "ready"
-        self._reader = ThreadPoolExecutor(1, "read")
-        self._thread = threading.Thread(target=self._work, name="batch", daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=self._read_ahead, name="read", daemon=True),
+            threading.Thread(target=self._work, name="batch", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def status(self) -> EngineStatus:
         with self._changed:
@@ -80,8 +91,8 @@ class BatchedEngine(LocalEngine):
     async def aclose(self) -> None:
         """End what runs, refuse what waits and what will come; returns when the threads have ended."""
         self._refuse_all(SHUTTING_DOWN)
-        await asyncio.to_thread(self._thread.join)
-        await asyncio.to_thread(self._reader.shutdown)
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join)
 
     # On the callers' event loops
 
@@ -90,7 +101,7 @@ class BatchedEngine(LocalEngine):
             if self._refusal:
                 raise EngineUnavailable(self._refusal)
             self._queue.push(job, job.request.caller)
-        self._reader.submit(self._read_next)
+            self._changed.notify_all()
 
     def _cancel(self, job: Job) -> None:
         """Let go of a request, whether it has ended or its caller has gone."""
@@ -98,58 +109,78 @@ class BatchedEngine(LocalEngine):
             job.is_cancelled.set()
             if not self._queue.has_slot(job):  # else the thread that runs the model lets go of it
                 self._queue.remove(job)
-                self._read.pop(job, None)
-            self._changed.notify()
+                self._ready.pop(job, None)
+            self._changed.notify_all()
 
     # In the thread that reads
 
-    def _read_next(self) -> None:
-        """Read the request that gets a slot first among those that nobody has read."""
-        with self._changed:
-            job = next((job for job in self._queue.in_order() if job not in self._read), None)
-        if job is None:
-            return  # the caller has gone
-        try:
-            chat = self._chat(job)
-        except DemoError as error:
-            self._end(job, error)
-        except Exception as error:  # noqa: BLE001, the top of a thread
-            self._end(job, failure_of(error))
-        else:
-            with self._changed:
-                if not job.is_cancelled.is_set():  # else its caller has gone meanwhile
-                    self._read[job] = chat
-                    self._changed.notify()
+    def _read_ahead(self) -> None:
+        while (job := self._next_unread()) is not None:
+            try:
+                chat = self._read(job)
+            except DemoError as error:
+                self._end(job, error)
+            except Exception as error:  # noqa: BLE001, the top of a thread
+                self._end(job, failure_of(error))
+            else:
+                with self._changed:
+                    if not job.is_cancelled.is_set():
+                        self._ready[job] = chat
+                        self._changed.notify_all()
+                del chat
+            del job  # this thread holds nothing while it waits
 
-    def _chat(self, job: Job) -> _Chat:
+    def _next_unread(self) -> Job | None:
+        """Wait for a request that will soon get a slot and was not read; None when the engine is closed."""
+        with self._changed:
+            while not self._refusal:
+                near = islice(self._queue.in_order(), READ_AHEAD)
+                if (job := next((job for job in near if job not in self._ready), None)) is not None:
+                    return job
+                self._changed.wait()
+        return None
+
+    def _read(self, job: Job) -> _Chat:
         llava, sampling = self.llava, job.request.sampling
         prompt = self.images.prompt(job.request.messages, job.request.is_raw)
         held = min(llava.context_tokens, self.size.tokens - PAGE_TOKENS)
         room = answer_room(llava, len(prompt.ids), sampling.max_tokens, held)
-        ids = torch.tensor(prompt.ids, device=llava.model.device)
-        draw = Draw(sampling, ids, llava.image_token_id, llava.vocabulary)
-        return _Chat(job, prompt, room, Answer(llava.tokenizer, sampling, llava.end_ids), draw)
+        draw = Draw(
+            sampling, torch.tensor(prompt.ids, device=llava.model.device), llava.image_token_id, llava.vocabulary
+        )
+        answer = Answer(llava.tokenizer, sampling, llava.end_ids)
+        return _Chat(job, prompt, Request(list(prompt.ids), room, draw), answer)
 
     # In the thread that runs the model
 
     def _work(self) -> None:
+        drawn: list[Drawn] = []
         try:
             while self._has_work():
                 try:
                     self._drop_cancelled()
-                    self._take_in()
-                    self._deliver(self.batch.step())
+                    drawn = self._step(drawn)
                 except Exception as error:  # noqa: BLE001, whatever it is, the callers must hear of it
+                    drawn = []
                     self._recover(error)
         finally:  # closed, or something went wrong beyond recovery: nobody may wait for ever
             self._refuse_all("The engine has stopped; the server must be restarted.")
             with self._changed:
                 self._chats.clear()
 
+    def _step(self, drawn: list[Drawn]) -> list[Drawn]:
+        """Run the model once; the tokens of the step before are delivered while a GPU computes."""
+        try:
+            step = self.batch.start()
+        finally:
+            self._deliver(drawn)
+        self._take_in()
+        return self.batch.finish(step)
+
     def _has_work(self) -> bool:
         """Wait for something to do; False when the engine is closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._read or self._chats or self._refusal)
+            self._changed.wait_for(lambda: self._ready or self._chats or self._refusal)
             return self._refusal is None
 
     def _drop_cancelled(self) -> None:
@@ -161,7 +192,8 @@ class BatchedEngine(LocalEngine):
     def _take_in(self) -> None:
         """Add waiting requests to the batch in the order of the queue, as long as there is room.
 
-        A new picture is encoded in one turn and read in the next: so who is being answered waits for one at a time.
+        A new picture is encoded in one step and its prompt computed in the next: the requests in the batch wait for
+        one of the two at a time.
         """
         for encoded in self._chats.values():
             self._add(encoded)
@@ -169,14 +201,13 @@ class BatchedEngine(LocalEngine):
             is_new_picture = bool(self.images.missing(chat.prompt))
             try:
                 self.images.hold(chat.prompt)
-            except torch.AcceleratorError:
-                raise
-            except Exception as error:  # noqa: BLE001, a picture that cannot be encoded fails its own request only
-                self._end(chat.job, failure_of(error))
+            except Exception as error:
+                if is_broken_gpu(error):
+                    raise
+                self._end(chat.job, failure_of(error))  # a picture that cannot be encoded fails its own request only
                 continue
-            chat.name = next(self._names)
             with self._changed:
-                self._chats[chat.name] = chat
+                self._chats[chat.request] = chat
             if not is_new_picture or len(self._chats) == 1:
                 self._add(chat)
             if is_new_picture:
@@ -185,49 +216,56 @@ class BatchedEngine(LocalEngine):
     def _add(self, chat: _Chat) -> None:
         if not chat.is_in_batch:
             chat.is_in_batch = True
-            self.batch.add(chat.name, chat.prompt.ids, chat.room, chat.draw)
+            self.batch.add(chat.request)
 
     def _next(self) -> _Chat | None:
-        """Take the request whose turn it is, if there is room for it and nothing that it should wait for."""
+        """Take the first waiting request that there is room for.
+
+        One is passed over while the same picture is read for another: in a moment its keys and values can be shared.
+        """
         with self._changed:
-            job = self._queue.first()
-            if job not in self._read:
+            if self._queue.running >= self._queue.slots:
                 return None
-            chat = self._read[job]
-            reserved = sum(other.reserved for other in self._chats.values()) + chat.reserved
-            if self._chats and (reserved > self.size.tokens or not self.images.fits(chat.prompt)):
-                return None
-            if self.size.is_sharing and self._is_read_now(chat.prompt):
-                return None  # in a moment its keys and values are there to be shared
-            self._queue.take(job)
-            return self._read.pop(job)
+            for job in self._queue.in_order():
+                chat = self._ready.get(job)
+                if chat is None or not self._has_room(chat):
+                    return None
+                if not (self.size.is_sharing and self._is_read_now(chat.prompt)):
+                    self._queue.take(job)
+                    return self._ready.pop(job)
+            return None
+
+    def _has_room(self, chat: _Chat) -> bool:
+        reserved = sum(other.reserved for other in self._chats.values()) + chat.reserved
+        return not self._chats or (reserved <= self.size.tokens and self.images.fits(chat.prompt))
 
     def _is_read_now(self, prompt: Prompt) -> bool:
-        """True while somebody else's question about the same picture is on its way to its first token."""
+        """True while another question about the same picture is on its way to its first token."""
         reading = (other.prompt.pictures[:1] for other in self._chats.values() if not other.answer.tokens)
         return bool(prompt.pictures) and prompt.pictures[:1] in reading
 
-    def _deliver(self, tokens: list[Token]) -> None:
-        for token in tokens:
-            chat = self._chats[token.request_id]
+    def _deliver(self, drawn: list[Drawn]) -> None:
+        for token in drawn:
+            chat = self._chats.get(token.request)
+            if chat is None:
+                continue  # its caller has gone
             _put(chat.job, chat.answer.add(token.token, token.likelihood))
             if token.is_last or chat.answer.is_whole:
                 _put(chat.job, chat.answer.rest())
-                cached = self.batch.cached_tokens.get(chat.name, 0)
                 self._leave(chat)
-                self._end(chat.job, chat.answer.last(len(chat.prompt.ids), cached))
+                self._end(chat.job, chat.answer.last(chat.request.prompt_tokens, chat.request.cached_tokens or 0))
 
     def _leave(self, chat: _Chat) -> None:
         """Free what a chat holds."""
-        self.batch.remove(chat.name)
+        self.batch.remove(chat.request)
         self.images.release(chat.prompt)
         with self._changed:
-            del self._chats[chat.name]
+            del self._chats[chat.request]
 
     def _recover(self, error: Exception) -> None:
-        """Tell those who were being answered, and start again with an empty cache."""
+        """Tell the callers that were being answered, and start again with an empty cache."""
         failure = failure_of(error)
-        if isinstance(error, torch.AcceleratorError):  # CUDA answers every call with it from now on
+        if is_broken_gpu(error):
             self._refuse_all(BROKEN_GPU)
             return
         with self._changed:
@@ -255,15 +293,16 @@ class BatchedEngine(LocalEngine):
     def _end(self, job: Job, item: Chunk | DemoError) -> None:
         with self._changed:
             self._queue.remove(job)
+            self._changed.notify_all()
         job.put(item)  # only now: a caller that has its answer finds the slot free again
 
     def _refuse_all(self, why: str) -> None:
-        """Refuse all requests, there or to come, with `why`; the thread ends."""
+        """Refuse all requests, there or to come, with `why`; the threads end."""
         with self._changed:
             self._state, self._refusal = "failed", self._refusal or why
             refused = self._queue.clear()
-            self._read.clear()
-            self._changed.notify()
+            self._ready.clear()
+            self._changed.notify_all()
         for job in refused:
             job.is_cancelled.set()
             job.put(EngineUnavailable(why))

@@ -5,9 +5,10 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 import torch
 from transformers import PreTrainedConfig
-from transformers.generation.continuous_batching.utils import find_head_dim, find_num_key_value_heads
 
-from llava_demo.engines.batched.continuous import PAGE_TOKENS, BatchSize
+from llava_demo.engines.batched.attention import CacheShape
+from llava_demo.engines.batched.pages import PAGE_TOKENS
+from llava_demo.engines.batched.schedule import BatchSize
 from llava_demo.errors import EngineUnavailable
 from llava_demo.model.llava import Llava
 
@@ -52,9 +53,9 @@ def batch_size(llava: Llava, max_concurrent: int | None) -> tuple[BatchSize, str
 def token_bytes(llava: Llava) -> int:
     """What one token of a chat takes: its keys and values in all layers, and its row of features."""
     config: PreTrainedConfig = llava.model.config.get_text_config()
-    width = config.num_hidden_layers * 2 * find_num_key_value_heads(config) * find_head_dim(config)
-    copies = 1 if llava.model.device.type == "cuda" else 2  # on a CPU those who decode have theirs in one piece, too
-    return (copies * width + config.hidden_size) * llava.model.dtype.itemsize
+    copies = 1 if llava.model.device.type == "cuda" else 2  # on a CPU decoding requests have theirs in one piece, too
+    values: int = copies * CacheShape.of(config).values_per_token + config.hidden_size
+    return values * llava.model.dtype.itemsize
 
 
 def free_ram() -> int:

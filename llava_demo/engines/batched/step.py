@@ -1,0 +1,94 @@
+"""`Decoder`: one step of a language model over the rows of many requests, from embeddings to logits.
+
+The weights are those of the transformers model, which stays as it is; only the way through them is ours.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from llava_demo.engines.batched.products import joined, product_of
+
+# The layers that compute what `Decoder.forward` does, and nothing besides.
+PLAIN_LAYERS = {"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer"}
+FIXED_ROTARY = {"default", "linear", "llama3", "yarn"}  # the others depend on how long a conversation is
+
+
+class Attention(Protocol):
+    """Where keys and values go in a step, and what each row sees; made for one step."""
+
+    drawn: Tensor | slice  # the rows that tokens are drawn from, and the only ones that the last layer gives
+
+    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Each (rows, heads, width), before rotary positions; returns (rows, heads, width)."""
+
+
+class _Layer:
+    """The parts of a transformers layer, as a step uses them."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        attention, mlp = layer.self_attn, layer.mlp
+        self.head_width: int = attention.head_dim  # type: ignore[assignment]
+        self.norms = layer.input_layernorm, layer.post_attention_layernorm
+        self.query_key_value = joined([attention.q_proj, attention.k_proj, attention.v_proj])
+        self.output, self.down = product_of(attention.o_proj), product_of(mlp.down_proj)
+        self.gate_and_up = joined([mlp.gate_proj, mlp.up_proj])
+
+
+class Decoder(nn.Module):
+    """The language model of `model`, its head included."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        """Raises:
+        ValueError: the model computes something else; the message says what.
+        """
+        super().__init__()
+        check_decoder(model)
+        decoder = model.get_decoder()
+        self.rotary: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = decoder.rotary_emb
+        self._layers = [_Layer(layer) for layer in decoder.layers]
+        self._norm = decoder.norm
+        self._head = product_of(model.get_output_embeddings())
+
+    def rotary_of(self, positions: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosine and sine of `positions` (rows), both (rows, width of a head), in the type of `like`."""
+        cosine, sine = self.rotary(like, positions[None])
+        return cosine[0], sine[0]
+
+    def forward(self, hidden: Tensor, attention: Attention) -> Tensor:
+        """Embeddings (rows, width) in, logits (drawn rows, vocabulary) in float32 out."""
+        for number, layer in enumerate(self._layers):
+            x = layer.norms[0](hidden)
+            heads = (x.unflatten(-1, (-1, layer.head_width)) for x in layer.query_key_value(x))
+            attended = attention(number, *heads).flatten(1)
+            if layer is self._layers[-1]:
+                hidden = hidden[attention.drawn]
+            hidden = hidden + layer.output(attended)
+            gate, up = layer.gate_and_up(layer.norms[1](hidden))
+            hidden = hidden + layer.down(functional.silu(gate, inplace=True).mul_(up))
+        return self._head(self._norm(hidden)).float()
+
+
+def check_decoder(model: PreTrainedModel) -> None:
+    """Raises:
+    ValueError: a step of ours would compute something else than the model.
+    """
+    config, layer = model.config.get_text_config(), model.get_decoder().layers[-1]
+    devices = {parameter.device for parameter in model.parameters()}
+    if len(devices) > 1:
+        raise ValueError("the model is spread over several devices")
+    if devices.pop().type not in ("cpu", "cuda"):
+        raise ValueError("only CPUs and NVIDIA GPUs can")
+    only_kind = "sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"
+    if set(getattr(config, "layer_types", None) or [only_kind]) != {"full_attention"}:
+        raise ValueError("the language model looks at a window of the conversation only")
+    rotary = getattr(config, "rope_parameters", None) or {}
+    if "mrope_section" in rotary:
+        raise ValueError("the language model gives pictures positions in three dimensions")
+    if rotary.get("rope_type", "default") not in FIXED_ROTARY:
+        raise ValueError("the language model's positions depend on the length of a conversation")
+    if type(layer).__name__ not in PLAIN_LAYERS or config.hidden_act != "silu":
+        raise ValueError(f"the language model has layers of another kind, {type(layer).__name__}")
