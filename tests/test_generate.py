@@ -1,6 +1,7 @@
 """The generate engine on a real model with random weights: what it says, how it ends, how it fails, who waits."""
 
 import asyncio
+import re
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
@@ -9,12 +10,14 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoints import CONTEXT, IMAGE_ID, engine_of
+from checkpoints import CONTEXT, IMAGE_ID, batched_engine_of, engine_of
 from test_llava import CHATS, picture
 from transformers import RepetitionPenaltyLogitsProcessor
 
+from llava_demo import log
 from llava_demo.chat import ChatRequest, Chunk, Completion, Message, SamplingParams
-from llava_demo.engines import complete
+from llava_demo.engines import Engine, complete
+from llava_demo.engines.batched.engine import BatchedEngine
 from llava_demo.engines.generate import GenerateEngine
 from llava_demo.engines.jobs import MIN_ANSWER_TOKENS
 from llava_demo.errors import (
@@ -450,6 +453,24 @@ def test_a_failure_in_the_model_is_told_and_the_next_request_works(
     assert type(fault).__name__ in caplog.text
     assert tiny_engine.status().state == "ready"
     assert answer(tiny_engine).usage.completion_tokens == 24
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+@pytest.mark.parametrize("make", [engine_of, batched_engine_of])
+def test_a_failure_leaves_its_places_in_the_log_and_not_its_words(
+    make: Callable[[Llava], Engine], log_format: str, tiny_llava: Llava, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The page and the APIs tell a caller as little as possible, so the log is where a defect is looked for."""
+    log.setup(log_format)
+    engine = make(tiny_llava)
+    model = engine.batch.model if isinstance(engine, BatchedEngine) else tiny_llava.model
+    with failing(model, _Fault("what somebody asked")), pytest.raises(GenerationFailed):
+        answer(engine)
+    logged = capsys.readouterr().err
+    assert "generation failed: _Fault" in logged
+    assert re.search(r"test_generate.py\W+, line \d+, in fail", logged)
+    assert "what somebody asked" not in logged
+    asyncio.run(engine.aclose())
 
 
 def test_a_failure_spares_those_who_wait(tiny_engine: GenerateEngine, gate: Gate) -> None:
