@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llava_demo.api.bodies import json_from
+from llava_demo.api.asking import json_from
 from llava_demo.errors import InvalidImage, InvalidRequest
 
 BYTES = random.Random(0).randbytes(200_000)

@@ -18,9 +18,17 @@ from servers import Server
 from llava_demo.chat import ChatRequest, Message, SamplingParams
 from llava_demo.engines import complete
 from llava_demo.images import Image
-from llava_demo.ui.code import Call, Snippet, snippets_of
-from llava_demo.ui.code.literals import JAVASCRIPT, PYTHON, json_string, python_string, written
-from llava_demo.ui.code.shell import heredoc_string
+from llava_demo.ui.code import (
+    JAVASCRIPT,
+    PYTHON,
+    Call,
+    Snippet,
+    heredoc_string,
+    json_string,
+    python_string,
+    snippets_of,
+    written,
+)
 
 RED, BLUE = Image.from_bytes(png("red")), Image.from_bytes(png("blue"))
 FILES = {"it's red; $(rm x) é.png": RED, "blue.png": BLUE}
@@ -83,9 +91,9 @@ def test_values_are_laid_out_as_formatters_do() -> None:
     value = {"role": "user", "content": ["a" * 30, {"type": "text", "n": 2.0}, "b" * 40]}
     assert written(value, PYTHON) == (
         '{\n    "role": "user",\n    "content": [\n'
-        f'        "{"a" * 30}",\n        {{"type": "text", "n": 2}},\n        "{"b" * 40}",\n    ],\n}}'
+        f'        "{"a" * 30}",\n        {{"type": "text", "n": 2}},\n        "{"b" * 40}"\n    ]\n}}'
     )
-    assert written({"a-b": 0.5, "c": []}, JAVASCRIPT) == '{ "a-b": 0.5, c: [] }'
+    assert written({"a-b": 0.5, "c": []}, JAVASCRIPT) == '{"a-b": 0.5, "c": []}'
 
 
 # --- what is said

@@ -22,16 +22,8 @@ from llava_demo.errors import (
     UnsupportedParameter,
 )
 from llava_demo.images import Image
-from llava_demo.wire.openai import (
-    STREAMED,
-    Call,
-    Head,
-    call_from,
-    chunk_from,
-    error_from,
-    error_json,
-    request_json,
-)
+from llava_demo.wire.openai import Call, Head, call_from, error_json
+from llava_demo.wire.openai_client import STREAMED, chunk_from, error_from, request_json
 
 RED, BLUE = Image.from_bytes(png("red")), Image.from_bytes(png("blue"))
 HELLO = (Message("user", "Hello"),)
@@ -172,7 +164,7 @@ def test_what_changes_the_answer_and_is_not_done_is_refused(fields: dict[str, An
         ({"stream": "true"}, "stream"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"stream_options": 5, "stream": True}, "stream_options"),
-        ({"stream_options": {"include_usage": 1}, "stream": True}, "include_usage"),
+        ({"stream_options": {"include_usage": 1}, "stream": True}, "stream_options.include_usage"),
         ({"logprobs": 5}, "logprobs"),
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"top_logprobs": 6, "logprobs": True}, "top_logprobs"),

@@ -5,10 +5,7 @@
     cloudflare    /client/v4/accounts/{id}/ai/run and /ai/run
     monitoring    /health, /healthz and /metrics
     access        who may use them
-    bodies        what callers send, up to a limit
-    asking        answers, for as long as the caller is there
-    failures      errors in the form of the interface that was called
-    documents     what /v1/openapi.json says of bodies and answers
+    asking        from a body to its answers, for as long as the caller is connected
 
 Like the page they make `ChatRequest`s and read `Chunk`s; no route knows the model or another route's format.
 """

@@ -2,29 +2,41 @@
 
 import re
 import uuid
+from functools import partial
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
+from pydantic.json_schema import models_json_schema
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llava_demo import __version__
-from llava_demo.api import documents, failures, monitoring
+from llava_demo.api import monitoring
 from llava_demo.api.access import Access
+from llava_demo.api.asking import Asking
 from llava_demo.api.cloudflare import CloudflareRoutes
 from llava_demo.api.openai import OpenAIRoutes
 from llava_demo.engines import Engine
-from llava_demo.errors import DemoError
+from llava_demo.errors import DemoError, EngineUnavailable, TooManyRequests
 from llava_demo.images import ImageLimits
 from llava_demo.images.download import Downloads
 from llava_demo.log import logger
+from llava_demo.wire import cloudflare, openai
 
 # No path of Gradio's begins with one of these (6.31).
 PREFIXES = ("/v1", "/client", "/ai", "/health", "/healthz", "/metrics")
 
+DESCRIPTION = """Ask LLaVA about pictures with programs written for OpenAI, DeepInfra or Cloudflare Workers AI: they
+only change their base URL. With `gradio_client`, see the page's own *Use via API*."""
+
+DISCONNECTED = 499  # nginx's number for a caller that did not wait; nobody receives it
+
+_BODIES = (openai.ChatCompletionRequest, cloudflare.RunRequest)
 _SAFE_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 
 
@@ -32,7 +44,28 @@ class RestRoutes(BaseRoute):
     """A route for everything under `PREFIXES`, so that unknown paths there get the error form of their interface."""
 
     def __init__(self, engine: Engine, limits: ImageLimits, access: Access, downloads: Downloads | None = None) -> None:
-        self.app = _application(engine, limits, access, downloads)
+        self.app = FastAPIOffline(
+            title="llava_demo",
+            version=__version__,
+            description=DESCRIPTION,
+            openapi_url="/v1/openapi.json",
+            docs_url="/v1/docs",
+            redoc_url=None,
+            static_url="/v1/docs/assets",
+            favicon_url="data:,",
+            swagger_ui_oauth2_redirect_url="/v1/docs/oauth2-redirect",
+            swagger_ui_parameters={"validatorUrl": None},  # else documents of public servers are sent to swagger.io
+            redirect_slashes=False,
+            exception_handlers={DemoError: _demo_error, HTTPException: _http_error, ClientDisconnect: _disconnected},
+        )
+        self.app.openapi = partial(_document, self.app)  # type: ignore[method-assign]  # FastAPI's own way
+        self.app.add_middleware(_Outermost)
+        asking, keys = Asking(engine, limits, downloads), access.dependencies
+        chat = OpenAIRoutes(asking).router()
+        self.app.include_router(chat, prefix="/v1", dependencies=keys)
+        self.app.include_router(chat, prefix="/v1/openai", dependencies=keys, include_in_schema=False)  # DeepInfra's
+        self.app.include_router(CloudflareRoutes(asking).router(), dependencies=keys)
+        self.app.include_router(monitoring.router(engine))
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """FULL for the paths that are answered here, whatever the method."""
@@ -47,33 +80,54 @@ class RestRoutes(BaseRoute):
         await self.app(scope, receive, send)
 
 
-def _application(engine: Engine, limits: ImageLimits, access: Access, downloads: Downloads | None) -> FastAPI:
-    app = FastAPIOffline(
-        title="llava_demo",
-        version=__version__,
-        description=documents.DESCRIPTION,
-        openapi_url="/v1/openapi.json",
-        docs_url="/v1/docs",
-        redoc_url=None,
-        static_url="/v1/docs/assets",
-        favicon_url="data:,",
-        swagger_ui_oauth2_redirect_url="/v1/docs/oauth2-redirect",
-        swagger_ui_parameters={"validatorUrl": None},  # else documents of public servers are sent to swagger.io
-        redirect_slashes=False,
-        exception_handlers={
-            DemoError: failures.demo_error,
-            HTTPException: failures.http_error,
-            ClientDisconnect: failures.hung_up,
-        },
-    )
-    app.add_middleware(_Outermost)
-    keys = access.dependencies
-    openai = OpenAIRoutes(engine, limits, downloads).router()
-    app.include_router(openai, prefix="/v1", dependencies=keys)
-    app.include_router(openai, prefix="/v1/openai", dependencies=keys, include_in_schema=False)  # DeepInfra's
-    app.include_router(CloudflareRoutes(engine, limits).router(), dependencies=keys)
-    app.include_router(monitoring.router(engine))
-    return app
+def _document(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document, with the bodies that the routes read themselves, after the check of the key."""
+    if not app.openapi_schema:
+        document = FastAPI.openapi(app)
+        bodies = [(body, "validation") for body in _BODIES]
+        _, schemas = models_json_schema(bodies, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
+        document["components"]["schemas"] |= schemas["$defs"]
+    return FastAPI.openapi(app)
+
+
+# --- errors in the form of the interface that was called: Cloudflare's below /client and /ai, OpenAI's elsewhere
+
+
+async def _demo_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, DemoError)
+    headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else {}
+    if isinstance(error, EngineUnavailable | TooManyRequests):
+        headers["Retry-After"] = str(error.retry_after_s)
+    if isinstance(error, TooManyRequests):  # OpenAI's names
+        headers["x-ratelimit-limit-requests"] = str(error.limit)
+        headers["x-ratelimit-remaining-requests"] = "0"
+        headers["x-ratelimit-reset-requests"] = f"{error.retry_after_s}s"
+    body = cloudflare.error_of(error) if _is_cloudflare(request) else openai.error_of(error)
+    return JSONResponse(body, error.status, headers)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """An unknown route, or a wrong method."""
+    assert isinstance(error, HTTPException)
+    status, codes = error.status_code, _HTTP_ERRORS.get(error.status_code, ("", error.status_code, None))
+    message = f"{codes[0].format(request.method) or error.detail}; see /v1/docs."
+    body = cloudflare.error_json(message, codes[1]) if _is_cloudflare(request) else None
+    return JSONResponse(body or openai.error_json(message, status, codes[2]), status, dict(error.headers or {}))
+
+
+# Words, and the codes of Cloudflare and of OpenAI.
+_HTTP_ERRORS: dict[int, tuple[str, int, str | None]] = {
+    404: ("There is no such route", 7000, "not_found"),
+    405: ("This route takes no {}", 7001, "method_not_allowed"),
+}
+
+
+def _is_cloudflare(request: Request) -> bool:
+    return request.url.path.startswith(("/client", "/ai"))
+
+
+async def _disconnected(request: Request, error: Exception) -> Response:  # noqa: ARG001, the signature of all handlers
+    return Response(status_code=DISCONNECTED)
 
 
 class _Outermost:
@@ -103,5 +157,5 @@ class _Outermost:
         except Exception:  # noqa: BLE001, the top of a request: whatever it is, the caller must hear of it
             logger.exception("a defect ended a request")
             if not has_started:
-                failure = await failures.demo_error(request, DemoError("The server failed; please report this."))
+                failure = await _demo_error(request, DemoError("The server failed; please report this."))
                 await failure(scope, receive, send_with_id)

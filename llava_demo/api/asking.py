@@ -1,21 +1,188 @@
-"""From requests to answers, for as long as the caller is there: a caller that hangs up frees the engine at once."""
+"""From a body to its answers, for as long as the caller is connected, and how FastAPI documents both."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+import json
+import re
+import uuid
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from pydantic import BaseModel
 from starlette.requests import ClientDisconnect, Request
 
 from llava_demo.callers import caller_of
 from llava_demo.chat import ChatRequest, Chunk, Completion
 from llava_demo.engines import Engine, completion_of, stream_recorded
+from llava_demo.engines.load import LLAVA_7B
+from llava_demo.errors import InvalidRequest, ModelNotFound, RequestTooLarge
+from llava_demo.images import ImageLimits, bytes_from_numbers
+from llava_demo.images.download import Downloads
 from llava_demo.log import AnswerRecord
+from llava_demo.wire.messages import ImageFromUrl, Turn, web_addresses
+
+LETTERS_PER_BYTE = 5  # of a picture's file as numbers, the longest form it is sent in: "255, "
+WORDS_BYTES = 2**20  # for all that is not picture
+MAX_VALUES = 100_000  # beside a picture's; a string of 20 MB in latin-1 has 80,000 commas
+
+# An error that comes before the headers has a status. So they wait for the first text, or for this many heart-beats
+# (two a second); then they go out, and comments after them, so that no proxy takes the silence for the end.
+HELD_HEARTBEATS = 4
+
+_IMAGE_KEY = re.compile(rb'"image"\s*:\s*(?=\[)')
+_PART_BYTES = 100_000  # with fewer values than MAX_VALUES, however short they are
 
 T = TypeVar("T")
 
 Pieces = AsyncGenerator[tuple[int, Chunk], None]  # of several answers, each with the number of its request
+
+
+# --- documentation
+
+STATUSES = {
+    400: "The request is wrong; the message names the field and what is allowed.",
+    401: "The server has API keys, and none of them was given.",
+    403: "The server has a login and no API keys.",
+    404: "Not served here.",
+    413: "The request or a picture in it is too large.",
+    429: "The caller has its share of the queue; `Retry-After` says when to try again.",
+    500: "The model failed while it answered.",
+    503: "Busy, starting or broken; `Retry-After` says when to try again.",
+}
+
+
+def body_document(model: type[BaseModel], *other_types: str) -> dict[str, Any]:
+    """FastAPI's `openapi_extra` for a route that reads its body itself; the application adds the model's schema."""
+    content: dict[str, Any] = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in other_types}
+    content["application/json"] = {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def error_documents(model: Any, *statuses: int) -> dict[int | str, dict[str, Any]]:
+    """FastAPI's `responses` for the errors of a route."""
+    return {status: {"model": model, "description": STATUSES[status]} for status in statuses}
+
+
+# --- bodies
+
+
+async def _bytes_of(request: Request, max_bytes: int) -> bytes:
+    """The whole body; what is over the limit is not read.
+
+    Raises:
+        RequestTooLarge: it is longer, or says so itself.
+    """
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > max_bytes:
+        raise _too_large(max_bytes)
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > max_bytes:
+            raise _too_large(max_bytes)
+    return bytes(body)
+
+
+def json_from(body: bytes) -> Any:
+    """Decode JSON; a long list of numbers under "image" comes out as `bytes`.
+
+    `json.loads` lets no other thread run until it is done, which takes 5 to 8 s for a picture of 20 MB sent as numbers.
+    So such a list is read in parts of some milliseconds, and lists as long in other places are not read at all.
+
+    Raises:
+        InvalidRequest: it is no JSON, or has too many values.
+        InvalidImage: a value of the picture is no byte's.
+    """
+    # An unescaped quote ends a string: what is found is never inside one, but always a key.
+    found = _IMAGE_KEY.search(body)
+    start = found.end() if found else 0
+    end = body.find(b"]", start)
+    if found and end - start > _PART_BYTES and body.find(b"[", start + 1, end) < 0:
+        place = uuid.uuid4().hex
+        outer = _loads(body[:start] + json.dumps(place).encode() + body[end + 1 :])
+        if isinstance(outer, dict) and outer.get("image") == place:
+            return outer | {"image": _bytes_in(body, start + 1, end)}
+    return _loads(body)
+
+
+def _bytes_in(body: bytes, start: int, end: int) -> bytes:
+    data = bytearray()
+    while start < end:
+        comma = body.find(b",", start + _PART_BYTES, end)
+        stop = end if comma < 0 else comma
+        data += bytes_from_numbers(_loads(b"[" + body[start:stop] + b"]"))
+        start = stop + 1
+    return bytes(data)
+
+
+def _loads(body: bytes) -> Any:
+    if body.count(b",") > MAX_VALUES:
+        raise InvalidRequest(f"The body has more than {MAX_VALUES:,} values.")
+    try:
+        return json.loads(body.decode("utf-8-sig"))  # of bytes it takes twice as long; some send a mark first
+    except json.JSONDecodeError as error:
+        raise InvalidRequest(f"The body is not valid JSON: {error.msg} at character {error.pos:,}.") from error
+    except (ValueError, RecursionError) as error:  # ValueError: no UTF-8, or a number of over 4,300 digits
+        raise InvalidRequest("The body is not valid JSON.") from error
+
+
+def _too_large(max_bytes: int) -> RequestTooLarge:
+    return RequestTooLarge(f"The request has more than {max_bytes / 2**20:,.0f} MB, the most that is taken.")
+
+
+# --- answers
+
+
+@dataclass(frozen=True)
+class Asking:
+    """What every interface does with a call: reads its body, fetches its pictures, and asks the engine."""
+
+    engine: Engine
+    limits: ImageLimits
+    downloads: Downloads | None  # None where the server fetches nothing
+
+    async def body(self, request: Request, parse: Callable[[bytes], T]) -> T:
+        """What `parse` makes of the body, off the event loop.
+
+        Raises:
+            RequestTooLarge: it is longer than the largest picture needs; or whatever `parse` raises.
+        """
+        data = await _bytes_of(request, LETTERS_PER_BYTE * self.limits.max_bytes + WORDS_BYTES)
+        return await while_connected(request, asyncio.to_thread(parse, data))
+
+    def check_model(self, name: str | None) -> None:
+        """A program whose base URL alone was changed keeps the name that the hosted model has there.
+
+        Raises:
+            ModelNotFound: it names a model that is not served here.
+        """
+        served = self.engine.info.model
+        if name not in (None, served, LLAVA_7B):
+            raise ModelNotFound(f"The model {name[:100]!r} is not served here; {served!r} is.", "model")
+
+    async def fetched(self, request: Request, turns: Sequence[Turn]) -> ImageFromUrl | None:
+        """Fetch the pictures that `turns` name by a web address; None where the server fetches nothing.
+
+        Raises:
+            InvalidRequest: they are more than a conversation may have.
+        """
+        if self.downloads is None:
+            return None
+        urls, most = web_addresses(turns), self.engine.info.max_images
+        if len(urls) > most:
+            words = f"The conversation has {len(urls)} pictures to fetch; at most {most} are allowed."
+            raise InvalidRequest(words, "messages")
+        return await while_connected(request, self.downloads.pictures(urls))
+
+    async def whole(self, request: Request, asked: Sequence[ChatRequest], endpoint: str) -> list[Completion]:
+        """The answers to all of `asked`. Raises what `Engine.stream` raises."""
+        pieces = _pieces_of(self.engine, asked, endpoint, request)
+        return await while_connected(request, _completions_of(pieces, len(asked)))
+
+    async def streamed(self, request: Request, asked: Sequence[ChatRequest], endpoint: str) -> Pieces:
+        """The answers in pieces, once the first text is there or a while has passed."""
+        return await while_connected(request, _begun(_pieces_of(self.engine, asked, endpoint, request)))
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
@@ -40,7 +207,7 @@ async def _hang_up(request: Request) -> None:
         pass
 
 
-async def pieces_of(engine: Engine, requests: Sequence[ChatRequest], endpoint: str, http: Request) -> Pieces:
+async def _pieces_of(engine: Engine, requests: Sequence[ChatRequest], endpoint: str, http: Request) -> Pieces:
     """Ask all `requests`, which came in `http`, at the same time. Closing the generator, or a failure, cancels all.
 
     Raises:
@@ -75,10 +242,28 @@ async def pieces_of(engine: Engine, requests: Sequence[ChatRequest], endpoint: s
             task.cancel()
 
 
-async def completions_of(pieces: Pieces, count: int) -> list[Completion]:
-    """The `count` whole answers. Raises what `pieces_of` raises."""
+async def _completions_of(pieces: Pieces, count: int) -> list[Completion]:
+    """The `count` whole answers."""
     chunks: list[list[Chunk]] = [[] for _ in range(count)]
     async with aclosing(pieces):
         async for index, chunk in pieces:
             chunks[index].append(chunk)
     return [completion_of(answer) for answer in chunks]
+
+
+async def _begun(pieces: Pieces) -> Pieces:
+    """The same pieces, once the first that says something is there, or a while has passed."""
+    first = []
+    async for piece in pieces:
+        first.append(piece)
+        if piece[1].text or piece[1].finish_reason or len(first) >= HELD_HEARTBEATS:
+            break
+
+    async def all_of_them() -> Pieces:
+        async with aclosing(pieces):
+            for piece in first:
+                yield piece
+            async for piece in pieces:
+                yield piece
+
+    return all_of_them()

@@ -1,46 +1,64 @@
 """For load balancers and Prometheus: is the server alive, is it ready, and what has it done?"""
 
-from typing import Any
+from typing import NotRequired
 
 from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from typing_extensions import TypedDict
 
-from llava_demo.api import documents
 from llava_demo.engines import Engine
 from llava_demo.metrics import REGISTRY
 
 
+class HealthJSON(TypedDict):
+    status: str
+    model: str
+    engine: str
+    running: int
+    waiting: int
+    cached_tokens: int
+    stage: NotRequired[str]  # while the model is loaded: what is done, and how far it is
+
+
 def router(engine: Engine) -> APIRouter:
     """The routes, which need no key."""
-    routes = APIRouter(tags=["Watching"])
+    routes = APIRouter(tags=["Monitoring"])
 
-    def health() -> dict[str, Any]:
+    def health() -> HealthJSON:
         status, info = engine.status(), engine.info
-        counts = {"running": status.running, "waiting": status.waiting, "cached_tokens": status.cached_tokens}
-        stage = {"stage": status.stage} if status.stage else {}
-        return {"status": status.state, "model": info.model, "engine": info.engine, **counts, **stage}
+        state: HealthJSON = {
+            "status": status.state,
+            "model": info.model,
+            "engine": info.engine,
+            "running": status.running,
+            "waiting": status.waiting,
+            "cached_tokens": status.cached_tokens,
+        }
+        return {**state, "stage": status.stage} if status.stage else state
 
-    async def live() -> JSONResponse:
+    async def live() -> Response:
         """The process answers."""
         return JSONResponse(health())
 
-    async def ready() -> JSONResponse:
+    async def ready() -> Response:
         """The model is loaded and its engine works."""
         state = health()
         return JSONResponse(state, 200 if state["status"] == "ready" else 503)
 
-    async def numbers() -> Response:
-        """What has been answered, and how fast."""
+    async def metrics() -> Response:
+        """What has been answered, and how fast, in Prometheus' text form."""
         return Response(generate_latest(REGISTRY) + _gauges(engine), media_type=CONTENT_TYPE_LATEST)
 
-    for path, route, document in (
-        ("/health/live", live, documents.health(is_always_200=True)),
-        ("/health/ready", ready, documents.health(is_always_200=False)),
-        ("/healthz", ready, documents.health(is_always_200=False)),
-        ("/metrics", numbers, documents.metrics()),
+    healthy = {200: {"model": HealthJSON}}
+    not_now = {503: {"model": HealthJSON, "description": "Not now."}}
+    for path, route, documents in (
+        ("/health/live", live, {"responses": healthy}),
+        ("/health/ready", ready, {"responses": healthy | not_now}),
+        ("/healthz", ready, {"responses": healthy | not_now}),
+        ("/metrics", metrics, {"response_class": PlainTextResponse}),
     ):
-        routes.get(path, name=path, **document)(route)
+        routes.get(path, name=path, **documents)(route)
         routes.head(path, include_in_schema=False)(route)
     return routes
 

@@ -26,9 +26,7 @@ from llava_demo.errors import DemoError, EngineBusy, EngineUnavailable, Generati
 from llava_demo.images import Image, ImageLimits
 from llava_demo.model.squares import prepared
 from llava_demo.settings import SettingError, Settings
-from llava_demo.wire.openai.failures import error_from
-from llava_demo.wire.openai.requests import STREAMED, request_json
-from llava_demo.wire.openai.streams import AnswerReader
+from llava_demo.wire.openai_client import STREAMED, AnswerReader, error_from, request_json
 
 CONNECT_S = 3.0
 SILENCE_S = 180.0  # a question may stand in a cluster's line for minutes; vLLM says nothing meanwhile

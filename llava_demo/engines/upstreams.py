@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from llava_demo.wire.openai.models import Served, served_from
+from llava_demo.wire.openai_client import Served, served_from
 
 CHECK_EVERY_S = 5.0
 CHECK_TIMEOUT_S = 3.0

@@ -27,7 +27,7 @@ from llava_demo.images import ImageLimits
 from llava_demo.images.download import Downloads
 from llava_demo.ui.growth import growing_answer
 from llava_demo.ui.uploads import Uploads, leave_addresses_alone
-from llava_demo.wire.openai.messages import ImageFromUrl, messages_from
+from llava_demo.wire.messages import ImageFromUrl, messages_from
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 from llava_demo.chat import Message, SamplingParams
 from llava_demo.errors import InvalidRequest
 from llava_demo.images import Image, ImageLimits
-from llava_demo.wire.openai.messages import messages_from, messages_json
+from llava_demo.wire.messages import messages_from, messages_json
 
 FORMAT = "ask-a-picture conversation 1"
 MAX_JSON_BYTES = 200 * 2**20  # before it is unpacked: six pictures of 20 MB in base64, and room

@@ -10,7 +10,7 @@ from gradio.blocks import Block
 from llava_demo.errors import InvalidImage, InvalidRequest
 from llava_demo.images import Image, ImageLimits
 from llava_demo.images.download import Downloads
-from llava_demo.wire.openai.messages import ImageFromUrl, is_web_address, web_addresses
+from llava_demo.wire.messages import ImageFromUrl, is_web_address, web_addresses
 
 _FINISHED_UPLOAD = re.compile(r"[0-9a-f]{64}/[^/]+")  # below Gradio's upload folder; unfinished ones lie beside
 

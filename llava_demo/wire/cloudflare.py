@@ -5,9 +5,14 @@ https://developers.cloudflare.com/workers-ai/platform/errors/.
 """
 
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
-from llava_demo.chat import KNOBS, ChatRequest, Message, SamplingParams
+from pydantic import Field, GetJsonSchemaHandler, WithJsonSchema
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+from typing_extensions import TypedDict
+
+from llava_demo.chat import ChatRequest, Message
 from llava_demo.errors import (
     DemoError,
     EngineBusy,
@@ -19,18 +24,21 @@ from llava_demo.errors import (
     ModelNotFound,
     RequestTooLarge,
     TooManyRequests,
-    UnsupportedParameter,
     WrongKey,
 )
 from llava_demo.images import Image, ImageLimits
-from llava_demo.wire.openai.messages import messages_from
+from llava_demo.wire.bodies import Knobs, body_from
+from llava_demo.wire.messages import Turns, messages_from
 
 MODEL = "@cf/llava-hf/llava-1.5-7b-hf"
 DEFAULT_PROMPT = "Describe this image."
 
-_READ = frozenset({*KNOBS, "seed", "stop", "image", "prompt", "messages", "raw"})
-_NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {"stream": (False,)}
 _BASE64 = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/= \t\r\n")
+
+_IMAGE = {
+    "anyOf": [{"type": "array", "items": {"type": "number", "minimum": 0, "maximum": 255}}, {"type": "string"}],
+    "description": "The picture's file: a list of byte values, base64, a data URL, or one character a byte.",
+}
 
 _CODES: dict[type[DemoError], int] = {
     ModelNotFound: 5007,
@@ -47,30 +55,39 @@ _CODE_OF_OTHER_REQUESTS = 5006  # what does not fit the model's schema
 _CODE_OF_FAILURES = 3043  # internal server error
 
 
-def request_from(body: Any, limits: ImageLimits | None = None) -> ChatRequest:
-    """Read the JSON of a run. A field that is null counts as left out; `image` may already be the file's bytes.
+class RunRequest(Knobs):
+    """The body of a run; `image` may already be the file's bytes."""
+
+    image: Annotated[Any, WithJsonSchema(_IMAGE)]
+    prompt: str | None = None
+    messages: Turns | None = None
+    raw: Annotated[bool | None, Field(description="The prompt goes in as it is, control tokens and all.")] = None
+    without_effect: ClassVar = {"stream": (False,)}
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        schema = super().__get_pydantic_json_schema__(core, handler)
+        return schema | {"not": {"required": ["prompt", "messages"]}}
+
+
+def request_from(given: Any, limits: ImageLimits | None = None) -> ChatRequest:
+    """Read the JSON of a run.
 
     Raises:
         InvalidRequest: a value that is not allowed; `param` is its field.
         UnsupportedParameter: a field that is unknown, or that asks for what is not done here.
         InvalidImage, ImageTooLarge: no picture, or one that `Image` refuses.
     """
-    if not isinstance(body, dict):
-        raise InvalidRequest("The body must be a JSON object, or a picture's file.")
-    given = {name: value for name, value in body.items() if value is not None}
-    for name, value in given.items():
-        if name not in _READ and value not in _NEUTRAL_VALUES.get(name, ()):
-            raise UnsupportedParameter(f"{name[:40]} is not supported here; leave it out.", name[:40])
-    if "prompt" in given and "messages" in given:
+    body = body_from(RunRequest, given)
+    if body.prompt is not None and body.messages is not None:
         raise InvalidRequest('"prompt" and "messages" are mutually exclusive', "prompt")
-    if "image" not in given:
+    if body.image is None:
         raise InvalidRequest("image is missing; it must be a list of byte values or a string.", "image")
-    is_raw = given.get("raw", False)
-    if not isinstance(is_raw, bool):
-        raise InvalidRequest("raw must be true or false.", "raw")
-    sampling = _sampling_from(given)
-    image = image_from(given["image"], limits or ImageLimits())
-    return ChatRequest(_with_image(_messages_from(given), image), sampling, is_raw)
+    sampling = body.sampling()
+    image = image_from(body.image, limits or ImageLimits())
+    prompt = Message("user", DEFAULT_PROMPT if body.prompt is None else body.prompt)
+    messages = (prompt,) if body.messages is None else messages_from(body.messages)
+    return ChatRequest(_with_image(messages, image), sampling, bool(body.raw))
 
 
 def request_from_file(data: bytes, limits: ImageLimits | None = None) -> ChatRequest:
@@ -100,55 +117,40 @@ def image_from(value: Any, limits: ImageLimits) -> Image:
         raise InvalidImage("image is a string of neither base64, nor a data URL, nor bytes.", "image") from error
 
 
-def request_json(request: ChatRequest) -> dict[str, Any]:
-    """The JSON that asks this, for one picture in the first of the user's messages; `request_from` reads it back.
-
-    Raises:
-        InvalidRequest: not exactly one picture, or not there.
-    """
-    first = next(message for message in request.messages if message.role == "user")
-    if len(request.images) != 1 or not first.images:
-        raise InvalidRequest("This interface takes one picture, which belongs to the first question.", "image")
-    if len(request.messages) == 1:
-        words: dict[str, Any] = {"prompt": first.text}
-    else:
-        words = {"messages": [{"role": message.role, "content": message.text} for message in request.messages]}
-    sampling, neutral = request.sampling, SamplingParams()
-    names = [*KNOBS, "seed"]
-    knobs = {name: getattr(sampling, name) for name in names if getattr(sampling, name) != getattr(neutral, name)}
-    stop = {"stop": list(sampling.stop)} if sampling.stop else {}
-    raw = {"raw": True} if request.is_raw else {}
-    return {"image": list(first.images[0].data)} | words | knobs | stop | raw
-
-
-def envelope(text: str) -> dict[str, Any]:
-    """What the HTTP API answers."""
-    return {"result": answer(text), "success": True, "errors": [], "messages": []}
-
-
-def answer(text: str) -> dict[str, Any]:
+class DescriptionJSON(TypedDict):
     """What a Worker's `env.AI.run` gives back."""
-    return {"description": text}
+
+    description: str
 
 
-def error_json(message: str, code: int) -> dict[str, Any]:
-    """The envelope without a result."""
+class FailureJSON(TypedDict):
+    code: int
+    message: str
+
+
+class EnvelopeJSON(TypedDict):
+    """What the HTTP API answers."""
+
+    result: DescriptionJSON | None
+    success: bool
+    errors: list[FailureJSON]
+    messages: list[str]
+
+
+def envelope(text: str) -> EnvelopeJSON:
+    """The answer in its envelope."""
+    return {"result": {"description": text}, "success": True, "errors": [], "messages": []}
+
+
+def error_json(message: str, code: int) -> EnvelopeJSON:
+    """The envelope without a result; the codes are Cloudflare's."""
     return {"result": None, "success": False, "errors": [{"code": code, "message": message}], "messages": []}
 
 
-def code_of(error: DemoError) -> int:
-    """Cloudflare's number for what went wrong."""
+def error_of(error: DemoError) -> EnvelopeJSON:
+    """What a caller is told of `error`."""
     other = _CODE_OF_OTHER_REQUESTS if isinstance(error, InvalidRequest) else _CODE_OF_FAILURES
-    return _CODES.get(type(error), other)
-
-
-def _messages_from(given: dict[str, Any]) -> tuple[Message, ...]:
-    if "messages" in given:
-        return messages_from(given["messages"])
-    prompt = given.get("prompt", DEFAULT_PROMPT)
-    if not isinstance(prompt, str):
-        raise InvalidRequest("prompt must be a string.", "prompt")
-    return (Message("user", prompt),)
+    return error_json(str(error), _CODES.get(type(error), other))
 
 
 def _with_image(messages: tuple[Message, ...], image: Image) -> tuple[Message, ...]:
@@ -157,7 +159,3 @@ def _with_image(messages: tuple[Message, ...], image: Image) -> tuple[Message, .
         if message.role == "user":
             return (*messages[:index], replace(message, images=(image, *message.images)), *messages[index + 1 :])
     return messages
-
-
-def _sampling_from(given: dict[str, Any]) -> SamplingParams:
-    return SamplingParams(**{name: given[name] for name in (*KNOBS, "seed", "stop") if name in given})

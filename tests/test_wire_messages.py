@@ -8,7 +8,7 @@ from pictures import png
 from llava_demo.chat import Message
 from llava_demo.errors import ImageTooLarge, InvalidImage, InvalidRequest
 from llava_demo.images import Image, ImageLimits
-from llava_demo.wire.openai import messages_from
+from llava_demo.wire.messages import messages_from
 
 RED, BLUE = Image.from_bytes(png("red")), Image.from_bytes(png("blue"))
 GRADIO_FILE = {
@@ -96,7 +96,7 @@ def test_what_the_way_in_refuses_gets_its_place() -> None:
         (["hello"], "messages[0]", "is a string; it must be {role, content}"),
         ([None], "messages[0]", "is missing or null"),
         ([{"content": "?"}], "messages[0].role", "is missing or null; it must be one of system, developer, user"),
-        ([{"role": "tool", "content": "?"}], "messages[0].role", "is 'tool'"),
+        ([{"role": "robot", "content": "?"}], "messages[0].role", "is 'robot'"),
         ([{"role": "x" * 10_000, "content": "?"}], "messages[0].role", "it must be one of"),
         ([{"role": ["user"], "content": "?"}], "messages[0].role", "is a list"),
         ([{"role": "user"}], "messages[0].content", "is missing or null; it must be a string or a list of parts"),
@@ -108,8 +108,8 @@ def test_what_the_way_in_refuses_gets_its_place() -> None:
         (user(text("a"), {"type": "text"}), "messages[0].content[1].text", "is missing or null; it must be a string"),
         (user({"type": "text", "text": 5}), "messages[0].content[0].text", "is a number"),
         (user({"type": "image_url"}), "messages[0].content[0].image_url", "is missing or null"),
-        (user({"type": "image_url", "image_url": {"url": 5}}), "messages[0].content[0].image_url", "is an object"),
-        (user({"type": "image_url", "image_url": {}}), "messages[0].content[0].image_url", "must be a data URL or"),
+        (user({"type": "image_url", "image_url": {"url": 5}}), "messages[0].content[0].image_url.url", "is a number"),
+        (user({"type": "image_url", "image_url": {}}), "messages[0].content[0].image_url", "as a data URL"),
         ([{"role": "user", "content": "x" * 6145}], "messages[0]", "6,145 characters; at most 6,144"),
         ([{"role": "user", "content": "\ud83d"}], "messages[0]", "valid Unicode"),
         (

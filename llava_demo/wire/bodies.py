@@ -1,0 +1,163 @@
+"""Bodies of other people's APIs as pydantic models; a refusal names the place, what is there, and what is allowed."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, ValidationError, WithJsonSchema, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
+
+from llava_demo.chat import KNOBS, MAX_SEED, MAX_STOP_STRINGS, SamplingParams
+from llava_demo.errors import InvalidRequest, UnsupportedParameter
+
+MAX_SHOWN_CHARACTERS = 40  # of a name or a value that the caller gave
+
+
+class Body(BaseModel):
+    """A JSON object. A field that is null counts as left out, and an unknown one is refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    # Fields that are taken and change nothing here: with these values only, or with any where there are none.
+    without_effect: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _effective(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        required = {name: None for name, field in cls.model_fields.items() if field.is_required()}
+        return required | {
+            name: value for name, value in given.items() if value is not None and not cls._is_neutral(name, value)
+        }
+
+    @classmethod
+    def _is_neutral(cls, name: str, given: Any) -> bool:
+        values = cls.without_effect.get(name)
+        same = (given == value and isinstance(given, bool) == isinstance(value, bool) for value in values or ())
+        return values == () or any(same)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        schema = handler.resolve_ref_schema(handler(core))
+        for name, values in cls.without_effect.items():
+            schema["properties"][name] = {"description": "Taken without effect."} | (
+                {"enum": [*values, None]} if values else {}
+            )
+        return schema
+
+
+B = TypeVar("B", bound=Body)
+
+
+def body_from(model: type[B], given: Any) -> B:
+    """Validate what came out of JSON.
+
+    Raises:
+        InvalidRequest: a value that is not allowed; `param` is its place, as `messages[2].content[0].image_url`.
+        UnsupportedParameter: a field that is unknown, or that asks for what is not done here.
+    """
+    if not isinstance(given, dict):
+        raise InvalidRequest("The body must be a JSON object.")
+    try:
+        return model.model_validate(given)
+    except ValidationError as error:
+        raise refusal_of(error, with_values=model.without_effect) from None  # pydantic's words quote what was given
+
+
+def refusal_of(error: ValidationError, root: str = "", with_values: Collection[str] = ()) -> InvalidRequest:
+    """The first of pydantic's findings in our words; `root` is the name of what was validated."""
+    first = error.errors(include_url=False)[0]
+    place = place_of(first["loc"], root)
+    if first["type"] == "extra_forbidden":
+        which = " with this value" if first["loc"][-1] in with_values else ""
+        return UnsupportedParameter(f"{place} is not supported here{which}; leave it out.", place)
+    if first["type"] == "not_a_part":
+        return InvalidRequest(f"{place} {first['msg']}.", place)
+    expected = str(first.get("ctx", {}).get("expected", _EXPECTED.get(first["type"], first["msg"])))
+    given = first["input"]
+    one_of, shown = "", kind_of(given)
+    if first["type"] == "literal_error":
+        expected = expected.replace("'", "")
+        one_of, shown = "one of ", repr(given[:MAX_SHOWN_CHARACTERS]) if isinstance(given, str) else shown
+    return InvalidRequest(f"{place} is {shown}; it must be {one_of}{expected}.", place)
+
+
+def place_of(location: Sequence[str | int], root: str = "") -> str:
+    """Where it stands, as a caller would write it; names of union members, which pydantic puts in, are left out."""
+    place = root
+    for step in location:
+        if isinstance(step, int):
+            place += f"[{step}]"
+        elif not step.startswith("<"):
+            place += f".{step[:MAX_SHOWN_CHARACTERS]}" if place else step[:MAX_SHOWN_CHARACTERS]
+    return place
+
+
+def kind_of(value: Any) -> str:
+    """What a JSON value is, in words."""
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", int: "a number", float: "a number"}
+    return "missing or null" if value is None else names.get(type(value), f"a {type(value).__name__}")
+
+
+def wrong(expected: str) -> PydanticCustomError:
+    """What a validator raises: "messages[0] is a number; it must be `expected`"."""
+    return PydanticCustomError("wrong", "{expected}", {"expected": expected})
+
+
+_EXPECTED = {
+    "string_type": "a string",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "an object",
+    "model_type": "an object",
+}
+
+
+# --- fields that several interfaces share
+
+
+def _knob_schema(name: str, default: Any) -> JsonSchemaValue:
+    knob = KNOBS[name]
+    kind = "integer" if knob.is_whole else "number"
+    words = {"description": knob.doc, "default": default}
+    return {"type": [kind, "null"], "minimum": knob.low, "maximum": knob.high} | words
+
+
+_SEED = {"type": ["integer", "null"], "minimum": 0, "maximum": MAX_SEED}
+_STRING = {"type": "string", "minLength": 1}
+_STOP = {"anyOf": [_STRING, {"type": "array", "items": _STRING, "maxItems": MAX_STOP_STRINGS}, {"type": "null"}]}
+
+MaxTokens = Annotated[Any, WithJsonSchema(_knob_schema("max_tokens", SamplingParams().max_tokens))]
+
+
+class Knobs(Body):
+    """The sampling parameters: documented here, checked by `SamplingParams`, which alone knows their ranges."""
+
+    temperature: Any = None
+    top_p: Any = None
+    max_tokens: Any = None
+    top_k: Any = None
+    min_p: Any = None
+    repetition_penalty: Any = None
+    frequency_penalty: Any = None
+    presence_penalty: Any = None
+    seed: Annotated[Any, WithJsonSchema(_SEED | {"description": "The same seed, the same answer."})] = None
+    stop: Annotated[Any, WithJsonSchema(_STOP | {"description": "The answer ends before these."})] = None
+
+    def sampling(self, **others: Any) -> SamplingParams:
+        """What is set here, and `others`, which come first.
+
+        Raises:
+            InvalidRequest: a value that is not allowed; `param` is its name.
+        """
+        given = {name: getattr(self, name) for name in (*KNOBS, "seed", "stop")} | others
+        given = {name: value for name, value in given.items() if value is not None}
+        stop = given.pop("stop", ())
+        return SamplingParams(**given, stop=(stop,) if isinstance(stop, str) else stop)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        schema = super().__get_pydantic_json_schema__(core, handler)
+        schema["properties"] |= {name: _knob_schema(name, getattr(SamplingParams(), name)) for name in KNOBS}
+        return schema

@@ -1,0 +1,301 @@
+"""OpenAI's chat completions as a server reads and writes them: the request, the answer whole or in events, the error.
+
+Source: https://platform.openai.com/docs/api-reference/chat. What would change the answer and is not done is refused,
+never passed over in silence; `openai_client` is the other side.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field
+from typing_extensions import TypedDict  # pydantic takes typing's only from Python 3.12 on
+
+from llava_demo.chat import (
+    MAX_SEED,
+    MAX_TOP_LOGPROBS,
+    ChatRequest,
+    Chunk,
+    Completion,
+    FinishReason,
+    SamplingParams,
+    TokenLogprob,
+    Usage,
+)
+from llava_demo.errors import DemoError, InvalidRequest
+from llava_demo.images import ImageLimits
+from llava_demo.wire.bodies import Body, Knobs, MaxTokens, body_from, wrong
+from llava_demo.wire.messages import ImageFromUrl, Turns, messages_from
+
+MAX_CHOICES = 4
+LEAST_LOGPROB = -9999.0  # as OpenAI writes "impossible"; JSON knows no infinity
+
+# Fields that no answer here can differ by: who asks, and how it is stored, counted, billed.
+_ANY = ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention")
+# Fields that are taken with any value, (), or only with those that ask for what is done anyway.
+WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
+    **dict.fromkeys((*_ANY, "parallel_tool_calls"), ()),
+    "response_format": ({"type": "text"},),
+    "modalities": (["text"],),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "logit_bias": ({},),
+}
+
+
+# --- the request
+
+
+def _whole(low: int, high: int, value: Any) -> Any:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or value not in range(low, high + 1):
+        raise wrong(f"a whole number from {low} to {high}")
+    return int(value)  # JSON has one kind of number: 2.0 is whole
+
+
+Choices = Annotated[int, BeforeValidator(partial(_whole, 1, MAX_CHOICES)), Field(ge=1, le=MAX_CHOICES)]
+TopLogprobs = Annotated[int, BeforeValidator(partial(_whole, 0, MAX_TOP_LOGPROBS)), Field(ge=0, le=MAX_TOP_LOGPROBS)]
+
+
+class StreamOptions(Body):
+    include_usage: bool | None = None
+
+
+class ChatCompletionRequest(Knobs):
+    """The body of a POST to `/chat/completions`."""
+
+    messages: Turns
+    model: str | None = None
+    max_completion_tokens: MaxTokens = None
+    n: Annotated[Choices | None, Field(description="The number of answers.")] = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    logprobs: bool | None = None
+    top_logprobs: TopLogprobs | None = None
+
+    without_effect: ClassVar = WITHOUT_EFFECT
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request, and how its answer is wanted."""
+
+    request: ChatRequest
+    model: str | None = None
+    choices: int = 1
+    is_stream: bool = False
+    has_usage: bool = False  # in a stream, which has none unless asked
+
+    @property
+    def requests(self) -> list[ChatRequest]:
+        """One for each choice: with a seed, the first is that of a call for one, and the others have the next seeds."""
+        sampling = self.request.sampling
+        if sampling.seed is None:
+            return [self.request] * self.choices
+        seeds = [(sampling.seed + index) % (MAX_SEED + 1) for index in range(self.choices)]
+        return [replace(self.request, sampling=replace(sampling, seed=seed)) for seed in seeds]
+
+
+def call_from(given: Any, limits: ImageLimits | None = None, image_from_url: ImageFromUrl | None = None) -> Call:
+    """Read the body of a POST to `/chat/completions`, out of JSON or validated.
+
+    Raises:
+        InvalidRequest: a value that is not allowed; `param` is its place.
+        UnsupportedParameter: a field that is unknown, or that asks for what is not done here.
+    """
+    body = given if isinstance(given, ChatCompletionRequest) else body_from(ChatCompletionRequest, given)
+    options = body.stream_options or StreamOptions()
+    if options.model_fields_set and not body.stream:
+        raise InvalidRequest("stream_options needs stream to be true.", "stream_options")
+    messages = messages_from(body.messages, limits=limits, image_from_url=image_from_url)
+    request = ChatRequest(messages, _sampling_from(body))
+    return Call(request, body.model, body.n or 1, bool(body.stream), bool(options.include_usage))
+
+
+def _sampling_from(body: ChatCompletionRequest) -> SamplingParams:
+    if None is not body.max_completion_tokens != (body.max_tokens or body.max_completion_tokens):
+        raise InvalidRequest("max_tokens and max_completion_tokens are the same; give one of them.", "max_tokens")
+    if body.top_logprobs is not None and not body.logprobs:
+        raise InvalidRequest(f"top_logprobs, 0 to {MAX_TOP_LOGPROBS}, needs logprobs to be true.", "top_logprobs")
+    max_tokens = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
+    return body.sampling(max_tokens=max_tokens, top_logprobs=(body.top_logprobs or 0) if body.logprobs else None)
+
+
+# --- the answer
+
+
+class LogprobJSON(TypedDict):
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class TokenJSON(LogprobJSON):
+    top_logprobs: list[LogprobJSON]
+
+
+class LogprobsJSON(TypedDict):
+    content: list[TokenJSON]
+    refusal: None
+
+
+class PromptDetailsJSON(TypedDict):
+    cached_tokens: int
+
+
+class UsageJSON(TypedDict):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptDetailsJSON
+
+
+class AnswerJSON(TypedDict):
+    role: Literal["assistant"]
+    content: str
+    refusal: None
+
+
+class ChoiceJSON(TypedDict):
+    index: int
+    message: AnswerJSON
+    logprobs: LogprobsJSON | None
+    finish_reason: FinishReason
+
+
+class ChatCompletion(TypedDict):
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    system_fingerprint: None
+    choices: list[ChoiceJSON]
+    usage: UsageJSON
+
+
+@dataclass(frozen=True)
+class Head:
+    """What every part of one answer repeats. Its methods write the parts; choices are counted from 0."""
+
+    id: str  # "chatcmpl-..."
+    model: str
+    created: int  # seconds since 1970
+
+    def completion(self, completions: Sequence[Completion]) -> ChatCompletion:
+        """The whole answer, one choice for each completion."""
+        choices: list[ChoiceJSON] = [
+            {
+                "index": index,
+                "message": {"role": "assistant", "content": completion.text, "refusal": None},
+                "logprobs": _logprobs_json(completion.logprobs),
+                "finish_reason": completion.finish_reason,
+            }
+            for index, completion in enumerate(completions)
+        ]
+        return {
+            "id": self.id,
+            "object": "chat.completion",
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": None,
+            "choices": choices,
+            "usage": usage_json([completion.usage for completion in completions]),
+        }
+
+    def first(self, index: int) -> dict[str, Any]:
+        """The event before all text, which names the speaker."""
+        return self._event(index, {"role": "assistant", "content": "", "refusal": None})
+
+    def events(self, index: int, chunk: Chunk) -> list[dict[str, Any]]:
+        """The events of one chunk: its text, and why it is the last one; none for a heart-beat."""
+        events = []
+        if chunk.text or chunk.logprobs:
+            events.append(self._event(index, {"content": chunk.text}, _logprobs_json(chunk.logprobs)))
+        if chunk.finish_reason:
+            events.append(self._event(index, {}, finish_reason=chunk.finish_reason))
+        return events
+
+    def last(self, usages: Sequence[Usage]) -> dict[str, Any]:
+        """The event with the token counts of all choices, which has no choice itself."""
+        return self._chunk([]) | {"usage": usage_json(usages)}
+
+    def _event(
+        self,
+        index: int,
+        delta: dict[str, Any],
+        logprobs: LogprobsJSON | None = None,
+        finish_reason: FinishReason | None = None,
+    ) -> dict[str, Any]:
+        return self._chunk([{"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}])
+
+    def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        head = {"id": self.id, "object": "chat.completion.chunk", "created": self.created, "model": self.model}
+        return head | {"system_fingerprint": None, "choices": choices}
+
+
+def usage_json(usages: Sequence[Usage]) -> UsageJSON:
+    """The counts of one prompt, asked once, and all its answers."""
+    prompt, completion = usages[0].prompt_tokens, sum(usage.completion_tokens for usage in usages)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": usages[0].cached_tokens},
+    }
+
+
+def _logprobs_json(logprobs: Sequence[TokenLogprob]) -> LogprobsJSON | None:
+    if not logprobs:
+        return None
+    content: list[TokenJSON] = [
+        {**_logprob_json(token), "top_logprobs": [_logprob_json(top) for top in token.top]} for token in logprobs
+    ]
+    return {"content": content, "refusal": None}
+
+
+def _logprob_json(token: TokenLogprob) -> LogprobJSON:
+    return {"token": token.token, "logprob": max(token.logprob, LEAST_LOGPROB), "bytes": list(token.token.encode())}
+
+
+# --- models and errors
+
+
+class ModelJSON(TypedDict):
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    max_model_len: int  # vLLM's word for the context
+    image_tokens: int
+    image_side: int | None
+    max_images: int
+
+
+class ModelsJSON(TypedDict):
+    object: Literal["list"]
+    data: list[ModelJSON]
+
+
+class ErrorFieldsJSON(TypedDict):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorJSON(TypedDict):
+    error: ErrorFieldsJSON
+
+
+def error_json(message: str, status: int, code: str | None = None, param: str | None = None) -> ErrorJSON:
+    """The body of an answer with this status."""
+    kind = "server_error" if status >= 500 else "rate_limit_error" if status == 429 else "invalid_request_error"
+    return {"error": {"message": message, "type": kind, "param": param, "code": None if code == kind else code}}
+
+
+def error_of(error: DemoError) -> ErrorJSON:
+    """What a caller is told of `error`."""
+    return error_json(str(error), error.status, error.code, getattr(error, "param", None))

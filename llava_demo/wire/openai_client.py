@@ -1,0 +1,241 @@
+"""OpenAI's chat completions as a client writes and reads them: what the remote engine sends, and what servers answer.
+
+vLLM, SGLang, llama.cpp and others fill the same forms differently; `openai` is this server's own side.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from llava_demo.chat import KNOBS, ChatRequest, Chunk, FinishReason, SamplingParams, TokenLogprob, Usage
+from llava_demo.errors import (
+    DemoError,
+    EngineBusy,
+    EngineUnavailable,
+    GenerationFailed,
+    ImageTooLarge,
+    InvalidImage,
+    InvalidRequest,
+    ModelNotFound,
+    PromptTooLong,
+    RequestTooLarge,
+    UnsupportedParameter,
+)
+from llava_demo.wire.messages import messages_json
+
+STREAMED = {"stream": True, "stream_options": {"include_usage": True}}  # for `request_json`: as a stream, counted
+MAX_MESSAGE_CHARACTERS = 500  # of another server's message that are passed on
+
+_TOO_LONG = "maximum context length"  # vLLM's and OpenAI's words; vLLM's code is the status
+_BY_CODE: dict[str, type[InvalidRequest]] = {
+    error.code: error
+    for error in (InvalidImage, ImageTooLarge, ModelNotFound, PromptTooLong, RequestTooLarge, UnsupportedParameter)
+}
+
+
+def request_json(request: ChatRequest, model: str | None) -> dict[str, Any]:
+    """The body that asks `model` for this, or the server's only one; neutral knobs are left out, `call_from` reads it.
+
+    `top_k`, `min_p` and `repetition_penalty` are not OpenAI's: vLLM, SGLang and this server know them by these names.
+
+    Raises:
+        InvalidRequest: a raw prompt, for which chat completions have no place.
+    """
+    if request.is_raw:
+        raise InvalidRequest("A raw prompt cannot be sent as a chat completion.", "raw")
+    sampling, neutral = request.sampling, SamplingParams()
+    stated = {"temperature", "top_p", "max_tokens"}  # servers differ in their defaults
+    knobs = {
+        name: getattr(sampling, name)
+        for name in KNOBS
+        if name in stated or getattr(sampling, name) != getattr(neutral, name)
+    }
+    body: dict[str, Any] = {"messages": messages_json(request.messages)} | knobs
+    if model is not None:
+        body["model"] = model
+    if sampling.seed is not None:
+        body["seed"] = sampling.seed
+    if sampling.stop:
+        body["stop"] = list(sampling.stop)
+    if sampling.top_logprobs is not None:
+        body |= {"logprobs": True, "top_logprobs": sampling.top_logprobs}
+    return body
+
+
+class AnswerReader:
+    """One answer, event by event; servers send its end and its token counts in one event or in two."""
+
+    def __init__(self) -> None:
+        self._finish_reason: FinishReason | None = None
+        self._usage: Usage | None = None
+        self._pieces = 0  # with text
+        self.is_done = False  # `[DONE]` came
+
+    def chunk_from(self, data: str) -> Chunk:
+        """The text of one event's data, and its log-probabilities; never the last chunk.
+
+        Raises:
+            DemoError: the event is an error, or nothing that can be read.
+        """
+        if data.strip() == "[DONE]":
+            self.is_done = True
+            return Chunk()
+        event = _event_from(data)
+        try:
+            chunk = chunk_from(event)
+        except ValueError as error:
+            raise GenerationFailed("The model's server sent what cannot be read.") from error
+        self._finish_reason = chunk.finish_reason or self._finish_reason
+        self._usage = chunk.usage or self._usage
+        text = chunk.text
+        if not self._pieces:
+            text = text.removeprefix(" ")  # that many vocabularies put before a first word; not every server drops it
+        self._pieces += bool(text)
+        return Chunk(text, logprobs=chunk.logprobs)
+
+    def last_chunk(self) -> Chunk:
+        """The chunk that ends the answer, when the stream has ended.
+
+        Raises:
+            GenerationFailed: the stream ended before the answer did.
+        """
+        if self._finish_reason is None:
+            raise GenerationFailed("The answer broke off: the server that wrote it is gone. Please try again.")
+        # A server that counts nothing still sent about one token in each piece.
+        return Chunk(finish_reason=self._finish_reason, usage=self._usage or Usage(0, self._pieces))
+
+
+def _event_from(data: str) -> dict[str, Any]:
+    try:
+        event = json.loads(data)
+    except ValueError:
+        event = None
+    if not isinstance(event, dict):
+        raise GenerationFailed("The model's server sent what cannot be read.")
+    if "error" in event:
+        raise error_from(_status_of(event), event)
+    return event
+
+
+def _status_of(event: dict[str, Any]) -> int:
+    """An error within a stream has no status; vLLM writes it as `code`, this server the kind as `type`."""
+    error = event["error"] if isinstance(event["error"], dict) else {}
+    if isinstance(error.get("code"), int):
+        return error["code"]
+    return 400 if error.get("type") == "invalid_request_error" else 500
+
+
+def chunk_from(event: dict[str, Any]) -> Chunk:
+    """Read the first choice of a stream's event; `Chunk()` where it says nothing new, as the first one does.
+
+    Servers send the finish reason and the usage in two events, so a chunk made here may have one without the other:
+    who reads a stream joins them.
+
+    Raises:
+        ValueError: it is no `chat.completion.chunk`.
+    """
+    with _form_of("chat.completion.chunk"):
+        choices = event["choices"]
+        choice = choices[0] if choices else {}
+        text = choice.get("delta", {}).get("content") or ""
+        return Chunk(text, _finish_reason(choice), _usage_from(event), _logprobs_from(choice.get("logprobs")))
+
+
+@contextmanager
+def _form_of(kind: str) -> Iterator[None]:
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"not of the form of a {kind}") from error
+
+
+def _finish_reason(choice: dict[str, Any]) -> FinishReason | None:
+    reason = choice.get("finish_reason")
+    return None if reason is None else "length" if reason == "length" else "stop"  # content_filter and others: it ended
+
+
+def _usage_from(body: dict[str, Any]) -> Usage | None:
+    usage = body.get("usage")
+    if not usage:
+        return None
+    details = usage.get("prompt_tokens_details") or {}
+    return Usage(int(usage["prompt_tokens"]), int(usage["completion_tokens"]), int(details.get("cached_tokens") or 0))
+
+
+def _logprobs_from(logprobs: dict[str, Any] | None) -> tuple[TokenLogprob, ...]:
+    content = (logprobs or {}).get("content") or ()
+    return tuple(
+        TokenLogprob(
+            token["token"],
+            float(token["logprob"]),
+            tuple(TokenLogprob(top["token"], float(top["logprob"])) for top in token.get("top_logprobs") or ()),
+        )
+        for token in content
+    )
+
+
+def error_from(status: int, body: Any, retry_after_s: int = 5) -> DemoError:
+    """What a server's refusal means to our callers; `body` is its JSON, or whatever it sent in place of it.
+
+    A key that the other server does not take is not our caller's to mend, nor are its words his business.
+    """
+    fields = _fields_of(body)
+    message = str(fields.get("message") or f"The model's server answered with status {status}.")
+    message = message[:MAX_MESSAGE_CHARACTERS]
+    code, param = fields.get("code"), fields.get("param")
+    if status in (401, 403):
+        return EngineUnavailable("The model's server does not take this server's key.")
+    if status in (408, 429) or code == EngineBusy.code:
+        return EngineBusy(message, retry_after_s)
+    if status in (502, 503, 504):
+        return EngineUnavailable(message, retry_after_s)
+    if status >= 500:
+        return GenerationFailed("The model's server failed while it answered; please try again.")
+    kind = _BY_CODE.get(code, InvalidRequest) if isinstance(code, str) else InvalidRequest
+    if _TOO_LONG in message:
+        kind = PromptTooLong
+    return kind(message, param if isinstance(param, str) else None)
+
+
+def _fields_of(body: Any) -> dict[str, Any]:
+    """The error of a body: OpenAI's `{"error": {...}}`, vLLM's `{"message": ...}`, FastAPI's `{"detail": ...}`."""
+    if not isinstance(body, dict):
+        return {}
+    error = body.get("error", body)
+    fields = error if isinstance(error, dict) else {"message": error}
+    return {"message": fields.get("detail")} | fields
+
+
+@dataclass(frozen=True)
+class Served:
+    """What a server tells about the model that is wanted, or about its first one. None where it does not tell.
+
+    `context_tokens` is `max_model_len` of vLLM and SGLang; the fields after it are only this project's own server's.
+    """
+
+    model: str | None = None
+    context_tokens: int | None = None
+    image_tokens: int | None = None
+    image_side: int | None = None
+    max_images: int | None = None
+
+
+def served_from(listing: Any, wanted: str | None = None) -> Served:
+    """Read a list of models; one that cannot be read tells nothing."""
+    models = listing.get("data") if isinstance(listing, dict) else None
+    named = [entry for entry in models or () if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
+    entry = next((entry for entry in named if wanted in (None, entry["id"])), {})
+
+    def number(name: str) -> int | None:
+        value = entry.get(name)
+        return value if isinstance(value, int) and value > 0 else None
+
+    return Served(
+        model=wanted or entry.get("id"),
+        context_tokens=number("max_model_len"),
+        image_tokens=number("image_tokens"),
+        image_side=number("image_side"),
+        max_images=number("max_images"),
+    )
