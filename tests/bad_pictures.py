@@ -20,9 +20,8 @@ def cases() -> dict[str, tuple[str, bytes]]:
     """The fate and the bytes of every case; what stands upright is red on the left and blue on the right."""
     good = {**_formats(), **_odd_pixels(), **_sizes(), **_turned()}
     bad = {**_disguised(), **_bombs(), **_cut(good), **_damaged()}
-    return {name: (UPRIGHT, data) for name, data in good.items()} | {
-        name: (REFUSED, data) for name, data in bad.items()
-    }
+    fates = ((UPRIGHT, good), (TAKEN, _burdened()), (REFUSED, bad))
+    return {name: (fate, data) for fate, files in fates for name, data in files.items()}
 
 
 def picture(width: int = 64, height: int = 32, mode: str = "RGB") -> PIL.Image.Image:
@@ -145,9 +144,17 @@ def _bombs() -> dict[str, bytes]:
         "gif of 65,535 x 65,535": bytes(gif),
         "bmp of 60,000 x 60,000": bytes(bmp),
         "jpeg of 65,500 x 65,500": bytes(jpeg),
+        "more than 20 MB": encoded(picture(), "BMP") + bytes(21 * 2**20),
+    }
+
+
+def _burdened() -> dict[str, bytes]:
+    """What costs something beside the pixels, or is rare, and is a picture."""
+    return {
         "png with a long text": _png_with(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(300_000_000))),
         "png with a large profile": _png_with(b"iCCP", b"a\0\0" + zlib.compress(bytes(300_000_000))),
-        "more than 20 MB": encoded(picture(), "BMP") + bytes(21 * 2**20),
+        "grey of 32 bits": encoded(PIL.Image.new("I", (4, 4), 2**20), "TIFF"),
+        "floating grey": encoded(PIL.Image.new("F", (4, 4)), "TIFF"),
     }
 
 
@@ -167,8 +174,7 @@ def _damaged() -> dict[str, bytes]:
         "riff without webp": b"RIFF\x10\0\0\0WEBPVP8 " + bytes(4),
         "tiff that points at itself": b"II*\0\x08\0\0\0\x01\0\x00\x01\x04\0\x01\0\0\0\x40\0\0\0\x08\0\0\0",
         "avif without a meta box": struct.pack(">I4s4sI", 16, b"ftyp", b"avif", 0),
-        "grey of 32 bits": encoded(PIL.Image.new("I", (4, 4), 2**20), "TIFF"),
-        "floating grey": encoded(PIL.Image.new("F", (4, 4)), "TIFF"),
+        "floating grey without a white": encoded(PIL.Image.new("F", (4, 4), 7), "TIFF"),
     }
 
 

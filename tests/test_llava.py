@@ -12,9 +12,9 @@ from transformers import AutoModelForImageTextToText
 from llava_demo.chat import Message
 from llava_demo.errors import InvalidRequest
 from llava_demo.images import Image
+from llava_demo.images.decode import CLIP_MEAN_COLOUR
 from llava_demo.model.device import Hardware, Plan
 from llava_demo.model.llava import Llava
-from llava_demo.model.squares import CLIP_MEAN_COLOUR, MAX_PADDED_SIDE
 
 SIZES = {
     "wide": (160, 90),
@@ -214,7 +214,7 @@ def test_seen_is_what_the_vision_tower_gets(tiny_llava: Llava) -> None:
 
 
 def test_an_extreme_picture_is_padded_in_little_memory(tiny_llava: Llava) -> None:
-    wide = PIL.Image.new("RGB", (2 * MAX_PADDED_SIDE, 40), "red")
+    wide = PIL.Image.new("RGB", (16_384, 40), "red")
     file = io.BytesIO()
     wide.save(file, "PNG")
     seen = tiny_llava.seen(Image.from_bytes(file.getvalue()))

@@ -8,7 +8,8 @@ import asyncio
 import logging
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,8 +17,15 @@ import PIL.Image
 
 from llava_demo.chat import ChatRequest, Chunk
 from llava_demo.engines import EngineInfo
-from llava_demo.errors import DemoError, EngineUnavailable, GenerationFailed, InvalidRequest, PromptTooLong
-from llava_demo.images import Image
+from llava_demo.errors import (
+    DemoError,
+    EngineUnavailable,
+    GenerationFailed,
+    ImageTooLarge,
+    InvalidRequest,
+    PromptTooLong,
+)
+from llava_demo.images import Fit, Image
 from llava_demo.log import trace_of
 
 if TYPE_CHECKING:
@@ -25,6 +33,7 @@ if TYPE_CHECKING:
 
 HEARTBEAT_S = 0.5
 MIN_ANSWER_TOKENS = 16  # a prompt that leaves less than this (or than `max_tokens`, if that is less) does not fit
+MAX_PIXELS_TOGETHER = 300_000_000  # of a conversation's pictures: six of the largest that are taken by default
 SHUTTING_DOWN = "The server is shutting down."
 BROKEN_GPU = "The GPU reported an error that only a restart of the server mends."
 
@@ -72,6 +81,10 @@ class JobEngine(ABC):
     async def stream(self, request: ChatRequest) -> AsyncGenerator[Chunk, None]:
         """Answer `request`; see `Engine.stream`."""
         check_pictures(request, self.info)
+        # Here, where it ends with its caller and holds up no other request.
+        async with aclosing(while_decoding(request.images, self.llava.fit)) as heartbeats:
+            async for heartbeat in heartbeats:
+                yield heartbeat
         job = Job(request)
         self._admit(job)
         try:
@@ -100,15 +113,42 @@ class JobEngine(ABC):
         """Let go of a job, whether it has ended or its caller has gone."""
 
 
+async def while_decoding(images: Sequence[Image], fit: Fit | None) -> AsyncGenerator[Chunk, None]:
+    """Heartbeats until all are decoded; closed or cancelled, the decoding ends.
+
+    Raises:
+        InvalidImage: a picture is damaged, or takes too long.
+    """
+
+    async def decode() -> None:
+        for image in images:
+            await image.decode(fit)
+
+    decoding = asyncio.create_task(decode())
+    try:
+        while not (await asyncio.wait([decoding], timeout=HEARTBEAT_S))[0]:
+            yield Chunk()
+        decoding.result()
+    finally:
+        decoding.cancel()
+
+
 def check_pictures(request: ChatRequest, info: EngineInfo) -> None:
-    """Raises:
-    InvalidRequest: more pictures than a conversation may have.
+    """Refuse by their headers, before any is decoded, pictures that are too many or too large together.
+
+    Raises:
+        InvalidRequest: more pictures than a conversation may have.
+        ImageTooLarge: more pixels than they may have together.
     """
     if len(request.images) > info.max_images:
         raise InvalidRequest(
             f"The conversation has {len(request.images)} pictures; at most {info.max_images} are allowed.",
             "messages",
         )
+    pixels = sum(width * height for width, height in (image.size for image in request.images))
+    if pixels > MAX_PIXELS_TOGETHER:
+        most = f"at most {MAX_PIXELS_TOGETHER / 1e6:g} are allowed"
+        raise ImageTooLarge(f"The pictures have {pixels / 1e6:.0f} megapixels together; {most}.", "messages")
 
 
 def answer_room(llava: "Llava", prompt_tokens: int, max_tokens: int, held_tokens: int) -> int:

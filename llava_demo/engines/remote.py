@@ -23,8 +23,7 @@ from llava_demo.engines import EngineInfo, EngineStatus
 from llava_demo.engines.jobs import SHUTTING_DOWN, Job, check_pictures
 from llava_demo.engines.upstreams import Upstream, Upstreams
 from llava_demo.errors import DemoError, EngineBusy, EngineUnavailable, GenerationFailed
-from llava_demo.images import Image, ImageLimits
-from llava_demo.model.squares import prepared
+from llava_demo.images import Fit, Image, ImageLimits, fit_of
 from llava_demo.settings import SettingError, Settings
 from llava_demo.wire.openai_client import STREAMED, AnswerReader, error_from, request_json
 
@@ -32,8 +31,6 @@ CONNECT_S = 3.0
 SILENCE_S = 180.0  # a question may stand in a cluster's line for minutes; vLLM says nothing meanwhile
 LLAVA_CONTEXT, LLAVA_IMAGE_TOKENS, LLAVA_SIDE, LLAVA_IMAGES = 4096, 576, 336, 6  # LLaVA-1.5's, and its like
 _LIKE_LLAVA_15 = re.compile(r"llava-(v)?1\.5|bakllava|vip-llava", re.IGNORECASE)
-_SENT_AS_THEY_ARE = ("image/jpeg", "image/png", "image/webp")  # what every server decodes
-_ORIENTATION = 0x0112
 
 _log = logging.getLogger(__name__)
 
@@ -113,10 +110,8 @@ class RemoteEngine:
 
     def seen(self, image: Image) -> PIL.Image.Image | None:
         """The square that the model looks at for `image`, where this end makes it; else None."""
-        side, mode = self._side(), self._settings.image_mode
-        if side is None or mode == "crop":
-            return None
-        return prepared(image.pixels, mode, side, PIL.Image.Resampling.BICUBIC)
+        fit = self._fit()
+        return image.square(fit) if fit else None
 
     def _admit(self) -> None:
         if self._refusal:
@@ -137,7 +132,7 @@ class RemoteEngine:
 
     async def _chunks(self, request: ChatRequest) -> AsyncIterator[Chunk]:
         """The answer of the first server that begins one."""
-        request = await asyncio.to_thread(self._travelling, request)
+        request = await self._travelling(request)
         tried: list[Upstream] = []
         failures: list[DemoError] = []
         while (upstream := self._upstreams.least_busy(but=tried)) is not None:
@@ -189,20 +184,32 @@ class RemoteEngine:
             return failures[-1]
         return EngineUnavailable(f"None of the {len(failures)} servers that could answer does; try again in a while.")
 
-    def _travelling(self, request: ChatRequest) -> ChatRequest:
+    async def _travelling(self, request: ChatRequest) -> ChatRequest:
         """The request with its pictures as they travel.
 
         Where the side of the model's square is known that is the square, as a PNG: the same pixels for the model, a
         fraction of the bytes, and padding also where the server would crop. Else it is the file as it came, unless
         servers differ on how to read it: an unusual format, transparency, or pixels that lie on their side.
         """
+        fit = self._fit()
+        for image in request.images:
+            if fit or not image.is_plain:
+                await image.decode(fit)
 
         def travelling(image: Image) -> Image:
-            square = self.seen(image)
-            return image if square is None and _is_plain(image) else _as_png(square or image.pixels)
+            if fit is None and image.is_plain:
+                return image
+            return _as_png(image.square(fit) if fit else image.pixels)
 
-        messages = (replace(m, images=tuple(map(travelling, m.images))) for m in request.messages)
-        return replace(request, messages=tuple(messages))
+        def with_pictures() -> ChatRequest:
+            messages = (replace(m, images=tuple(map(travelling, m.images))) for m in request.messages)
+            return replace(request, messages=tuple(messages))
+
+        return await asyncio.to_thread(with_pictures)
+
+    def _fit(self) -> Fit | None:
+        side = self._side()
+        return fit_of(self._settings.image_mode, side, PIL.Image.Resampling.BICUBIC) if side else None
 
     def _side(self) -> int | None:
         served = self._upstreams.served
@@ -227,14 +234,6 @@ def _shown_name(model: str | None) -> str:
     if model is None:
         return "not known yet"
     return PurePath(model).name if PurePath(model).is_absolute() else model
-
-
-def _is_plain(image: Image) -> bool:
-    if image.mime_type not in _SENT_AS_THEY_ARE:
-        return False
-    picture = PIL.Image.open(io.BytesIO(image.data))  # it was decoded before, and so can be opened
-    is_upright = picture.getexif().get(_ORIENTATION, 1) == 1
-    return picture.mode in ("RGB", "L") and is_upright and not picture.has_transparency_data
 
 
 def _as_png(picture: PIL.Image.Image) -> Image:

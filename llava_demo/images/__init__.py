@@ -1,5 +1,6 @@
 """Pictures from outside: checked, decoded and downloaded."""
 
-from llava_demo.images.image import MIME_TYPES, Image, ImageLimits, bytes_from_numbers
+from llava_demo.images.decode import MIME_TYPES, Fit, ImageLimits, PictureMode, fit_of
+from llava_demo.images.image import Image, bytes_from_numbers
 
-__all__ = ["MIME_TYPES", "Image", "ImageLimits", "bytes_from_numbers"]
+__all__ = ["MIME_TYPES", "Fit", "Image", "ImageLimits", "PictureMode", "bytes_from_numbers", "fit_of"]

@@ -16,7 +16,8 @@ import httpcore
 import httpx
 
 from llava_demo.errors import ImageTooLarge, InvalidImage, InvalidRequest
-from llava_demo.images.image import Image, ImageLimits
+from llava_demo.images.decode import ImageLimits
+from llava_demo.images.image import Image
 
 WITHIN_S = 5.0  # all in all, redirects included; vLLM's limit too
 MAX_REDIRECTS = 3

@@ -1,5 +1,6 @@
 """Llava: one checkpoint with its weights, its processor and its prompt format. Knows no queue, no sampling, no HTTP."""
 
+import importlib.util
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -9,8 +10,11 @@ import torch
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
+    AutoProcessor,
     BitsAndBytesConfig,
     GenerationConfig,
+    LlavaOnevisionProcessor,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     ProcessorMixin,
@@ -18,10 +22,8 @@ from transformers import (
 
 from llava_demo.chat import Message
 from llava_demo.errors import InvalidRequest
-from llava_demo.images import Image
+from llava_demo.images import Image, PictureMode, fit_of
 from llava_demo.model.device import Plan
-from llava_demo.model.squares import PictureMode, prepared
-from llava_demo.model.stills import processor_of
 
 # Of the model card of llava-hf/llava-1.5-7b-hf: USER: <image>\n<prompt> ASSISTANT:
 MODEL_CARD_TEMPLATE = (
@@ -42,7 +44,8 @@ class Llava:
     """A model that sees, with what belongs to it.
 
     `context_tokens` is how many tokens it reads and writes in all, `image_tokens` what one ordinary picture takes of
-    them, `side` the side in pixels of the square that its vision tower looks at.
+    them, `side` the side in pixels of the square that its vision tower looks at. `fit` makes that square of a picture;
+    where it is None the processor does.
     """
 
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, mode: PictureMode = "pad") -> None:
@@ -68,6 +71,7 @@ class Llava:
         # A processor that cuts a picture into tiles (LLaVA-NeXT, OneVision) shows all of it already.
         self.has_tiles = values.ndim == 5
         self.mode: PictureMode = "crop" if self.has_tiles else mode
+        self.fit = fit_of(self.mode, self.side, processor.image_processor.resample)
         runs, _ = self._encoded([picture])
         self.image_tokens = len(runs[0])
 
@@ -201,7 +205,7 @@ class Llava:
         return [row[kept].tolist() for row, kept in zip(ids, is_no_padding, strict=True)], dict(encoded)
 
     def _prepared(self, image: Image) -> PIL.Image.Image:
-        return prepared(image.pixels, self.mode, self.side, self.processor.image_processor.resample)
+        return image.square(self.fit) if self.fit else image.pixels
 
     def _pixel_values(self, picture: PIL.Image.Image) -> torch.Tensor:
         return self.processor.image_processor([picture], return_tensors="pt").pixel_values
@@ -217,6 +221,43 @@ def _skip_unseen_layers(model: PreTrainedModel) -> None:
     if layers and isinstance(seen, int) and seen < 0:
         for layer in layers[len(layers) + seen + 1 :]:
             layer.forward = lambda hidden_states, *_, **__: hidden_states  # type: ignore[method-assign]
+
+
+class OneVisionStills(LlavaOnevisionProcessor):
+    """LLaVA-OneVision's processor for pictures only; the part for videos needs torchvision (transformers 5.23).
+
+    Its parameters are those of `processor_config.json`.
+    """
+
+    def __init__(  # noqa: PLR0913, transformers looks for these names here
+        self,
+        image_processor: Any = None,
+        tokenizer: Any = None,
+        num_image_tokens: int | None = None,
+        vision_feature_select_strategy: str | None = None,
+        chat_template: str | None = None,
+        image_token: str = "<image>",
+        video_token: str = "<video>",
+        vision_aspect_ratio: str = "anyres_max_9",
+    ) -> None:
+        self.num_image_tokens = num_image_tokens
+        self.vision_feature_select_strategy = vision_feature_select_strategy
+        self.vision_aspect_ratio = vision_aspect_ratio
+        self.image_token, self.video_token = image_token, video_token
+        self.image_token_id = tokenizer.convert_tokens_to_ids(image_token)
+        self.video_token_id = tokenizer.convert_tokens_to_ids(video_token)
+        ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
+
+
+def processor_of(checkpoint: str, config: PreTrainedConfig, is_local: bool) -> ProcessorMixin:
+    """The processor of a checkpoint, from the Hub or a folder.
+
+    Raises:
+        OSError, ValueError, ImportError: as transformers raises them.
+    """
+    is_onevision = config.model_type == "llava_onevision" and importlib.util.find_spec("torchvision") is None
+    kind: Any = OneVisionStills if is_onevision else AutoProcessor
+    return kind.from_pretrained(checkpoint, local_files_only=is_local)  # type: ignore[no-any-return]
 
 
 def fill_images(ids: Sequence[int], image_token_id: int, runs: Iterable[Sequence[int]]) -> list[int]:

@@ -1,0 +1,253 @@
+"""Decoding in other processes, so that it has a time limit, ends with its caller, and stands in nobody's way.
+
+A decoder cannot be interrupted from within, and some hold Python's lock all the while: a JPEG of 200 KB with many
+scans takes ten seconds, a WebP of 24 megapixels stops every thread for 60 ms. So a picture goes to one of a few
+processes that live on between pictures. What is not ready soon is killed and moves to processes for slow pictures only.
+"""
+
+import asyncio
+import faulthandler
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import weakref
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+import PIL.Image
+
+from llava_demo.errors import EngineUnavailable, ImageTooLarge, InvalidImage
+from llava_demo.images.decode import Fit, Header, ImageLimits, formats, header_of, pixels_of
+
+LIMIT_S = 2.0  # of computing, for the pixels of a picture
+QUICK_S = 0.8  # for its header, and at first for its pixels: a photo of 12 megapixels takes 0.2 to 0.7
+HEADER_PROCESSES, QUICK_PROCESSES, SLOW_PROCESSES = 2, 4, 2
+MAX_MEMORY_BYTES = 2 * 2**30  # of a process; the largest picture with transparency takes a third of it
+
+_LENGTHS = struct.Struct(">II")  # of the JSON and of the bytes that follow
+_TIMED_OUT = -getattr(signal, "SIGPROF", -1)  # its exit code after `_begin_clock`
+_RUN = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from llava_demo.images.workers import work; work()"
+
+
+class TookTooLong(InvalidImage):
+    """Decoding was ended."""
+
+
+class Call:
+    """One question about one file. `cancel` may be called from any thread, more than once, and at its end."""
+
+    def __init__(self, data: bytes, **question: Any) -> None:
+        self._data, self._question = data, question
+        self._lock = threading.Lock()  # over the two below
+        self._worker: _Worker | None = None
+        self._is_cancelled = False
+
+    def cancel(self) -> None:
+        """End the work on it."""
+        with self._lock:
+            self._is_cancelled = True
+            if self._worker:
+                self._worker.kill()
+
+    def answered(self, limit_s: float) -> tuple[dict[str, Any], bytes]:
+        """What a worker of this thread answers.
+
+        Raises:
+            TookTooLong: within the limit it did not.
+            InvalidImage, ImageTooLarge: as `header_of` and `pixels_of` do; or the decoder crashed.
+            CancelledError: the call was cancelled.
+        """
+        for _ in range(2):  # a process may have been ended from outside since its last picture
+            worker = _own_worker()
+            with self._lock:
+                if self._is_cancelled:
+                    raise CancelledError
+                self._worker = worker
+            try:
+                answer, body = worker.ask({**self._question, "limit_s": limit_s}, self._data)
+            except (EOFError, OSError):
+                worker.kill()
+            else:
+                return _checked(answer), body
+            finally:
+                with self._lock:
+                    self._worker = None
+                    if self._is_cancelled:
+                        worker.kill()
+            if worker.has_timed_out:
+                raise TookTooLong(
+                    f"The picture takes more than {limit_s:g} seconds to decode; save it as an ordinary JPEG or PNG."
+                )
+        raise InvalidImage("The picture is damaged: its decoder crashed.")
+
+
+def header(data: bytes, limits: ImageLimits) -> Header:
+    """`decode.header_of` in another process. Raises what it raises, or `TookTooLong`."""
+    answer, _ = _pools.headers.submit(Call(data, limits=asdict(limits)).answered, QUICK_S).result()
+    return Header(**answer)
+
+
+def pixels(data: bytes, fit: Fit | None = None) -> PIL.Image.Image:
+    """`decode.pixels_of` in another process. Raises what it raises, or `TookTooLong`."""
+    call = Call(data, fit=fit and asdict(fit))
+    try:
+        answer, body = _pools.quick.submit(call.answered, QUICK_S).result()
+    except TookTooLong:
+        answer, body = _pools.slow.submit(call.answered, LIMIT_S).result()
+    return PIL.Image.frombytes("RGB", tuple(answer["size"]), body)
+
+
+async def pixels_for_caller(data: bytes, fit: Fit | None = None) -> PIL.Image.Image:
+    """The same for somebody who may go: cancelled, the work ends."""
+    call = Call(data, fit=fit and asdict(fit))
+    try:
+        try:
+            answer, body = await asyncio.wrap_future(_pools.quick.submit(call.answered, QUICK_S))
+        except TookTooLong:
+            answer, body = await asyncio.wrap_future(_pools.slow.submit(call.answered, LIMIT_S))
+    finally:
+        call.cancel()
+    return await asyncio.to_thread(PIL.Image.frombytes, "RGB", tuple(answer["size"]), body)
+
+
+class _Pools:
+    """Threads that each have a worker, as soon as there is work for it."""
+
+    def __init__(self) -> None:
+        self.begin()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self.begin)  # the threads stay behind
+
+    def begin(self) -> None:
+        self.own = threading.local()
+        self.headers = ThreadPoolExecutor(HEADER_PROCESSES, "header")
+        self.quick = ThreadPoolExecutor(QUICK_PROCESSES, "decode")
+        self.slow = ThreadPoolExecutor(SLOW_PROCESSES, "decode-slow")
+
+
+_pools = _Pools()
+
+
+def _own_worker() -> "_Worker":
+    worker: _Worker | None = getattr(_pools.own, "worker", None)
+    if worker is None or not worker.is_alive:
+        worker = _pools.own.worker = _Worker()
+    return worker
+
+
+class _Worker:
+    """A process that runs `work`. It ends when this one does, since its standard input does."""
+
+    def __init__(self) -> None:
+        path = [str(Path(__file__).parents[2]), *sys.path]
+        command = [sys.executable, "-I", "-c", _RUN, json.dumps(path)]  # -I: whatever PYTHON... variables say
+        pipe = subprocess.PIPE
+        try:
+            self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL)
+        except OSError as error:
+            raise EngineUnavailable("This machine can start no process that decodes the picture.") from error
+        weakref.finalize(self, _end, self._process)
+
+    def ask(self, question: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
+        assert self._process.stdin
+        assert self._process.stdout
+        _write(self._process.stdin, question, data)
+        return _read(self._process.stdout)
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    @property
+    def has_timed_out(self) -> bool:
+        return self._process.wait() == _TIMED_OUT
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    process.kill()
+    with suppress(BrokenPipeError):
+        process.__exit__(None, None, None)  # closes the pipes, and waits
+
+
+def _checked(answer: dict[str, Any]) -> dict[str, Any]:
+    kinds = {kind.__name__: kind for kind in (InvalidImage, ImageTooLarge)}
+    if "error" in answer:
+        raise kinds[answer["error"]](answer["message"])
+    return answer
+
+
+def _write(file: IO[bytes], head: dict[str, Any], body: bytes) -> None:
+    letters = json.dumps(head).encode()
+    file.write(_LENGTHS.pack(len(letters), len(body)) + letters)
+    file.write(body)
+    file.flush()
+
+
+def _read(file: IO[bytes]) -> tuple[dict[str, Any], bytes]:
+    head_length, body_length = _LENGTHS.unpack(_exactly(file, _LENGTHS.size))
+    return json.loads(_exactly(file, head_length)), _exactly(file, body_length)
+
+
+def _exactly(file: IO[bytes], count: int) -> bytes:
+    data = file.read(count)
+    if len(data) < count:
+        raise EOFError
+    return data
+
+
+# In the other process
+
+
+def work() -> None:
+    """Answer questions on standard input until it ends."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # meant for the server, which may want to finish its answers
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    questions, answers = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what decoders print is no answer
+    _bound_memory()
+    formats()  # before the clock of the first picture: it takes 0.1 s
+    with suppress(EOFError, BrokenPipeError):
+        while True:
+            question, data = _read(questions)
+            _write(answers, *_answered(question, data))
+
+
+def _answered(question: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
+    _begin_clock(question["limit_s"])
+    try:
+        if "limits" in question:
+            return asdict(header_of(data, ImageLimits(**question["limits"]))), b""
+        picture = pixels_of(data, question["fit"] and Fit(**question["fit"]))
+        return {"size": picture.size}, picture.tobytes()
+    except InvalidImage as error:
+        return {"error": type(error).__name__, "message": str(error)}, b""
+    finally:
+        _begin_clock(0)
+
+
+def _begin_clock(limit_s: float) -> None:
+    """End this process after so much computing (0: never); where the system cannot count it, after so much time."""
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_PROF, limit_s)  # SIGPROF ends a process, whatever it does
+    elif limit_s:
+        faulthandler.dump_traceback_later(limit_s, exit=True, file=sys.stderr)
+    else:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _bound_memory() -> None:
+    with suppress(ImportError, ValueError, OSError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_DATA, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
