@@ -44,6 +44,12 @@ class GenerateEngine(JobEngine):
         if thread is not None:
             await asyncio.to_thread(thread.join)
 
+    def _check_room(self, caller: str) -> None:
+        with self._lock:
+            if self._refusal:
+                raise EngineUnavailable(self._refusal)
+            self._queue.check(caller)
+
     def _admit(self, job: Job) -> None:
         with self._lock:
             if self._refusal:

@@ -81,6 +81,7 @@ class JobEngine(ABC):
     async def stream(self, request: ChatRequest) -> AsyncGenerator[Chunk, None]:
         """Answer `request`; see `Engine.stream`."""
         check_pictures(request, self.info)
+        self._check_room(request.caller)
         # Here, where it ends with its caller and holds up no other request.
         async with aclosing(while_decoding(request.images, self.llava.fit)) as heartbeats:
             async for heartbeat in heartbeats:
@@ -99,6 +100,10 @@ class JobEngine(ABC):
     def seen(self, image: Image) -> PIL.Image.Image:
         """The square that the model looks at for `image`."""
         return self.llava.seen(image)
+
+    @abstractmethod
+    def _check_room(self, caller: str) -> None:
+        """See whether `_admit` would take a request of `caller` now; raises what it raises."""
 
     @abstractmethod
     def _admit(self, job: Job) -> None:
@@ -120,8 +125,12 @@ async def while_decoding(images: Sequence[Image], fit: Fit | None) -> AsyncGener
         InvalidImage: a picture is damaged, or takes too long.
     """
 
+    waiting = [image for image in images if not image.is_decoded(fit)]
+    if not waiting:
+        return
+
     async def decode() -> None:
-        for image in images:
+        for image in waiting:
             await image.decode(fit)
 
     decoding = asyncio.create_task(decode())

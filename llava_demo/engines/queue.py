@@ -40,8 +40,8 @@ class FairQueue(Generic[Item]):
         """Number of requests that have none."""
         return sum(map(len, self._queues.values()))
 
-    def push(self, item: Item, caller: str) -> None:
-        """Append a request of `caller`.
+    def check(self, caller: str) -> None:
+        """See whether `caller` may push a request now.
 
         Raises:
             EngineBusy: every slot and every place is taken.
@@ -61,6 +61,10 @@ class FairQueue(Generic[Item]):
                 "try again when one of them has ended.",
                 limit=in_flight,
             )
+
+    def push(self, item: Item, caller: str) -> None:
+        """Append a request of `caller`. Raises what `check` raises."""
+        self.check(caller)
         if caller not in self._queues:
             self._queues[caller] = deque()
             self._turns[caller] = max(self._now, self._turns.get(caller, 0))

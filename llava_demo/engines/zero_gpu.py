@@ -61,12 +61,15 @@ class ZeroGpuEngine(JobEngine):
             job.is_cancelled.set()
             job.put(EngineUnavailable(SHUTTING_DOWN))
 
+    def _check_room(self, caller: str) -> None:  # noqa: ARG002, the platform counts by caller
+        if self._refusal:
+            raise EngineUnavailable(self._refusal)
+        if len(self._jobs) >= self._most:
+            raise EngineBusy(f"{len(self._jobs)} questions are being answered, the most at once; try again soon.")
+
     def _admit(self, job: Job) -> None:
         with self._lock:
-            if self._refusal:
-                raise EngineUnavailable(self._refusal)
-            if len(self._jobs) >= self._most:
-                raise EngineBusy(f"{len(self._jobs)} questions are being answered, the most at once; try again soon.")
+            self._check_room(job.request.caller)
             self._jobs.add(job)
         context = contextvars.copy_context()
         threading.Thread(target=context.run, args=(self._work, job), name="zero-gpu", daemon=True).start()

@@ -99,9 +99,13 @@ class Image:
         """The picture as the vision tower is to get it. It may wait for others' pictures."""
         return self._known(fit) or self._keep(fit, workers.pixels(self.data, fit))
 
+    def is_decoded(self, fit: Fit | None) -> bool:
+        """Whether `square`, or `pixels` for None, answers at once."""
+        return self._known(fit) is not None
+
     async def decode(self, fit: Fit | None) -> None:
         """Have `square`, or `pixels` for None, answer at once; cancelled, the work on it ends."""
-        if self._known(fit) is None:
+        if not self.is_decoded(fit):
             self._keep(fit, await workers.pixels_for_caller(self.data, fit))
 
     def _known(self, fit: Fit | None) -> PIL.Image.Image | None:

@@ -96,6 +96,12 @@ class BatchedEngine(JobEngine):
 
     # On the callers' event loops
 
+    def _check_room(self, caller: str) -> None:
+        with self._changed:
+            if self._refusal:
+                raise EngineUnavailable(self._refusal)
+            self._queue.check(caller)
+
     def _admit(self, job: Job) -> None:
         with self._changed:
             if self._refusal:
