@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect, sync_playwright
 
 PATIENCE_MS = 60_000  # of a machine that does other things too
-OPTIONS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
+OPTIONS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--use-fake-device-for-media-stream"]
 
 
 class Tab:
@@ -78,13 +78,18 @@ def open_tab(browser: Browser) -> Iterator[Callable[..., Tab]]:
     """Opens tabs. At the test's end: no error on the console, no request to another host, from any of them."""
     contexts, troubles = [], []
 
-    def open_at(url: str, **options: Any) -> Tab:
+    def open_at(url: str, may_log: str = "", **options: Any) -> Tab:
+        """`may_log` is in those errors on the console that the test itself causes."""
+
+        def is_fine(line: ConsoleMessage) -> bool:
+            return line.type != "error" or bool(may_log and may_log in line.text)
+
         context = browser.new_context(**({"viewport": {"width": 1280, "height": 820}} | options))
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(PATIENCE_MS)
         page.on("pageerror", lambda error: troubles.append(f"uncaught: {error}"))
-        page.on("console", lambda line: troubles.append(f"console: {line.text}") if line.type == "error" else None)
+        page.on("console", lambda line: None if is_fine(line) else troubles.append(f"console: {line.text}"))
         page.on("request", lambda request: None if _is_own(request.url, url) else troubles.append(request.url))
         page.goto(url)
         tab = Tab(page)

@@ -94,27 +94,6 @@ def test_an_example_card_asks_its_question_about_its_picture(miniature: Server, 
     expect(tab.answers.last).to_contain_text("red circle")
 
 
-def test_pictures_can_be_dropped_and_pasted(tiny: Server, open_tab: Open) -> None:
-    tab = open_tab(tiny.url)
-    transfer_of = """files => { const transfer = new DataTransfer();
-        for (const [name, bytes] of files)
-            transfer.items.add(new File([new Uint8Array(bytes)], `${name}.png`, {type: "image/png"}));
-        return transfer; }"""
-    files = [[color, list(png(color))] for color in ("red", "blue", "green")]
-    dropped = tab.page.evaluate_handle(transfer_of, files[:2])
-    tab.page.locator("#box .full-container").dispatch_event("drop", {"dataTransfer": dropped})
-    expect(tab.thumbnails).to_have_count(2)
-    pasted = tab.page.evaluate_handle(transfer_of, files[2:])
-    tab.question.evaluate(
-        "(box, clipboardData) => box.dispatchEvent(new ClipboardEvent('paste', {clipboardData, bubbles: true}))", pasted
-    )
-    expect(tab.thumbnails).to_have_count(3)
-    tab.set("max_tokens", 5)
-    tab.ask("Which one is blue?")
-    expect(tab.pictures).to_have_count(3)
-    tab.wait_for_end()
-
-
 # --- while an answer streams, and after it
 
 
@@ -232,19 +211,6 @@ def test_a_failure_is_told_in_place_and_the_next_question_is_answered(miniature:
         tab.wait_for_end()
     tab.ask("What color is the square?")  # the failure and its question are not part of the history
     expect(tab.answers.last).to_contain_text("blue")
-
-
-def test_a_picture_that_cannot_be_read_is_refused_in_the_message_box_and_nothing_is_lost(
-    tiny: Server, open_tab: Open
-) -> None:
-    tab = open_tab(tiny.url)
-    tab.add(upload("good.png"), upload("broken.png", png()[:60]))
-    tab.question.fill("What is this?")
-    tab.question.press("Enter")
-    expect(tab.refusal).to_contain_text("damaged")
-    expect(tab.question).to_have_value("What is this?")
-    expect(tab.thumbnails).to_have_count(2)
-    expect(tab.cards.first).to_be_visible()
 
 
 def test_a_seed_that_is_none_and_an_empty_question_are_refused_in_words(tiny: Server, open_tab: Open) -> None:

@@ -29,6 +29,8 @@ class EngineInfo:
     is_miniature: bool
     reasons: tuple[str, ...] = ()  # one sentence for each decision
     image_side: int | None = None  # in pixels, of the one square that the model sees; not known where it sees tiles
+    # How a picture becomes that square; not known where it sees tiles, or where another server prepares it.
+    image_mode: Literal["pad", "crop", "resize"] | None = None
 
     def advice_on(self, answer: str) -> str:
         """What people should be told with `answer`: which model knows photos, where the miniature declines. Else ""."""

@@ -71,6 +71,7 @@ class RemoteEngine:
             is_miniature=served.model == "miniature",
             reasons=self._reasons(),
             image_side=self._side(),
+            image_mode=self._settings.image_mode if self._side() and self._settings.image_mode != "crop" else None,
         )
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[Chunk, None]:

@@ -14,6 +14,7 @@ from llava_demo.ui.controls import SamplingControls
 from llava_demo.ui.endpoints import add_endpoints
 from llava_demo.ui.examples import Example, examples_for
 from llava_demo.ui.handlers import IDLE, Handlers
+from llava_demo.ui.pictures import Pictures, chips_html, giving_html
 from llava_demo.ui.sharing import Sharing, SharingPanel
 from llava_demo.ui.uploads import leave_addresses_alone
 
@@ -38,10 +39,13 @@ def build_page(engine: Engine, settings: Settings) -> gr.Blocks:
             sharing_panel = SharingPanel()
             gr.HTML(panels.about_html(engine.info), elem_id="about", padding=False)
         chat, examples = _chatbot(engine)
+        gr.HTML(chips_html(), elem_id="chips", padding=False)
+        gr.HTML(giving_html(settings.image_limits), elem_id="giving", padding=False)
         refusal = gr.HTML("", elem_id="refusal", padding=False)
         handlers = Handlers(engine, settings.image_limits, controls, examples)
         box = _message_box()
         answering = _connect(handlers, _Parts(box, refusal, chat, seen), controls.components)
+        Pictures(engine, settings.image_limits).connect(box, refusal)
         code = CodePanel(engine.info, settings, controls, examples)
         _connect_code(code, [box, chat, *controls.components])
         sharing = Sharing(engine, settings.image_limits, downloads, controls, examples)
@@ -73,8 +77,9 @@ def _chatbot(engine: Engine) -> tuple[gr.Chatbot, list[Example]]:
         editable="user",
         buttons=["copy", "copy_all"],
         feedback_options=None,
-        # Text is text: as Markdown a picture's address in an answer would make the browser ask another host.
+        # Text is text; js/markdown.js renders answers, and no picture in them makes the browser ask another host.
         render_markdown=False,
+        latex_delimiters=[],
         allow_file_downloads=False,
         group_consecutive_messages=False,
         placeholder=panels.welcome_html(engine.info),
@@ -95,10 +100,9 @@ def _message_box() -> gr.MultimodalTextbox:
         label="Message",
         show_label=False,
         placeholder="Ask about a picture…",
-        # Browsers and Python's table of types know these two by their endings only.
-        file_types=["image", ".heic", ".avif"],
+        file_types=["image", ".heic", ".heif", ".avif", ".tif", ".tiff", ".jfif"],  # what a chooser of files offers
         file_count="multiple",
-        max_plain_text_length=10_000,  # longer pasted text would become a file
+        max_plain_text_length=10**9,  # longer pasted text would become a file
         max_lines=8,
         autofocus=True,
         **IDLE,

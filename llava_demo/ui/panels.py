@@ -1,8 +1,5 @@
 """The page's own markup: the masthead, the empty conversation, what the model sees, and what is being served."""
 
-import base64
-import io
-import math
 import re
 from html import escape
 from pathlib import PurePath
@@ -10,6 +7,7 @@ from pathlib import PurePath
 import PIL.Image
 
 from llava_demo.engines import EngineInfo
+from llava_demo.ui.pictures import jpeg_url, patches_of
 
 # A picture as the model reads it, in patches; the last one is the tail of a speech bubble.
 MARK = """<svg class="mark" viewBox="0 0 32 32" aria-hidden="true" focusable="false">
@@ -42,7 +40,7 @@ def masthead_html(info: EngineInfo) -> str:
     js/main.js enables the switches once it listens to them.
     """
     served = " · ".join((info.device, info.precision, f"{info.engine} engine"))
-    return f"""<header class="masthead">
+    return f"""<header class="masthead" data-image-mode="{info.image_mode or ""}">
 <a class="wordmark" href="." aria-label="Ask a picture, start anew">{MARK}<span>Ask a picture</span></a>
 <p class="status"><i class="lamp" data-state="ready"></i><b>{escape(model_name(info))}</b>
 <span class="served">{escape(served)}</span><span class="load" role="status" aria-live="off"></span></p>
@@ -57,7 +55,9 @@ def welcome_html(info: EngineInfo) -> str:
     """The empty conversation, above the example cards."""
     return f"""<div class="welcome">
 <h1>Show a picture, ask about it</h1>
-<p class="lead">Drop, paste or choose one below, or start with one of these.</p>
+<div class="give"><p class="lead"><strong>Drop a picture anywhere</strong>, paste it, or</p>
+<p class="ways"><button type="button" class="choose">Choose a picture</button>
+<button type="button" class="camera">Camera</button></p></div>
 {_miniature_notice() if info.is_miniature else ""}</div>"""
 
 
@@ -86,15 +86,14 @@ def seen_html(squares: list[PIL.Image.Image], image_tokens: int) -> str:
     if not squares:
         return """<section class="seen"><h2>What the model sees</h2>
 <p class="hint">Your picture, as the square that the model reads, appears here with the first question.</p></section>"""
-    patches = math.isqrt(image_tokens)
-    is_grid = patches * patches == image_tokens
+    patches = patches_of(image_tokens)
     figures = "".join(
-        f'<div class="square" style="--patches:{patches if is_grid else 1}">'
-        f'<img src="{_data_url(square)}" alt="Picture {number} as the model sees it"></div>'
+        f'<div class="square" style="--patches:{patches or 1}">'
+        f'<img src="{jpeg_url(square)}" alt="Picture {number} as the model sees it"></div>'
         for number, square in enumerate(squares, 1)
     )
     side = squares[-1].width
-    grid = f", read in {patches} by {patches} patches" if is_grid else ""
+    grid = f", read in {patches} by {patches} patches" if patches else ""
     return f"""<section class="seen"><h2>What the model sees</h2><div class="squares">{figures}</div>
 <p class="hint">{side} by {side} pixels{grid}: {image_tokens:,} tokens a picture.</p></section>"""
 
@@ -110,9 +109,3 @@ It knows plain drawings: one to three circles, squares, triangles or stars, or o
 says so.</p>
 <p>For photos, run this program on a machine with an NVIDIA GPU, or choose the model yourself:
 <code>python app.py --model llava-hf/llava-1.5-7b-hf</code> (28 GB of memory without a GPU, and slow).</p></aside>"""
-
-
-def _data_url(picture: PIL.Image.Image) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=88)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

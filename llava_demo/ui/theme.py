@@ -17,7 +17,9 @@ from starlette.staticfiles import StaticFiles
 
 from llava_demo.ui.panels import MARK
 
-STYLES = ("page", "masthead", "empty", "conversation", "box", "panel", "code", "phone")  # later ones win
+STYLES = (  # later ones win
+    *("page", "masthead", "empty", "conversation", "answers", "box", "pictures", "lightbox", "panel", "code", "phone"),
+)
 _FOLDER = Path(__file__).parent
 
 EMBER = gr.themes.Color(

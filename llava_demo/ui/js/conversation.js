@@ -1,5 +1,6 @@
 // The conversation: where it is scrolled to, what Copy copies, names for what Gradio leaves without one.
 import { $, $$, watch } from "./dom.js";
+import { plainTextOf } from "./markdown.js";
 
 /** The empty page begins at its top; Gradio scrolls every conversation to its end. */
 function keepTheEmptyPageAtItsTop() {
@@ -17,7 +18,7 @@ function copyTexts() {
   navigator.clipboard.writeText = (html) => {
     const decoder = document.createElement("textarea");
     decoder.innerHTML = html.replaceAll("<", "&lt;");
-    return write(decoder.value);
+    return write(plainTextOf(decoder.value));
   };
 }
 

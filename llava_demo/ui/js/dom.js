@@ -29,3 +29,16 @@ export function watch(selector, react) {
   new MutationObserver(react).observe($(selector), { childList: true, subtree: true });
   react();
 }
+
+/**
+ * A new element with these properties and children.
+ *
+ * @param {string} tag
+ * @param {Record<string, unknown>} properties
+ * @param {...(Node | string)} children
+ */
+export function make(tag, properties, ...children) {
+  const element = Object.assign(document.createElement(tag), properties);
+  element.append(...children);
+  return element;
+}

@@ -1,14 +1,24 @@
 // The page in the browser, beyond what Gradio does: each concern is a module with a `start`, called once.
+import * as boxes from "./boxes.js";
+import * as camera from "./camera.js";
+import * as chips from "./chips.js";
 import * as code from "./code.js";
 import * as colours from "./colours.js";
 import * as conversation from "./conversation.js";
 import { $, $$ } from "./dom.js";
 import * as keys from "./keys.js";
+import * as lightbox from "./lightbox.js";
+import * as markdown from "./markdown.js";
 import * as panel from "./panel.js";
+import * as pictures from "./pictures.js";
+import * as server from "./server.js";
 import * as status from "./status.js";
 
-const CONCERNS = [keys, colours, panel, conversation, code, status];
-const PARTS = [".masthead", "#panel .toggle-button", "#conversation .bubble-wrap", "#box textarea", "#code dialog"];
+const CONCERNS = [
+  server, pictures, camera, keys, colours, panel, conversation, markdown, boxes, lightbox, chips, code, status,
+];
+const PARTS = [".masthead", "#panel .toggle-button", "#conversation .bubble-wrap", "#box textarea", "#chips div", "#giving ul",
+  "#code dialog"];
 
 /** Gradio draws the parts one after the other; all concerns start as soon as the last one is there. */
 const drawing = new MutationObserver(() => {

@@ -23,6 +23,7 @@ async function showWhatAnswers() {
   const written = (id) => components.find(({ props }) => props.elem_id === id).props.value;
   const masthead = document.createElement("template");
   masthead.innerHTML = written("masthead");
+  $(".masthead").dataset.imageMode = masthead.content.querySelector(".masthead").dataset.imageMode;
   $(".masthead .served").textContent = masthead.content.querySelector(".served").textContent;
   $("#about .about").outerHTML = written("about");
 }

@@ -1,0 +1,191 @@
+// Giving pictures: dropped or pasted anywhere, or chosen. Each is prepared, uploaded and checked as soon as it is given.
+import { $, make, watch } from "./dom.js";
+import { prepared } from "./formats.js";
+import { askAbout, changeBox, upload } from "./server.js";
+
+const MEGABYTE = 2 ** 20;
+
+let onTheirWay = 0;
+let isSendingNext = false; // Enter was pressed while a picture was on its way
+
+/**
+ * Add files to the message box: the pictures among them as thumbnails, the others as refusals that name them.
+ *
+ * @param {Iterable<File>} files
+ */
+export async function add(files) {
+  $("#refused").replaceChildren();
+  for (const arriving of [...files].map(uploadedOrRefused)) { // all travel at once, and stand in the order given
+    const added = await arriving;
+    if (added) changeBox(({ text, files: before }) => ({ text, files: [...before, added] }));
+  }
+  if (!isSendingNext || onTheirWay) return;
+  isSendingNext = false;
+  if (!$("#refused li")) setTimeout(() => $("#box .submit-button")?.click()); // once the box shows the pictures
+}
+
+/**
+ * @param {File} file
+ * @returns {Promise<import("./server.js").FileData | null>} null: refused, or removed while it was on its way
+ */
+async function uploadedOrRefused(file) {
+  const item = shownOnItsWay(file);
+  onTheirWay += 1;
+  try {
+    const added = await uploaded(file, item);
+    return item.isConnected ? added : null;
+  } catch (error) {
+    if (item.isConnected) refuse(file.name, error.message);
+    return null;
+  } finally {
+    onTheirWay -= 1;
+    item.remove();
+  }
+}
+
+/**
+ * @param {File} file
+ * @param {HTMLElement} item - shows how far it is
+ * @returns {Promise<import("./server.js").FileData>}
+ * @throws {Error} with words for people
+ */
+async function uploaded(file, item) {
+  const most = Number($("#refused").dataset.maxMegabytes);
+  if (!file.size) throw new Error("This is an empty file, or a folder.");
+  const small = await prepared(file, most * MEGABYTE);
+  const has = Math.ceil((small.size / MEGABYTE) * 10) / 10;
+  if (has > most) throw new Error(`The picture has ${has} MB; at most ${most} MB are taken.`);
+  const added = await upload(small, (part) => showProgress(item, part));
+  const { refusal, jpeg } = await askAbout("check", added.path);
+  if (refusal) throw new Error(refusal);
+  if (!jpeg) return added;
+  const shown = await (await fetch(jpeg)).blob(); // what every browser shows of a HEIC or a TIFF
+  return upload(new File([shown], small.name.replace(/\.[^.]*$/, ".jpg"), { type: shown.type }), () => {});
+}
+
+/**
+ * @param {File} file
+ * @returns {HTMLElement}
+ */
+function shownOnItsWay(file) {
+  const address = URL.createObjectURL(file);
+  const forget = () => URL.revokeObjectURL(address);
+  const preview = make("img", { src: address, alt: "", onload: forget, onerror: () => { forget(); preview.remove(); } });
+  const progress = make("progress", { max: 1, value: 0, ariaLabel: `Uploading ${file.name}` });
+  const item = make("li", {}, preview, make("b", {}, file.name), progress, make("span", {}, "0 %"));
+  item.append(removeButton(file.name, item));
+  $("#on-their-way").append(item);
+  return item;
+}
+
+/**
+ * @param {HTMLElement} item
+ * @param {number} part
+ */
+function showProgress(item, part) {
+  item.querySelector("progress").value = part;
+  item.querySelector("span").textContent = part < 1 ? `${Math.round(part * 100)} %` : "Checking";
+}
+
+/**
+ * Say above the message box why a file was not added, until that is removed or another file is given.
+ *
+ * @param {string} name
+ * @param {string} why
+ */
+function refuse(name, why) {
+  const item = make("li", {}, make("b", {}, name), make("span", { className: "why" }, why));
+  item.append(removeButton(name, item));
+  $("#refused").append(item);
+}
+
+/**
+ * @param {string} name
+ * @param {HTMLElement} item
+ */
+function removeButton(name, item) {
+  return make("button", { type: "button", className: "remove", ariaLabel: `Remove ${name}`, onclick: () => item.remove() });
+}
+
+function takeDrops() {
+  const isOfFiles = ({ dataTransfer }) => dataTransfer?.types.includes("Files");
+  const show = (is) => document.body.classList.toggle("is-dragging", is);
+  const take = (event) => {
+    if (!isOfFiles(event)) return;
+    event.preventDefault();
+    event.stopImmediatePropagation(); // before Gradio, which judges files by their names
+    if (event.type === "drop") add(event.dataTransfer.files);
+    show(event.type === "dragenter" || event.type === "dragover");
+  };
+  for (const type of ["dragenter", "dragover", "drop"]) window.addEventListener(type, take, { capture: true });
+  window.addEventListener("dragleave", (event) => show(event.relatedTarget !== null), { capture: true });
+}
+
+/** Office programs put a picture of copied text beside the text; that is a paste of text. */
+function takePastes() {
+  document.addEventListener("paste", (event) => {
+    const { files, types } = event.clipboardData;
+    if (!files.length || (types.includes("text/plain") && types.includes("text/html"))) return;
+    event.preventDefault();
+    event.stopImmediatePropagation();
+    add(files);
+  }, { capture: true });
+}
+
+function takeChoices() {
+  document.addEventListener("change", (event) => {
+    const input = event.target;
+    if (!input.matches("#box input[type=file]")) return;
+    event.stopImmediatePropagation();
+    const files = [...input.files];
+    input.value = ""; // so that the same file can be chosen again
+    add(files);
+  }, { capture: true });
+  document.addEventListener("click", ({ target }) => {
+    if (target.closest(".choose")) $("#box input[type=file]").click();
+  });
+}
+
+/** What is sent while a picture is on its way is sent when that has arrived. */
+function sendWithPictures() {
+  const hold = (event) => {
+    if (!onTheirWay) return;
+    event.preventDefault();
+    event.stopImmediatePropagation();
+    isSendingNext = true;
+  };
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && !event.shiftKey && event.target.closest("#box textarea")) hold(event);
+  }, { capture: true });
+  document.addEventListener("click", (event) => {
+    if (event.target.closest("#box .submit-button")) hold(event);
+  }, { capture: true });
+}
+
+/** @param {HTMLImageElement} img */
+const nameOf = (img) => decodeURIComponent(new URL(img.src).pathname.split("/").pop());
+
+function nameThumbnails() {
+  for (const item of document.querySelectorAll("#box .thumbnail-item")) {
+    const img = item.querySelector("img");
+    if (!img) continue;
+    img.alt = nameOf(img);
+    item.querySelector(".delete-button").setAttribute("aria-label", `Remove ${img.alt}`);
+  }
+}
+
+/** What was refused because of a picture may be sent without it. */
+function forgetRefusals() {
+  $("#box").addEventListener("click", ({ target }) => {
+    if (target.closest(".delete-button")) setTimeout(() => changeBox((message) => message));
+  });
+}
+
+export function start() {
+  takeDrops();
+  takePastes();
+  takeChoices();
+  sendWithPictures();
+  forgetRefusals();
+  watch("#box", nameThumbnails);
+}
