@@ -74,7 +74,8 @@ class Settings(BaseSettings):
         "auto",
         min_length=1,
         title="auto, miniature, a Hub id or a folder",
-        description="the checkpoint; auto is LLaVA-1.5-7B where there is a CUDA GPU, else the built-in miniature",
+        description="the checkpoint; auto is LLaVA-1.5-7B on a CUDA GPU, llava-interleave-qwen-0.5b on a CPU "
+        "with 4 GB of free memory, and the built-in miniature where neither can be had",
     )
     engine: Literal["auto", "batched", "generate", "remote"] = Field(
         "auto",
@@ -82,7 +83,9 @@ class Settings(BaseSettings):
         "time; remote is another server, or several, at --remote-url",
     )
     quantize: Literal["auto", "4bit", "8bit", "none"] = Field(
-        "auto", description="bits of the language model's weights; auto is 4bit (NF4) on CUDA, so that 7B takes 5 GB"
+        "auto",
+        description="bits of the weights; auto is 4bit (NF4) on CUDA, so that 7B takes 5 GB, and 8bit on a CPU that is "
+        "fast with 8-bit integers, so that it takes 9",
     )
     dtype: Literal["auto", "float16", "bfloat16", "float32"] = Field(
         "auto", description="type of the numbers computed with; auto is the fastest that the device does well"
@@ -90,6 +93,13 @@ class Settings(BaseSettings):
     attention: Literal["auto", "flash_attention_2", "sdpa", "eager"] = Field(
         "auto",
         description="how attention is computed; auto is flash attention where it is installed and able, else sdpa",
+    )
+
+    cache: str | None = Field(
+        None,
+        min_length=1,
+        title="a folder",
+        description="keep the copy of the weights in 8 bits for a CPU there, so that the next start takes seconds",
     )
 
     remote_url: Annotated[
@@ -221,7 +231,7 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 GROUPS = {
-    "model": ("model", "engine", "quantize", "dtype", "attention"),
+    "model": ("model", "engine", "quantize", "dtype", "attention", "cache"),
     "remote": ("remote_url", "remote_key"),
     "pictures": ("image_mode", "max_images", "max_image_mb", "max_image_megapixels"),
     "server": ("host", "port", "share", "auth", "api_key", "fetch_urls", "log_format", "max_concurrent", "max_queue"),

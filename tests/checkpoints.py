@@ -12,6 +12,7 @@ once a session, in about a second, and is an ordinary folder for `--model`:
 import asyncio
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ SIDE, PATCH, CONTEXT, WIDTH = 56, 14, 1024, 64
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
 PAD_ID, START_ID, END_ID, _, IMAGE_ID = range(len(SPECIAL))
 ON_CPU = Plan(Hardware("CPU"), "none", torch.float32, "sdpa")
+PLAN_INT8 = replace(ON_CPU, quantize="8bit")
 
 
 def tokenizer() -> PreTrainedTokenizerFast:

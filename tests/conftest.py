@@ -2,6 +2,7 @@
 
 import logging
 import os
+import tempfile
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +14,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: beside the 
 def pytest_addoption(parser: pytest.Parser) -> None:
     engines = ["generate", "batched", "remote"]
     parser.addoption("--engine", choices=engines, default="generate", help="what answers behind the page and the APIs")
+
+
+# No test asks the real Hub, or finds what was once loaded from it: --model auto is then the miniature, at once.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="hf-home-")
 
 
 pytest_plugins = ["checkpoints", "servers", "browsers", "node"]

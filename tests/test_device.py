@@ -5,19 +5,23 @@ from pathlib import Path
 import pytest
 import torch
 
-from llava_demo.model.device import Hardware, Weights, Wishes, planned
+from llava_demo.model.device import Hardware, Weights, Wishes, bytes_needed, planned
 
-CPU = Hardware("CPU")
+CPU, CPU_INT8 = Hardware("CPU"), Hardware("CPU", has_fast_int8=True)
 T4 = Hardware("Tesla T4", (7, 5), 15 * 2**30)
 L4 = Hardware("NVIDIA L4", (8, 9), 22 * 2**30)
-SEVEN_B, BRAIN, MINIATURE = Weights(torch.float16), Weights(torch.bfloat16), Weights(torch.float16, is_small=True)
+SEVEN_B, BRAIN = Weights(torch.float16, 14 * 10**9), Weights(torch.bfloat16, 14 * 10**9)
+MINIATURE = Weights(torch.float16, 8 * 10**6)
 
 
 @pytest.mark.parametrize(
     ("hardware", "weights", "quantize", "dtype"),
     [
         (CPU, SEVEN_B, "none", torch.float32),
+        (CPU_INT8, SEVEN_B, "8bit", torch.float32),
+        (CPU_INT8, Weights(torch.float16), "8bit", torch.float32),  # nobody has said how large it is
         (CPU, MINIATURE, "none", torch.float32),
+        (CPU_INT8, MINIATURE, "none", torch.float32),
         (T4, SEVEN_B, "4bit", torch.float16),
         (T4, BRAIN, "4bit", torch.float16),  # it has no bfloat16
         (L4, SEVEN_B, "4bit", torch.float16),
@@ -47,9 +51,9 @@ def test_what_is_asked_for_is_done(hardware: Hardware) -> None:
     assert all("as asked" in reason for reason in plan.reasons)
 
 
-def test_int8_computes_in_float16() -> None:
+def test_8_bits_compute_in_float16_on_a_gpu_and_in_float32_beside_integers_on_a_cpu() -> None:
     assert planned(Wishes("8bit"), L4, BRAIN).dtype is torch.float16
-    assert planned(Wishes("8bit"), CPU, SEVEN_B).dtype is torch.float16
+    assert planned(Wishes("8bit"), CPU, SEVEN_B).dtype is torch.float32
     assert planned(Wishes("8bit", "float32"), CPU, SEVEN_B).dtype is torch.float32
 
 
@@ -71,7 +75,51 @@ def test_flash_attention_is_taken_where_it_is_installed_and_able(
 def test_the_precision_is_told_in_words() -> None:
     assert planned(Wishes(), T4, SEVEN_B).precision == "4-bit NF4, float16 compute"
     assert planned(Wishes("8bit"), T4, SEVEN_B).precision == "8-bit, float16 compute"
+    assert planned(Wishes(), CPU_INT8, SEVEN_B).precision == "int8"
     assert planned(Wishes(), CPU, MINIATURE).precision == "float32"
+
+
+def test_what_a_checkpoint_takes_on_a_cpu_is_known_before_it_is_loaded() -> None:
+    gib = 2**30
+    assert bytes_needed(planned(Wishes(), CPU_INT8, SEVEN_B), SEVEN_B) / gib == pytest.approx(8.5, abs=0.1)
+    assert bytes_needed(planned(Wishes(), CPU, SEVEN_B), SEVEN_B) / gib == pytest.approx(28, abs=0.2)
+    assert bytes_needed(planned(Wishes("4bit"), CPU, SEVEN_B), SEVEN_B) / gib == pytest.approx(5.9, abs=0.1)
+    assert bytes_needed(planned(Wishes(), CPU, MINIATURE), MINIATURE) == 0
+    assert bytes_needed(planned(Wishes(), CPU, Weights(None)), Weights(None)) == 0
+
+
+# --- why there is no GPU
+
+
+def without_a_gpu(monkeypatch: pytest.MonkeyPatch, cuda: str | None, error: Exception | None = None) -> str:
+    def init() -> None:
+        raise error or AssertionError("Torch not compiled with CUDA enabled")
+
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "init", init)
+    return Hardware.found().why_no_gpu
+
+
+def test_a_torch_without_cuda_is_named_and_where_to_get_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda _: "/usr/bin/nvidia-smi")
+    words = without_a_gpu(monkeypatch, None)
+    assert "the NVIDIA GPU cannot be used" in words
+    assert "built without CUDA" in words
+    assert "https://pytorch.org/get-started/locally" in words
+
+
+def test_an_old_driver_is_named_and_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    too_old = RuntimeError("The NVIDIA driver on your system is too old (found version 11040). Please update it.")
+    words = without_a_gpu(monkeypatch, "13.0", too_old)
+    assert "driver is too old" in words
+    assert "update the driver" in words
+
+
+def test_a_machine_without_a_gpu_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    none = RuntimeError("Found no NVIDIA driver on your system.")
+    assert without_a_gpu(monkeypatch, "13.0", none) == "there is no CUDA GPU"
 
 
 def test_the_hardware_here_is_found() -> None:

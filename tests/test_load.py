@@ -14,8 +14,9 @@ from llava_demo.chat import ChatRequest, Message, SamplingParams
 from llava_demo.engines import complete
 from llava_demo.engines.batched import memory
 from llava_demo.engines.batched.engine import BatchedEngine
+from llava_demo.engines.checkpoint import LLAVA_7B, chosen_checkpoint
 from llava_demo.engines.generate import GenerateEngine
-from llava_demo.engines.load import LLAVA_7B, chosen_checkpoint, load_engine
+from llava_demo.engines.load import load_engine
 from llava_demo.errors import EngineUnavailable
 from llava_demo.model import MINIATURE
 from llava_demo.model.device import Hardware
@@ -100,7 +101,7 @@ def test_max_images_is_the_operators_where_given(tiny_folder: str) -> None:
     assert load_engine(Settings(model=tiny_folder, max_images=3)).info.max_images == 3
 
 
-@pytest.mark.parametrize(("quantize", "precision"), [("4bit", "4-bit NF4"), ("8bit", "8-bit")])
+@pytest.mark.parametrize(("quantize", "precision"), [("4bit", "4-bit NF4"), ("8bit", "int8")])
 def test_quantized_checkpoints_answer_on_any_machine(quantize: str, precision: str, tiny_folder: str) -> None:
     engine = load_engine(Settings(model=tiny_folder, quantize=quantize))
     request = ChatRequest((Message("user", "hi"),), SamplingParams(temperature=0, max_tokens=4))

@@ -25,6 +25,7 @@ OTHER_VALUES: dict[str, tuple[str, Any]] = {
     "quantize": ("8bit", "8bit"),
     "dtype": ("bfloat16", "bfloat16"),
     "attention": ("eager", "eager"),
+    "cache": ("kept", "kept"),
     "remote_url": ("http://a:8000, https://b/v1/openai/", ("http://a:8000/v1", "https://b/v1/openai")),
     "remote_key": ("k3y", "k3y"),
     "image_mode": ("crop", "crop"),

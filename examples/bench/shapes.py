@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from transformers import LlavaConfig, LlavaForConditionalGeneration, ProcessorMixin
 
 # The language model and the vision tower; both see 336 pixels in patches of 14, so that a picture takes 576 tokens.
-_SIZES: dict[str, tuple[dict[str, int], dict[str, int]]] = {
+_LLAVA_1_5: dict[str, tuple[dict[str, int], dict[str, int]]] = {
     "7b": (
         {"hidden_size": 4096, "intermediate_size": 11_008, "num_hidden_layers": 32, "num_attention_heads": 32},
         {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16},
@@ -23,12 +23,18 @@ _SIZES: dict[str, tuple[dict[str, int], dict[str, int]]] = {
         {"hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 6, "num_attention_heads": 6},
     ),
 }
+# llava-hf/llava-interleave-qwen-0.5b-hf: Qwen1.5-0.5B, whose head is its embeddings, and SigLIP so400m
+_QWEN = {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 24, "num_attention_heads": 16}
+_SIGLIP = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 26, "num_attention_heads": 16}
+_QWEN_VOCABULARY = 152_000
 SHAPES = {
     "7b": "LLaVA-1.5-7B, 14 GB on disk",
+    "interleave": "llava-interleave-qwen-0.5b and its 729 tokens a picture, 1.7 GB on disk",
     "small": "180 million weights and LLaVA-1.5's 576 tokens a picture",
     "miniature": "the built-in model's, 64 tokens a picture",
 }
 SHARP = 2.0  # a layer's outputs are this many times its inputs: then greedy choices are clear, as in a trained model
+NEVER_SAID = 0.05  # times the others' size: not zero, since the weights may be those of the embeddings, too
 _RANDOM_NUMBERS = 2**22 + 15  # drawn once and repeated, since 7 billion take minutes; no row's length divides it
 _SHARD = "2GB"
 
@@ -50,7 +56,9 @@ def make_checkpoint(shape: str, folder: Path) -> Path:
 
 def architecture(shape: str) -> "tuple[LlavaConfig, ProcessorMixin]":
     """The sizes of a shape, and a processor that fits them."""
-    return _miniature() if shape == "miniature" else _llava_1_5(*_SIZES[shape])
+    if shape in _LLAVA_1_5:
+        return _llava_1_5(*_LLAVA_1_5[shape])
+    return _miniature() if shape == "miniature" else _interleave()
 
 
 def _miniature() -> "tuple[LlavaConfig, ProcessorMixin]":
@@ -92,6 +100,43 @@ def _llava_1_5(text: dict[str, int], vision: dict[str, int]) -> "tuple[LlavaConf
     return config, processor
 
 
+def _interleave() -> "tuple[LlavaConfig, ProcessorMixin]":
+    from transformers import LlavaConfig, LlavaProcessor, Qwen2Config, SiglipImageProcessorPil, SiglipVisionConfig
+
+    from examples.bench import vocabulary
+    from llava_demo.model.llava import MODEL_CARD_TEMPLATE
+
+    side, patch = 384, 14
+    config = LlavaConfig(
+        vision_config=SiglipVisionConfig(**_SIGLIP, image_size=side, patch_size=patch, vision_use_head=False),  # type: ignore[arg-type]
+        text_config=Qwen2Config(
+            **_QWEN,  # type: ignore[arg-type]
+            num_key_value_heads=_QWEN["num_attention_heads"],
+            vocab_size=_QWEN_VOCABULARY,
+            max_position_embeddings=32_768,
+            tie_word_embeddings=True,
+            bos_token_id=vocabulary.START_ID,
+            eos_token_id=vocabulary.END_ID,
+            pad_token_id=vocabulary.PAD_ID,
+        ),
+        image_token_index=vocabulary.IMAGE_ID,
+        image_seq_length=(side // patch) ** 2,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+        tie_word_embeddings=True,
+        dtype="float16",
+    )
+    processor = LlavaProcessor(
+        image_processor=SiglipImageProcessorPil(size={"height": side, "width": side}),
+        tokenizer=vocabulary.make_tokenizer(),
+        patch_size=patch,
+        vision_feature_select_strategy="full",
+        num_additional_image_tokens=0,
+        chat_template=MODEL_CARD_TEMPLATE,
+    )
+    return config, processor
+
+
 def _random_model(config: "LlavaConfig", processor: "ProcessorMixin") -> "LlavaForConditionalGeneration":
     import torch
     from transformers import LlavaForConditionalGeneration
@@ -100,13 +145,14 @@ def _random_model(config: "LlavaConfig", processor: "ProcessorMixin") -> "LlavaF
         model = LlavaForConditionalGeneration(config)
     dtype = getattr(torch, str(config.dtype).removeprefix("torch.")) if config.dtype else torch.float32
     model = model.to(dtype).to_empty(device="cpu")
+    model.tie_weights()
     numbers = torch.randn(_RANDOM_NUMBERS, generator=torch.Generator().manual_seed(0)).to(dtype)
     used = 0
     with torch.no_grad():
         for name, weights in model.named_parameters():
             _fill(name, weights, numbers.roll(-used))
             used = (used + weights.numel()) % _RANDOM_NUMBERS
-        model.lm_head.weight[_ids_not_to_say(processor.tokenizer, config.text_config.vocab_size)] = 0
+        model.lm_head.weight[_ids_not_to_say(processor.tokenizer, config.text_config.vocab_size)] *= NEVER_SAID
     text, defaults = config.text_config, model.generation_config
     defaults.bos_token_id, defaults.eos_token_id = text.bos_token_id, text.eos_token_id
     defaults.pad_token_id = text.pad_token_id

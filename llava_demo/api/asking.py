@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from llava_demo.callers import caller_of
 from llava_demo.chat import ChatRequest, Chunk, Completion
 from llava_demo.engines import Engine, completion_of, stream_recorded
-from llava_demo.engines.load import LLAVA_7B
+from llava_demo.engines.checkpoint import LLAVA_7B
 from llava_demo.errors import InvalidRequest, ModelNotFound, RequestTooLarge
 from llava_demo.images import ImageLimits, bytes_from_numbers
 from llava_demo.images.download import Downloads

@@ -1,18 +1,17 @@
-"""`load_engine`: from settings to an engine that answers. Decides the checkpoint; importing it costs nothing."""
+"""`load_engine`: from settings to an engine that answers. Importing it costs nothing."""
 
 import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llava_demo.engines import Engine, EngineInfo
+from llava_demo.engines.checkpoint import Checkpoint, chosen_checkpoint, instead_of, kept_copy
 from llava_demo.engines.loading import LoadingEngine, Report
 from llava_demo.errors import EngineUnavailable
-from llava_demo.model import MINIATURE
 from llava_demo.settings import SettingError, Settings
 
 if TYPE_CHECKING:
@@ -21,33 +20,10 @@ if TYPE_CHECKING:
     from llava_demo.model.device import Hardware, Plan
     from llava_demo.model.llava import Llava
 
-LLAVA_7B = "llava-hf/llava-1.5-7b-hf"
-LLAVA_7B_BYTES = 6 * 2**30  # in 4-bit with one conversation: 4.5 GiB of weights, CUDA's own and the cache of keys
-HUB_TIMEOUT_S = 5.0
 BATCHED_ATTENTION = "SDPA on pages"
 TEXT_AND_ANSWER_TOKENS = 512  # of the context that pictures leave free
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """What is to be loaded: a Hub id or a folder, as transformers takes it, and why it is this one."""
-
-    source: str
-    reason: str
-    is_local: bool = True  # nothing is asked of the Hub
-
-    @property
-    def is_miniature(self) -> bool:
-        return self.source == str(MINIATURE)
-
-    @property
-    def name(self) -> str:
-        """For people: never the path of a folder, only its name."""
-        if self.is_miniature:
-            return "miniature"
-        return Path(self.source).name if Path(self.source).is_dir() else self.source
 
 
 def load_engine(settings: Settings) -> Engine:
@@ -82,13 +58,21 @@ def engine_at_once(settings: Settings) -> Engine:
         if settings.engine == "batched":
             raise SettingError("Engine batched cannot run on ZeroGPU, which lends a GPU for one answer; leave it auto.")
         import llava_demo.engines.zero_gpu  # noqa: F401, first: `spaces` makes it look as if the GPU were there
-    from llava_demo.model.device import Hardware, Weights, Wishes, planned
-    from llava_demo.model.llava import Llava
+    from llava_demo.model.device import Hardware
 
     hardware = Hardware.found()
     checkpoint = chosen_checkpoint(settings.model, hardware)
-    wishes = Wishes(settings.quantize, settings.dtype, settings.attention)
-    plan = planned(wishes, hardware, Weights(_stored_dtype(checkpoint), checkpoint.is_miniature))
+    try:
+        return _sketched(checkpoint, hardware, settings)
+    except EngineUnavailable as error:
+        return _sketched(_instead_of(checkpoint, error, settings), hardware, settings)
+
+
+def _sketched(checkpoint: Checkpoint, hardware: "Hardware", settings: Settings) -> Engine:
+    """The `LoadingEngine` of a checkpoint, which knows its sizes; on ZeroGPU the engine itself."""
+    from llava_demo.model.llava import Llava
+
+    plan = _plan(checkpoint, hardware, settings)
     load = partial(_loaded, checkpoint, plan, settings)
     if settings.is_zero_gpu:  # which must see the engine before the page is launched
         return load(lambda _: None)
@@ -100,7 +84,45 @@ def engine_at_once(settings: Settings) -> Engine:
     return LoadingEngine(info, load, sketch.seen, settings.max_queue)
 
 
+def _plan(checkpoint: Checkpoint, hardware: "Hardware", settings: Settings) -> "Plan":
+    """How it will be loaded.
+
+    Raises:
+        EngineUnavailable: it is no checkpoint, or there is too little memory for it; this is told before a download.
+    """
+    from llava_demo.engines.batched.memory import free_ram
+    from llava_demo.model.device import GIB, Weights, Wishes, bytes_needed, planned
+
+    weights = Weights(_stored_dtype(checkpoint), checkpoint.nbytes)
+    if not weights.is_small:
+        hardware = hardware.measured()
+    plan = planned(Wishes(settings.quantize, settings.dtype, settings.attention), hardware, weights)
+    needed, free = 0 if hardware.has_gpu else bytes_needed(plan, weights), free_ram()
+    if needed > free:
+        raise EngineUnavailable(
+            f"{checkpoint.name} takes {needed / GIB:.1f} GB of memory in {plan.precision}, and {free / GIB:.1f} GB are "
+            "free."
+        )
+    return plan
+
+
+def _instead_of(checkpoint: Checkpoint, error: EngineUnavailable, settings: Settings) -> Checkpoint:
+    """What answers where a checkpoint of our choice failed; one that was asked for is never replaced."""
+    if settings.model != "auto" or checkpoint.is_miniature:
+        raise error
+    _log.warning("the miniature answers in place of %s: %s", checkpoint.name, error)
+    return instead_of(checkpoint, error)
+
+
 def _loaded(checkpoint: Checkpoint, plan: "Plan", settings: Settings, report: Report) -> Engine:
+    try:
+        return _loaded_as_planned(checkpoint, plan, settings, report)
+    except EngineUnavailable as error:
+        other = _instead_of(checkpoint, error, settings)
+        return _loaded_as_planned(other, _plan(other, plan.hardware, settings), settings, report)
+
+
+def _loaded_as_planned(checkpoint: Checkpoint, plan: "Plan", settings: Settings, report: Report) -> Engine:
     started = time.monotonic()
     _log.info("loading %s on %s, %s", checkpoint.name, plan.hardware.name, plan.precision)
     llava = _load(checkpoint, plan, settings, report)
@@ -147,61 +169,6 @@ def _generate(llava: "Llava", info: EngineInfo, settings: Settings) -> Engine:
     return GenerateEngine(llava, info, settings.max_queue)
 
 
-def chosen_checkpoint(model: str, hardware: "Hardware") -> Checkpoint:
-    """What `--model` means on this machine.
-
-    Raises:
-        EngineUnavailable: a Hub id was asked for, and it is neither on the Hub, as far as it can be reached, nor here.
-    """
-    if model == "auto":
-        return _automatic(hardware)
-    if model == "miniature":
-        return Checkpoint(str(MINIATURE), "The built-in miniature, as asked.")
-    if Path(model).is_dir():
-        return Checkpoint(model, "The checkpoint in this folder, as asked.")
-    return _on_hub(model, f"{model}, as asked.")
-
-
-def _automatic(hardware: "Hardware") -> Checkpoint:
-    how = f"For the real one: a machine with an NVIDIA GPU, or --model {LLAVA_7B} (28 GB of memory, and slow)."
-    if not hardware.has_gpu:
-        return Checkpoint(str(MINIATURE), f"The built-in miniature, since there is no CUDA GPU. {how}")
-    if hardware.free_bytes < LLAVA_7B_BYTES:
-        free = hardware.free_bytes / 2**30
-        return Checkpoint(
-            str(MINIATURE), f"The built-in miniature: {free:.1f} GB of the GPU are free; LLaVA-1.5-7B needs 6. {how}"
-        )
-    try:
-        return _on_hub(LLAVA_7B, "LLaVA-1.5-7B, since there is a CUDA GPU with room for it.")
-    except EngineUnavailable as error:
-        return Checkpoint(str(MINIATURE), f"The built-in miniature: {error} Restart when the Hub can be reached.")
-
-
-def _on_hub(model: str, reason: str) -> Checkpoint:
-    """One short question to the Hub: transformers would try for minutes before it gives up (5.23: 5 times a file)."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
-    from huggingface_hub.errors import EntryNotFoundError, HFValidationError, HTTPError, RepositoryNotFoundError
-
-    try:
-        is_here = isinstance(try_to_load_from_cache(model, "config.json"), str)
-        get_hf_file_metadata(hf_hub_url(model, "config.json"), timeout=HUB_TIMEOUT_S)
-    except HFValidationError as error:
-        raise EngineUnavailable(f"{model} is neither a folder nor a Hub id (owner/name).") from error
-    except RepositoryNotFoundError as error:
-        raise EngineUnavailable(
-            f"{model} is no folder here and not on the Hub, unless it needs a login (HF_TOKEN)."
-        ) from error
-    except EntryNotFoundError as error:
-        raise EngineUnavailable(f"{model} on the Hub has no config.json: it is no checkpoint.") from error
-    except (HTTPError, OSError) as error:
-        if is_here:
-            return Checkpoint(model, f"{reason} The Hub cannot be reached; this is the copy that was loaded before.")
-        raise EngineUnavailable(
-            f"{model} is no folder here, was never loaded from the Hub, and the Hub cannot be reached."
-        ) from error
-    return Checkpoint(model, reason, is_local=False)
-
-
 def _stored_dtype(checkpoint: Checkpoint) -> "torch.dtype | None":
     from transformers import AutoConfig
 
@@ -224,19 +191,21 @@ def _load(checkpoint: Checkpoint, plan: "Plan", settings: Settings, report: Repo
     with _failures_named(checkpoint), weights_told(report):
         if not checkpoint.is_local:
             fetch(checkpoint.source, report)
-        return Llava.load(checkpoint.source, plan, settings.image_mode, is_local=checkpoint.is_local)
+        kept = kept_copy(checkpoint, settings.cache) if plan.is_int8_on_cpu else None
+        return Llava.load(checkpoint.source, plan, settings.image_mode, checkpoint.is_local, kept)
 
 
 @contextmanager
 def _failures_named(checkpoint: Checkpoint) -> Iterator[None]:
     import torch
+    from huggingface_hub.errors import HTTPError
     from safetensors import SafetensorError
 
     try:
         yield
     except torch.OutOfMemoryError as error:
         raise EngineUnavailable(f"The GPU has too little free memory for {checkpoint.name}.") from error
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
+    except (OSError, HTTPError, ValueError, ImportError, SafetensorError) as error:
         _log.debug("loading failed", exc_info=True)
         raise EngineUnavailable(f"{checkpoint.name} could not be loaded: {error}") from error
 

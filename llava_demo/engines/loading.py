@@ -29,7 +29,7 @@ class LoadingEngine:
     def __init__(
         self, planned: EngineInfo, load: Callable[[Report], Engine], seen: Callable[[Image], PIL.Image.Image], most: int
     ) -> None:
-        self.seen, self._planned, self._most = seen, planned, most
+        self._seen, self._planned, self._most = seen, planned, most
         self._made: Future[Engine] = Future()
         self._stage = "starting"
         self._lock = threading.Lock()  # over the two below: callers are on many threads
@@ -41,6 +41,9 @@ class LoadingEngine:
     @property
     def info(self) -> EngineInfo:
         return self._made.result().info if self._is_loaded else self._planned
+
+    def seen(self, image: Image) -> PIL.Image.Image | None:
+        return self._made.result().seen(image) if self._is_loaded else self._seen(image)
 
     def status(self) -> EngineStatus:
         if self._is_loaded:

@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -19,11 +20,13 @@ from transformers import (
     PreTrainedTokenizerBase,
     ProcessorMixin,
 )
+from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from llava_demo.chat import Message
 from llava_demo.errors import InvalidRequest
 from llava_demo.images import Image, PictureMode, fit_of
 from llava_demo.model.device import Plan
+from llava_demo.model.quantizer import Int8Config, keep, pack_weights
 
 # Of the model card of llava-hf/llava-1.5-7b-hf: USER: <image>\n<prompt> ASSISTANT:
 MODEL_CARD_TEMPLATE = (
@@ -62,7 +65,7 @@ class Llava:
         )
         self.context_tokens: int = model.config.get_text_config().max_position_embeddings
         self.image_token_id: int = model.config.image_token_id
-        self.vocabulary: int = model.get_output_embeddings().weight.shape[0]  # as many logits there are
+        self.vocabulary: int = model.get_output_embeddings().out_features  # as many logits there are
         picture = PIL.Image.new("RGB", (640, 480))
         values = self._pixel_values(picture)
         if values.ndim not in (4, 5):
@@ -76,20 +79,36 @@ class Llava:
         self.image_tokens = len(runs[0])
 
     @classmethod
-    def load(cls, checkpoint: str, plan: Plan, mode: PictureMode = "pad", is_local: bool = False) -> "Llava":
+    def load(
+        cls,
+        checkpoint: str,
+        plan: Plan,
+        mode: PictureMode = "pad",
+        is_local: bool = False,
+        kept: Path | None = None,
+    ) -> "Llava":
         """Load from the Hub or from a folder, as planned; with `is_local` the Hub is not asked.
+
+        `kept` is a folder for the copy in 8 bits for a CPU: made where it is missing, loaded where it is there.
 
         Raises:
             OSError, ValueError, ImportError: as transformers raises them.
         """
+        is_kept = plan.is_int8_on_cpu and kept is not None and kept.exists()
+        # None as keyword would hide what a copy's own config says (transformers 5.23)
+        options = {} if is_kept else {"quantization_config": _quantization(plan, checkpoint, is_local)}
         model = AutoModelForImageTextToText.from_pretrained(
-            checkpoint,
-            local_files_only=is_local,
+            kept if is_kept else checkpoint,
+            local_files_only=is_local or is_kept,
             dtype=plan.dtype,
             device_map="auto" if plan.hardware.has_gpu else "cpu",
             attn_implementation=plan.attention,
-            quantization_config=_quantization(plan),
+            **options,
         )
+        if plan.is_int8_on_cpu:
+            if kept and not is_kept:
+                keep(model, kept)
+            pack_weights(model)
         return cls(model, processor_of(checkpoint, model.config, is_local), mode)
 
     @classmethod
@@ -277,7 +296,11 @@ def _turn(message: Message) -> dict[str, Any]:
     return {"role": message.role, "content": parts}
 
 
-def _quantization(plan: Plan) -> BitsAndBytesConfig | None:
+def _quantization(plan: Plan, checkpoint: str, is_local: bool) -> QuantizationConfigMixin | None:
+    if plan.is_int8_on_cpu:
+        stored = AutoConfig.from_pretrained(checkpoint, local_files_only=is_local).dtype
+        is_short = stored in (torch.float16, torch.bfloat16)
+        return Int8Config(str(stored).removeprefix("torch.") if is_short else None)
     if plan.quantize == "4bit":
         return BitsAndBytesConfig(
             load_in_4bit=True,

@@ -1,0 +1,189 @@
+"""Linear layers as products of 8-bit integers, for CPUs that have instructions for them. Knows no model and no loading.
+
+Weights have one scale per output channel, activations one per token (row): language models have massive activations at
+their first tokens, which would leave nothing of the other tokens if they shared a scale. Input channels are balanced
+by the size of their weights, as in SmoothQuant (Xiao et al. 2023) but without data: channels with outliers mostly have
+small weights. What is still far outside a row's ordinary range gets a second 8-bit digit, so that it does not coarsen
+the rest, where LLM.int8() (Dettmers et al. 2022) keeps such columns in floating point. Products of integers are exact,
+and no row knows another: an answer is the same alone or in a batch.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+LEVELS = 127  # of either sign
+OUTLIER = 24.0  # times a row's mean absolute value: a row of normal numbers reaches 5, a gated MLP's product 20
+WORTHWHILE = 1.5  # times as fast as float32 must 8 bits be
+BLOCK = 4096  # channels quantized at once: a head of 152,000 would take 2 GB of numbers on the way
+PROBED_ROWS = (1, 16, 256)  # one chat, a batch of chats, a piece of a prompt
+PROBED_SHAPE = (2048, 2048)
+PROBES = 6  # the first one makes oneDNN compile
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One way to multiply: `pack` lays weights out, `product` gives rows (n, in) times them, without the rows' scales.
+
+    `product` takes int8, packed weights and the channels' scales, and returns float32 (n, out).
+    """
+
+    name: str
+    pack: Callable[[Tensor], Tensor]
+    product: Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def _onednn_product(rows: Tensor, packed: Tensor, scales: Tensor) -> Tensor:
+    shifted = rows.view(torch.uint8) ^ 128  # its products of two signed integers take a hundred times as long
+    zeros = torch.zeros(scales.shape, dtype=torch.int64)
+    output: tuple[Any, ...] = (None, 1.0, 0, torch.float32, "none", [], "")  # no bias, no scale, nothing behind it
+    product: Tensor = torch.ops.onednn.qlinear_pointwise(shifted, 1.0, 128, packed, scales, zeros, *output)
+    return product
+
+
+def _int_mm_product(rows: Tensor, packed: Tensor, scales: Tensor) -> Tensor:
+    return torch._int_mm(rows, packed.t()) * scales
+
+
+# torch 2.13, one core of an AMD EPYC with VNNI, milliseconds of float32, oneDNN and _int_mm with 896 x 4864 weights:
+# 1.0, .09, .24 for 1 row; 7.5, .39, 1.0 for 16; 42, 7.5, 8.4 for 128. oneDNN lays weights out once, _int_mm each time.
+PLAIN_KERNEL = Kernel("_int_mm", lambda weight: weight, _int_mm_product)
+KERNELS = (
+    Kernel("oneDNN", lambda weight: torch.ops.onednn.qlinear_prepack(weight, None), _onednn_product),
+    PLAIN_KERNEL,
+)
+
+
+class Int8Linear(nn.Module):
+    """In place of `nn.Linear`: (..., in) float32 to (..., out) float32. `pack` must be called before `forward`.
+
+    Until then `weight` is int8 (out, in), as it is saved, with the channels' `scales`, float32 (out,), and `balance`,
+    (in,), by which inputs are multiplied.
+    """
+
+    weight: Tensor
+    scales: Tensor
+    balance: Tensor
+    bias: Tensor | None
+
+    def __init__(self, in_features: int, out_features: int, has_bias: bool = True) -> None:
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        self.register_buffer("weight", torch.empty(out_features, in_features, dtype=torch.int8))
+        self.register_buffer("scales", torch.empty(out_features))
+        self.register_buffer("balance", torch.empty(in_features))
+        self.register_buffer("bias", torch.empty(out_features) if has_bias else None)
+        self._kernel: Kernel | None = None
+        self._outlier = OUTLIER / in_features  # times the sum of a row's absolute values
+
+    @classmethod
+    def of(cls, linear: nn.Linear) -> "Int8Linear":
+        """The same layer in 8 bits, not packed yet."""
+        made = cls(linear.in_features, linear.out_features, linear.bias is not None)
+        made.weight, made.scales, made.balance = quantized(linear.weight.detach())
+        if linear.bias is not None:
+            made.bias = linear.bias.detach().float()
+        return made
+
+    def pack(self, kernel: Kernel) -> None:
+        """Lay the weights out as `kernel` wants them; they cannot be saved afterwards."""
+        self.weight, self._kernel = kernel.pack(self.weight), kernel
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.reshape(-1, self.in_features) * self.balance
+        peaks = _peaks(rows)
+        limits = torch.linalg.vector_norm(rows, 1, dim=1, keepdim=True) * self._outlier
+        has_outliers = (peaks > limits).squeeze(1)
+        y = self._with_outliers(rows, peaks, limits, has_outliers) if has_outliers.any() else self._product(rows, peaks)
+        if self.bias is not None:
+            y += self.bias
+        return y.view(*x.shape[:-1], self.out_features)
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+
+    def _product(self, rows: Tensor, peaks: Tensor) -> Tensor:
+        assert self._kernel is not None, "pack comes before forward"
+        digits, steps = _digits(rows, peaks)
+        return self._kernel.product(digits, self.weight, self.scales).mul_(steps)
+
+    def _with_outliers(self, rows: Tensor, peaks: Tensor, limits: Tensor, where: Tensor) -> Tensor:
+        """Rows with outliers are the sum of two: the outliers in coarse steps, and everything that these leave."""
+        some, limits, peaks_of_some = rows[where], limits[where], peaks[where]
+        coarse = some.where(some.abs() > limits, 0.0)
+        digits, steps = _digits(coarse, peaks_of_some)
+        rest = rows.index_put((where,), some - digits * steps)
+        both = torch.cat([rest, coarse])
+        peaks = torch.cat([_peaks(rest), peaks_of_some])
+        y, of_outliers = self._product(both, peaks).split([len(rows), len(some)])
+        return y.index_put_((where,), of_outliers, accumulate=True)
+
+
+def quantized(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights (out, in) as int8, a scale for each channel, float32 (out,), and the inputs' balance, float32 (in,)."""
+    blocks = weight.split(BLOCK)
+    # each output channel counts alike, however large its weights are
+    squares = torch.stack([functional.normalize(block.float()).square().sum(0) for block in blocks]).sum(0)
+    balance = (squares / len(weight)).sqrt().clamp_min(torch.finfo(torch.float32).tiny)
+    balance /= balance.mean()
+    parts = [_digits(balanced, _peaks(balanced)) for balanced in (block.float() / balance for block in blocks)]
+    digits, steps = (torch.cat(part) for part in zip(*parts, strict=True))
+    return digits, steps.squeeze(1), balance
+
+
+def _peaks(rows: Tensor) -> Tensor:
+    """The largest absolute value of each row, (n, 1): vector_norm(inf) takes twenty times as long (torch 2.13)."""
+    return torch.maximum(rows.amax(1, keepdim=True), -rows.amin(1, keepdim=True))
+
+
+def _digits(rows: Tensor, peaks: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows in steps of a 127th of their peaks, as int8, and the steps, (n, 1)."""
+    steps = (peaks / LEVELS).clamp_min(torch.finfo(torch.float32).tiny)
+    return (rows * steps.reciprocal()).round_().to(torch.int8), steps
+
+
+@cache
+def fastest_kernel() -> Kernel | None:
+    """What multiplies 8 bits fastest on this machine; None where float32 is about as fast. Takes up to a second.
+
+    A kernel that this CPU or this torch does not have, or whose sums are not exact (without VNNI, pairs of products
+    may saturate in 16 bits), is left out.
+    """
+    weight = torch.randint(-LEVELS, LEVELS + 1, PROBED_SHAPE, dtype=torch.int8)
+    floats = weight.float()
+    limit = _seconds(lambda rows: functional.linear(rows.float(), floats)) / WORTHWHILE
+    times = [(_kernel_seconds(kernel, weight), kernel.name, kernel) for kernel in KERNELS]
+    seconds, _, best = min(times)
+    return best if seconds < limit else None
+
+
+def _kernel_seconds(kernel: Kernel, weight: Tensor) -> float:
+    scales, most = torch.ones(len(weight)), torch.full((1, weight.shape[1]), LEVELS, dtype=torch.int8)
+    try:
+        packed = kernel.pack(torch.full_like(weight, LEVELS))
+        if (kernel.product(most, packed, scales) != weight.shape[1] * LEVELS**2).any():
+            return math.inf
+        packed = kernel.pack(weight)
+        return _seconds(lambda rows: kernel.product(rows, packed, scales))
+    except (AttributeError, NotImplementedError, RuntimeError):
+        return math.inf
+
+
+def _seconds(product: Callable[[Tensor], Any]) -> float:
+    """The geometric mean over PROBED_ROWS, for each the shortest of some times: others are at work here, too."""
+    logs = []
+    for count in PROBED_ROWS:
+        x, times = torch.full((count, PROBED_SHAPE[1]), 7, dtype=torch.int8), []
+        for _ in range(PROBES):
+            start = time.perf_counter()
+            product(x)
+            times.append(time.perf_counter() - start)
+        logs.append(math.log(min(times)))
+    return math.exp(sum(logs) / len(logs))

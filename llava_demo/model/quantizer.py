@@ -1,0 +1,122 @@
+"""Int8 checkpoints: transformers quantizes them tensor by tensor while it loads, and loads them again from a copy."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.core_model_loading import ConversionOps
+from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
+from transformers.quantizers.quantizers_utils import get_module_from_name
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from llava_demo.model.int8 import PLAIN_KERNEL, Int8Linear, fastest_kernel, quantized
+
+METHOD = "llava_demo_int8"
+QUANTIZED = ("weight", "scales", "balance")  # what becomes of a weight
+
+
+class StoredEmbedding(nn.Module):
+    """In place of `nn.Embedding`: rows stay in the 16 bits that they are stored in, and come out in float32."""
+
+    weight: Tensor
+
+    def __init__(self, rows: int, width: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.empty(rows, width, dtype=dtype))  # a parameter would count as model.dtype
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.weight[ids].float()
+
+
+@register_quantization_config(METHOD)
+class Int8Config(QuantizationConfigMixin):
+    """Products of 8-bit integers on a CPU, see `model.int8`; in a checkpoint's config where it is such a copy.
+
+    `embedding_dtype` is what the checkpoint stores its embeddings in; None leaves them in float32.
+    """
+
+    def __init__(self, embedding_dtype: str | None = None, quant_method: str = METHOD, **_: Any) -> None:
+        self.embedding_dtype = embedding_dtype
+        self.quant_method = quant_method  # type: ignore[assignment]  # the base names only its own methods
+
+
+@register_quantizer(METHOD)
+class Int8Quantizer(HfQuantizer):
+    """Makes linear layers `Int8Linear`s: those of the language model, its head, the vision tower and the projector.
+
+    The head may be tied to the embeddings, which transformers does after loading; so it is converted after that.
+    """
+
+    quantization_config: Int8Config
+
+    def is_serializable(self) -> bool:
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        return False
+
+    def param_needs_quantization(self, model: PreTrainedModel, param_name: str, **_: Any) -> bool:
+        module, name = get_module_from_name(model, param_name)
+        return isinstance(module, Int8Linear) and name == "weight" and not self.pre_quantized
+
+    def get_quantize_ops(self) -> ConversionOps:
+        return _Quantize()
+
+    def _process_model_before_weight_loading(self, model: PreTrainedModel, **_: Any) -> PreTrainedModel:
+        head = model.get_output_embeddings()
+        with torch.device("meta"):
+            for name, module in list(model.named_modules()):
+                if type(module) is nn.Linear and (self.pre_quantized or module is not head):
+                    layer = Int8Linear(module.in_features, module.out_features, module.bias is not None)
+                    model.set_submodule(name, layer)
+            if self.pre_quantized and self.quantization_config.embedding_dtype:
+                rows, width = model.get_input_embeddings().weight.shape
+                model.set_input_embeddings(StoredEmbedding(rows, width, self._embedding_dtype))
+        return model
+
+    def _process_model_after_weight_loading(self, model: PreTrainedModel, **_: Any) -> PreTrainedModel:
+        if not self.pre_quantized:
+            model.set_output_embeddings(Int8Linear.of(model.get_output_embeddings()))
+            model.config.tie_word_embeddings = model.config.get_text_config().tie_word_embeddings = False
+            if self.quantization_config.embedding_dtype:
+                weight = model.get_input_embeddings().weight.detach()
+                rows, width = weight.shape
+                embedding = StoredEmbedding(rows, width, self._embedding_dtype)
+                embedding.weight.copy_(weight)
+                model.set_input_embeddings(embedding)
+        return model
+
+    @property
+    def _embedding_dtype(self) -> torch.dtype:
+        dtype: torch.dtype = getattr(torch, self.quantization_config.embedding_dtype or "float32")
+        return dtype
+
+
+class _Quantize(ConversionOps):
+    """A weight as it is read becomes an int8 one and its scales."""
+
+    def convert(self, input_dict: dict[str, list[Tensor]], full_layer_name: str = "", **_: Any) -> dict[str, Tensor]:
+        ((_name, (weight,)),) = input_dict.items()
+        layer = full_layer_name.removesuffix("weight")
+        return {layer + name: value for name, value in zip(QUANTIZED, quantized(weight), strict=True)}
+
+
+def keep(model: PreTrainedModel, folder: Path) -> None:
+    """Save a model whose weights are not packed yet, all of it or nothing, as a checkpoint that loads in seconds."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix="unfinished-") as unfinished:
+        saved = Path(unfinished) / "copy"
+        model.save_pretrained(saved, save_original_format=False)
+        saved.rename(folder)
+
+
+def pack_weights(model: nn.Module) -> None:
+    """Lay out the weights of all `Int8Linear`s for the fastest product of this machine, one after the other."""
+    kernel = fastest_kernel() or PLAIN_KERNEL  # 8 bits may have been asked for where they are not faster
+    for module in model.modules():
+        if isinstance(module, Int8Linear):
+            module.pack(kernel)

@@ -1,0 +1,230 @@
+"""Linear layers in 8 bits: how near they are to float32, in one layer and in whole models, and what torch must keep."""
+
+import asyncio
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from checkpoints import ON_CPU, PLAN_INT8, batched_engine_of, engine_of, make_tiny, make_tiny_interleave
+from torch import Tensor, nn
+
+from llava_demo.chat import ChatRequest, Message, SamplingParams
+from llava_demo.engines import complete
+from llava_demo.images import Image
+from llava_demo.model import MINIATURE
+from llava_demo.model.int8 import KERNELS, PLAIN_KERNEL, Int8Linear, Kernel, fastest_kernel, quantized
+from llava_demo.model.llava import Llava
+from llava_demo.model.quantizer import StoredEmbedding
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+QUESTIONS = ("What is in this picture?", "How many shapes are there?", "What color is the circle?", "Is there a star?")
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def error(found: Tensor, wanted: Tensor) -> float:
+    return ((found - wanted).norm() / wanted.norm()).item()
+
+
+def both(kernel: Kernel, inputs: int = 512, outputs: int = 256) -> tuple[nn.Linear, Int8Linear]:
+    linear = nn.Linear(inputs, outputs)
+    linear.weight.data = noise(outputs, inputs, seed=1)
+    layer = Int8Linear.of(linear)
+    layer.pack(kernel)
+    return linear, layer
+
+
+# --- one layer
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
+def test_every_kernel_is_there_and_exact(kernel: Kernel) -> None:
+    """They are private operations of torch: this fails when they go, or change what they take."""
+    weight = torch.randint(-127, 128, (96, 64), dtype=torch.int8)
+    rows, scales = torch.randint(-127, 128, (5, 64), dtype=torch.int8), torch.rand(96)
+    wanted = (rows.long() @ weight.long().t()).float() * scales
+    torch.testing.assert_close(kernel.product(rows, kernel.pack(weight), scales), wanted)
+
+
+def test_a_kernel_that_torch_lacks_or_that_saturates_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(_: Tensor) -> Tensor:
+        raise AttributeError("no such operation")
+
+    lacking = Kernel("lacking", missing, KERNELS[0].product)
+    saturating = Kernel("saturating", lambda w: w, lambda rows, w, _: torch.full((len(rows), len(w)), 2.0**15))
+    monkeypatch.setattr("llava_demo.model.int8.KERNELS", (lacking, saturating))
+    assert fastest_kernel.__wrapped__() is None
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
+@pytest.mark.parametrize("shape", [(512,), (1, 512), (3, 7, 512), (0, 512)])
+def test_a_layer_is_as_near_as_8_bits_can_be(kernel: Kernel, shape: tuple[int, ...]) -> None:
+    linear, layer = both(kernel)
+    x = noise(*shape)
+    found, wanted = layer(x), linear(x)
+    assert found.shape == wanted.shape
+    assert found.numel() == 0 or error(found, wanted) < 0.02
+
+
+def test_a_massive_activation_leaves_the_other_tokens_and_its_own_as_they_are() -> None:
+    """One scale for all tokens would leave nothing of the others, one digit nothing of its own other values."""
+    linear, layer = both(PLAIN_KERNEL)
+    x = noise(6, 512)
+    x[0, 100], x[3, [7, 300]] = 800.0, torch.tensor([60.0, -90.0])
+    found, wanted = layer(x), linear(x)
+    for row in range(len(x)):
+        assert error(found[row], wanted[row]) < 0.02
+    small = x.clone()
+    small[:, [7, 100, 300]] = 0
+    rest = linear(x) - linear(x - small)  # what the ordinary values of the massive tokens contribute
+    assert error(found - linear(x - small), rest) < 0.2
+
+
+def test_a_row_does_not_depend_on_the_others() -> None:
+    _, layer = both(fastest_kernel() or PLAIN_KERNEL)
+    x = noise(9, 512)
+    x[2, 5], x[7, 9] = 500.0, 40.0
+    together = layer(x)
+    assert all(torch.equal(layer(x[[row]])[0], together[row]) for row in range(9))
+
+
+def test_zeros_and_nans_stay_what_they_are() -> None:
+    linear, layer = both(PLAIN_KERNEL)
+    x = torch.zeros(2, 512)
+    x[1, 3] = math.nan
+    found = layer(x)
+    torch.testing.assert_close(found[0], linear.bias)
+    assert found[1].isnan().all()
+
+
+def test_each_channel_has_its_own_scale() -> None:
+    weight = noise(4, 100) * torch.tensor([1e-3, 1.0, 50.0, 0.0])[:, None]
+    values, scales, balance = quantized(weight)
+    assert values.abs().amax(1).tolist() == [127, 127, 127, 0]
+    for row in range(3):
+        assert error(values[row] * scales[row] * balance, weight[row]) < 0.02
+
+
+def test_an_outlier_channel_with_small_weights_costs_nothing() -> None:
+    linear = nn.Linear(512, 256)
+    linear.weight.data[:, [7, 300]] /= 100
+    layer = Int8Linear.of(linear)
+    layer.pack(PLAIN_KERNEL)
+    x = noise(8, 512)
+    x[:, [7, 300]] *= 100
+    assert error(layer(x), linear(x)) < 0.02
+
+
+# --- whole models
+
+
+@pytest.fixture(scope="module")
+def pair() -> tuple[Llava, Llava]:
+    """The miniature in float32 and in 8 bits."""
+    return Llava.load(str(MINIATURE), ON_CPU, is_local=True), Llava.load(str(MINIATURE), PLAN_INT8, is_local=True)
+
+
+def test_all_linear_layers_of_all_parts_are_in_8_bits(pair: tuple[Llava, Llava]) -> None:
+    assert not [name for name, module in pair[1].model.named_modules() if type(module) is nn.Linear]
+    count = sum(type(module) is nn.Linear for module in pair[0].model.modules())
+    assert sum(isinstance(module, Int8Linear) for module in pair[1].model.modules()) == count
+
+
+def test_the_miniature_says_the_same_in_8_bits(pair: tuple[Llava, Llava]) -> None:
+    """At least 99 % of the answers; logits are near, too."""
+    answers: list[bool] = []
+    for path in sorted(EXAMPLES.glob("*.png")):
+        for question in QUESTIONS:
+            inputs = pair[0].prompt([Message("user", question, (Image.from_path(path),))])
+            with torch.inference_mode():
+                wanted, found = (llava.model(**inputs).logits for llava in pair)
+                said = [llava.model.generate(**inputs, max_new_tokens=32, do_sample=False) for llava in pair]
+            assert error(found, wanted) < 0.03
+            answers.append(torch.equal(*said))
+    assert sum(answers) >= 0.99 * len(answers)
+
+
+def plant_outliers(folder: Path) -> None:
+    """Give a random checkpoint what trained ones have: outlier channels, massive activations, and clear choices."""
+    model = Llava.load(str(folder), ON_CPU, is_local=True).model
+    text = model.get_decoder()
+    outliers = [3, 40]
+    with torch.no_grad():
+        for weights in model.parameters():
+            if weights.ndim > 1:
+                weights *= weights[0].numel() ** -0.5 / 0.2  # so that what passes through keeps its size
+        for layer in text.layers:
+            for norm in (layer.input_layernorm, layer.post_attention_layernorm):
+                norm.weight[outliers] = 20.0
+            attention, mlp = layer.self_attn, layer.mlp
+            for matrix in (attention.q_proj, attention.k_proj, attention.v_proj, mlp.gate_proj, mlp.up_proj):
+                matrix.weight[:, outliers] /= 20.0
+        text.embed_tokens.weight *= 4 / text.embed_tokens.weight.std()
+        model.lm_head.weight.copy_(text.embed_tokens.weight.roll(-1, 0) / 30)  # one token leads to the next
+        text.embed_tokens.weight[10:20, 17] = 500.0
+    model.save_pretrained(folder)
+
+
+@pytest.mark.parametrize("make", [make_tiny, make_tiny_interleave])
+def test_outliers_as_trained_models_have_them_change_little(make: object, tmp_path: Path) -> None:
+    """Logits within 3 %, and at least 97 % of the greedy tokens the same."""
+    make(tmp_path)  # type: ignore[operator]
+    plant_outliers(tmp_path)
+    wanted, found = (Llava.load(str(tmp_path), plan, is_local=True) for plan in (ON_CPU, PLAN_INT8))
+    equal, errors = [], []
+    for seed in range(20):
+        ids = torch.randint(5, 290, (1, 40), generator=torch.Generator().manual_seed(seed))
+        ids[0, 0] = 10 + seed % 10
+        with torch.inference_mode():
+            one, other = (llava.model(input_ids=ids).logits[0] for llava in (wanted, found))
+        errors.append(error(other, one))
+        equal.append((one.argmax(1) == other.argmax(1)).float().mean().item())
+    assert sum(errors) / len(errors) < 0.03
+    assert sum(equal) / len(equal) >= 0.97
+
+
+def test_both_engines_answer_with_it_and_alike(tmp_path: Path) -> None:
+    make_tiny_interleave(tmp_path)
+    llava = Llava.load(str(tmp_path), PLAN_INT8, is_local=True)
+    picture = Image.from_path(EXAMPLES / "seven.png")
+    requests = [
+        ChatRequest((Message("user", f"number {i}", (picture,)),), SamplingParams(temperature=0, max_tokens=6))
+        for i in range(4)
+    ]
+
+    async def answers(engine: object) -> list[str]:
+        try:
+            return [answer.text for answer in await asyncio.gather(*(complete(engine, r) for r in requests))]  # type: ignore[arg-type]
+        finally:
+            await engine.aclose()  # type: ignore[attr-defined]
+
+    one_by_one = asyncio.run(answers(engine_of(llava, max_queue=8)))
+    together = asyncio.run(answers(batched_engine_of(llava)))
+    assert one_by_one == together
+    assert any(isinstance(module, Int8Linear) for module in llava.model.modules())
+
+
+# --- the copy that is kept
+
+
+def test_the_kept_copy_is_the_same_model_and_needs_no_other(tmp_path: Path) -> None:
+    make_tiny_interleave(tmp_path / "original")
+    source = Llava.load(str(tmp_path / "original"), ON_CPU, is_local=True)
+    source.model.config.tie_word_embeddings = source.model.config.text_config.tie_word_embeddings = True
+    source.model.tie_weights()
+    source.model.half().save_pretrained(tmp_path / "original")
+    kept = tmp_path / "cache" / "copy"
+    first = Llava.load(str(tmp_path / "original"), PLAN_INT8, is_local=True, kept=kept)
+    assert [path.name for path in kept.parent.iterdir()] == ["copy"]
+    (tmp_path / "original" / "model.safetensors").unlink()
+    second = Llava.load(str(tmp_path / "original"), PLAN_INT8, is_local=True, kept=kept)
+    ids = torch.randint(5, 290, (1, 30))
+    with torch.inference_mode():
+        assert torch.equal(first.model(input_ids=ids).logits, second.model(input_ids=ids).logits)
+    for llava in (first, second):
+        assert isinstance(llava.model.get_input_embeddings(), StoredEmbedding)
+        assert llava.model.get_input_embeddings().weight.dtype == torch.float16
+        assert llava.model.dtype == torch.float32
