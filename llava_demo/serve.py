@@ -23,7 +23,7 @@ from llava_demo.engines.load import engine_at_once
 from llava_demo.engines.loading import LoadingEngine
 from llava_demo.images.download import Downloads
 from llava_demo.settings import SettingError, Settings
-from llava_demo.ui import build_page, look, scripts, show_what_answers
+from llava_demo.ui import build_page, look, scripts
 
 # Who waits, waits in the engine, which knows the line and tells it. Gradio by itself runs at most 40 events at once and
 # on ZeroGPU lets only one wait.
@@ -83,7 +83,7 @@ def launch(settings: Settings, engine: Engine | None = None, **options: Any) -> 
     url = share_url or local_url
     _say(f"\n  Ask a picture   {url}\n")
     if isinstance(engine, LoadingEngine):
-        engine.when_loaded(partial(_tell, page, engine))
+        engine.when_loaded(lambda: _say(what_answers(engine)))
     else:
         _say(what_answers(engine))
     if is_waiting:
@@ -103,11 +103,6 @@ def _wait(page: gr.Blocks, engine: Engine) -> None:
             page.close(verbose=False)
             raise
     page.block_thread()
-
-
-def _tell(page: gr.Blocks, engine: Engine) -> None:
-    show_what_answers(page, engine.info)
-    _say(what_answers(engine))
 
 
 def _say(words: str) -> None:

@@ -91,7 +91,7 @@ def free_port() -> int:
 
 @contextmanager
 def serving(engine: Any, **settings: Any) -> Iterator[Server]:
-    page, url = launch(Settings(port=free_port(), **settings), engine, prevent_thread_lock=True)
+    page, url = launch(Settings(**{"port": free_port()} | settings), engine, prevent_thread_lock=True)
     try:
         yield Server(url, engine)
     finally:

@@ -12,8 +12,8 @@ from starlette.datastructures import QueryParams
 from llava_demo.chat import Message, SamplingParams
 from llava_demo.errors import InvalidImage, InvalidRequest
 from llava_demo.images import Image, ImageLimits
-from llava_demo.ui.links import filling_from, link_to
 from llava_demo.ui.saved import FORMAT, Saved, archive_of, saved_from
+from llava_demo.ui.sharing import filling_from, link_to
 
 USUAL = SamplingParams(top_p=0.7)
 CHANGED = SamplingParams(temperature=0, top_p=1, max_tokens=7, min_p=0.05, seed=2**60, stop=("a b", "&=?#"))

@@ -15,15 +15,16 @@ import pytest
 from pictures import png
 
 from llava_demo.chat import KNOBS, ChatRequest, Chunk, Message, SamplingParams, Usage
-from llava_demo.engines import complete
+from llava_demo.engines import complete, stream_recorded
 from llava_demo.engines.generate import GenerateEngine
 from llava_demo.errors import InvalidImage, InvalidRequest
-from llava_demo.images import Image
-from llava_demo.log import Answer
+from llava_demo.images import Image, ImageLimits
+from llava_demo.log import AnswerRecord
 from llava_demo.ui import conversation, panels
+from llava_demo.ui.answering import Growth, numbers_of
 from llava_demo.ui.controls import SamplingControls
 from llava_demo.ui.examples import examples_for
-from llava_demo.ui.growth import growing_answer, numbers_of
+from llava_demo.ui.uploads import ReadUploads
 
 RED, BLUE = Image.from_bytes(png("red")), Image.from_bytes(png("blue"))
 
@@ -135,7 +136,7 @@ def test_an_edited_text_is_shown_as_it_was_typed() -> None:
 @pytest.fixture
 def controls() -> SamplingControls:
     with gr.Blocks():
-        return SamplingControls(context_tokens=4096)
+        return SamplingControls(lambda: 4096)
 
 
 def values_of(controls: SamplingControls) -> dict[str, Any]:
@@ -154,7 +155,7 @@ def test_every_sampling_parameter_has_a_control_that_starts_at_the_pages_default
 
 def test_the_longest_answer_is_never_above_the_context() -> None:
     with gr.Blocks():
-        assert values_of(SamplingControls(context_tokens=300))["max_tokens"] == 300
+        assert values_of(SamplingControls(lambda: 300))["max_tokens"] == 300
 
 
 def test_seed_and_stop_are_read_from_text(controls: SamplingControls) -> None:
@@ -192,23 +193,49 @@ def test_the_patches_are_drawn_over_what_the_model_sees() -> None:
 def test_a_growing_answer_grows_and_ends_with_the_whole(tiny_engine: GenerateEngine) -> None:
     request = ChatRequest((Message("user", "Hello", (RED,)),), SamplingParams(temperature=0, max_tokens=60))
 
-    async def read() -> list[Any]:
-        async with aclosing(growing_answer(tiny_engine, request, "test")) as growth:
-            return [grown async for grown in growth]
+    growth = Growth(AnswerRecord("test"))
 
-    grown = asyncio.run(read())
-    texts = [step.text for step in grown]
+    async def read() -> list[str]:
+        async with aclosing(stream_recorded(tiny_engine, request, growth.record)) as chunks:
+            return [growth.text async for chunk in chunks if growth.takes(chunk)]
+
+    texts = asyncio.run(read())
     assert texts == sorted(texts, key=len)
-    assert [step.is_whole for step in grown] == [False] * (len(grown) - 1) + [True]
     assert texts[-1] == asyncio.run(complete(tiny_engine, request)).text
-    assert "60 tokens" in numbers_of(grown[-1].measured)
-    assert "cut at max tokens" in numbers_of(grown[-1].measured)
+    assert "60 tokens" in numbers_of(growth.record)
+    assert "cut at max tokens" in numbers_of(growth.record)
+
+
+def test_text_that_comes_fast_is_shown_about_ten_times_a_second() -> None:
+    growth = Growth(AnswerRecord("test"))
+    shown = sum(growth.takes(Chunk("a")) for _ in range(1000))
+    assert 1 <= shown <= 1 + growth.record.total_s / 0.1
+    assert growth.takes(Chunk()), "a heartbeat"
+    assert growth.takes(Chunk("", "stop", Usage(1, 1000))), "the end"
+    assert growth.text == "a" * 1000
 
 
 def test_an_answer_without_a_word_has_no_speed() -> None:
-    measured = Answer()
+    measured = AnswerRecord("test")
     measured.saw(Chunk("", "stop", Usage(5, 0)))
     assert numbers_of(measured) == "No words"
+
+
+def test_a_picture_is_decoded_once_however_many_turns_read_it(paths: dict[str, str]) -> None:
+    read = ReadUploads(ImageLimits())
+    red, blue = read(paths["red"]), read(paths["blue"])
+    assert (red, blue) == (RED, BLUE)
+    assert read(paths["red"]) is red
+    Path(paths["red"]).write_bytes(png("green"))  # another file of that name
+    assert read(paths["red"]) == Image.from_bytes(png("green"))
+    Path(paths["blue"]).unlink()
+    with pytest.raises(InvalidImage, match="no such picture"):
+        read(paths["blue"])
+
+
+def test_decoded_pictures_take_bounded_memory(paths: dict[str, str]) -> None:
+    read = ReadUploads(ImageLimits(), max_bytes=1)
+    assert read(paths["red"]) is not read(paths["red"])
 
 
 def test_a_picture_that_is_gone_is_said_to_be(tmp_path: Path) -> None:

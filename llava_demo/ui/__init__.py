@@ -1,6 +1,6 @@
 """The page on which people ask about pictures, and its API for `gradio_client`. Everything here is Gradio's world."""
 
-from llava_demo.ui.page import build_page, show_what_answers
+from llava_demo.ui.page import build_page
 from llava_demo.ui.theme import look, scripts
 
-__all__ = ["build_page", "look", "scripts", "show_what_answers"]
+__all__ = ["build_page", "look", "scripts"]

@@ -12,7 +12,7 @@ from pygments.formatters.html import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
 
 from llava_demo.chat import ChatRequest
-from llava_demo.engines import EngineInfo
+from llava_demo.engines import Engine
 from llava_demo.errors import InvalidRequest
 from llava_demo.images import Image
 from llava_demo.settings import Settings
@@ -20,7 +20,8 @@ from llava_demo.ui import conversation
 from llava_demo.ui.code import Call, Snippet, snippets_of
 from llava_demo.ui.controls import SamplingControls
 from llava_demo.ui.conversation import Entry
-from llava_demo.ui.examples import Example
+from llava_demo.ui.examples import Examples
+from llava_demo.ui.uploads import ReadUploads
 
 _NOTHING_YET = "There is no conversation yet: this asks about one of the example pictures."
 
@@ -29,12 +30,15 @@ class CodePanel:
     """Writes the panel's content, for one page."""
 
     def __init__(
-        self, info: EngineInfo, settings: Settings, controls: SamplingControls, examples: list[Example]
+        self,
+        engine: Engine,
+        settings: Settings,
+        controls: SamplingControls,
+        examples: Examples,
+        read_image: ReadUploads,
     ) -> None:
-        self._info = info
-        self._settings = settings
-        self._controls = controls
-        self._examples = examples
+        self._engine, self._settings, self._controls = engine, settings, controls
+        self._examples, self._read_image = examples, read_image
 
     async def show(self, request: gr.Request, box: dict[str, Any], history: list[Entry], *knobs: Any) -> str:
         """What would be sent now, or was sent last, as code for everyone who reaches the page where this one did."""
@@ -49,7 +53,7 @@ class CodePanel:
         names: dict[str, str] = {}
 
         def read(path: str) -> Image:
-            image = Image.from_path(path, self._settings.image_limits)
+            image = self._read_image(path)
             names.setdefault(image.digest, unused_name(PurePath(path).name, set(names.values())))
             return image
 
@@ -59,7 +63,7 @@ class CodePanel:
             request=ChatRequest(messages[: last + 1], self._controls.sampling_from(knobs)),
             file_names=names,
             url=url,
-            model=self._info.model,
+            model=self._engine.info.model,
             takes_login=self._settings.auth is not None,
             takes_key=bool(self._settings.api_key),
         )
@@ -68,7 +72,9 @@ class CodePanel:
         draft = conversation.question_entries(box["text"], box["files"])
         if history or draft:
             return [*history, *draft]
-        return [entry for e in self._examples[:1] for entry in conversation.question_entries(e.prompt, [e.path])]
+        return [
+            entry for e in self._examples.shown()[:1] for entry in conversation.question_entries(e.prompt, [e.path])
+        ]
 
 
 def page_address(request: gr.Request) -> str:

@@ -1,5 +1,6 @@
 """The sampling controls of the page, derived from `chat.KNOBS`, and their values as `SamplingParams`."""
 
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
@@ -9,9 +10,12 @@ from llava_demo.errors import InvalidRequest
 
 
 class SamplingControls:
-    """One control for each field of SamplingParams; made inside a `gr.Blocks`, in front or behind "More"."""
+    """One control for each field of SamplingParams; made inside a `gr.Blocks`, in front or behind "More".
 
-    def __init__(self, context_tokens: int) -> None:
+    `context_tokens` is asked whenever it is needed: an engine that loads, or is elsewhere, learns it late.
+    """
+
+    def __init__(self, context_tokens: Callable[[], int]) -> None:
         self._context_tokens = context_tokens
         self._by_name: dict[str, gr.components.Component] = {}
         for name, knob in KNOBS.items():
@@ -49,6 +53,15 @@ class SamplingControls:
         return SamplingParams(**given | {"seed": _seed_from(given["seed"]), "stop": tuple(filter(None, lines))})
 
     @property
+    def max_tokens(self) -> gr.components.Component:
+        return self._by_name["max_tokens"]
+
+    def max_tokens_now(self, value: float) -> gr.Slider:
+        """The slider of `max_tokens` with the end that holds now, for an event that outputs it."""
+        end = self._end("max_tokens", KNOBS["max_tokens"])
+        return gr.Slider(maximum=end) if value <= end else gr.Slider(maximum=end, value=end)
+
+    @property
     def usual(self) -> SamplingParams:
         """What the page starts with."""
         starts: dict[str, Any] = {name: self._start(name, knob) for name, knob in KNOBS.items()}
@@ -65,7 +78,7 @@ class SamplingControls:
 
     def _end(self, name: str, knob: Knob) -> float:
         high = knob.high if knob.page_high is None else knob.page_high
-        return min(high, self._context_tokens) if name == "max_tokens" else high
+        return min(high, self._context_tokens()) if name == "max_tokens" else high
 
     def _start(self, name: str, knob: Knob) -> float:
         default = getattr(SamplingParams(), name) if knob.page_default is None else knob.page_default

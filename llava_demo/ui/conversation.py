@@ -31,12 +31,12 @@ def answer_entry(text: str) -> Entry:
 
 
 def pending_entry(words: str) -> Entry:
-    """The line above an answer while it is on its way."""
+    """The line in an answer's place until its first word."""
     return _note(words, "", status="pending")
 
 
 def byline_entry(words: str) -> Entry:
-    """The line above an answer when it has ended: its numbers, or "Stopped"."""
+    """The line below an answer that has ended: its numbers, or "Stopped"."""
     return _note(words, "", status="done")
 
 
@@ -93,6 +93,19 @@ def edited(history: list[Entry]) -> list[Entry]:
     *before, last = history
     text, _ = _content_of([last])
     return [*before, *(question_entries(text, []) or [last])]
+
+
+def replaced(history: list[Entry], index: int, shown_text: str) -> list[Entry]:
+    """The history with another text at `index`, as the Chatbot shows it."""
+    entry = history[index] | {"content": [{"type": "text", "text": shown_text}]}
+    return [*history[:index], entry, *history[index + 1 :]]
+
+
+def stopped(history: list[Entry]) -> list[Entry]:
+    """The history whose last answer was stopped, before or after its first word."""
+    said = [entry for entry in history if not is_pending(entry)]
+    has_ended = len(said) == len(history) and (not said or said[-1]["role"] == "user" or is_note(said[-1]))
+    return said if has_ended else [*said, byline_entry("Stopped")]
 
 
 def turn_start(history: list[Entry], index: int) -> int:

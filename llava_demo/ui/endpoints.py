@@ -21,11 +21,12 @@ from llava_demo.chat import (
     Message,
     SamplingParams,
 )
-from llava_demo.engines import Engine
+from llava_demo.engines import Engine, stream_recorded
 from llava_demo.errors import DemoError, InvalidRequest
 from llava_demo.images import ImageLimits
 from llava_demo.images.download import Downloads
-from llava_demo.ui.growth import growing_answer
+from llava_demo.log import AnswerRecord
+from llava_demo.ui.answering import Growth, caller_of_event
 from llava_demo.ui.uploads import Uploads, leave_addresses_alone
 from llava_demo.wire.messages import ImageFromUrl, messages_from
 
@@ -68,7 +69,7 @@ def add_endpoints(page: gr.Blocks, engine: Engine, limits: ImageLimits, download
             if not isinstance(prompt, str):
                 raise InvalidRequest("prompt must be a string.", "prompt")
             question = Message("user", prompt, (uploads.opened(image, from_url),))
-            return ChatRequest((question,), _sampling_from(knobs))
+            return ChatRequest((question,), _sampling_from(knobs), caller=caller_of_event())
 
         async with aclosing(_texts(engine, partial(uploads.fetched, [image]), request)) as texts:
             async for text in texts:
@@ -79,7 +80,7 @@ def add_endpoints(page: gr.Blocks, engine: Engine, limits: ImageLimits, download
 
         def request(from_url: ImageFromUrl) -> ChatRequest:
             turns = messages_from(messages, lambda file: uploads.opened(file, from_url), limits, from_url)
-            return ChatRequest(turns, _sampling_from(knobs))
+            return ChatRequest(turns, _sampling_from(knobs), caller=caller_of_event())
 
         async with aclosing(_texts(engine, partial(uploads.fetched, messages), request)) as texts:
             async for text in texts:
@@ -132,9 +133,11 @@ async def _texts(
 ) -> AsyncGenerator[str, None]:
     try:
         request = await asyncio.to_thread(request_of, await fetched())
-        async with aclosing(growing_answer(engine, request, "gradio_client")) as growth:
-            async for grown in growth:
-                yield grown.text
+        growth = Growth(AnswerRecord("gradio_client"))
+        async with aclosing(stream_recorded(engine, request, growth.record)) as chunks:
+            async for chunk in chunks:
+                if growth.takes(chunk):
+                    yield growth.text
     except DemoError as error:
         raise gr.Error(str(error), print_exception=False) from error
 

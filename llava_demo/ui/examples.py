@@ -1,8 +1,12 @@
 """The example cards of the page, read from the project's `examples/examples.json`."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import gradio as gr
 
 _PACKAGE = Path(__file__).parents[1]
 # A wheel carries the pictures inside the package, a checkout beside it.
@@ -30,3 +34,32 @@ def examples_for(is_miniature: bool, folder: Path = FOLDER) -> list[Example]:
         for entry in entries
         if entry["for"] == wanted
     ]
+
+
+class Examples:
+    """The cards of one page, their pictures in Gradio's cache. The model that answers now decides which are shown."""
+
+    def __init__(self, is_miniature: Callable[[], bool]) -> None:
+        self._is_miniature = is_miniature
+        self._cards: dict[bool, list[dict[str, Any]]] = {}
+        self._examples: dict[bool, list[Example]] = {}
+
+    def publish(self, chat: gr.Chatbot) -> None:
+        """Show the cards in `chat`; the pictures of all are copied to its cache and stay there."""
+        for kind in (True, False):
+            self._examples[kind], self._cards[kind] = [], []
+            for example in examples_for(kind):
+                file = chat.serve_static_file(example.path)
+                chat.keep_in_cache.add(file["path"])  # else it is deleted with old uploads, and the card has no picture
+                self._examples[kind].append(Example(file["path"], example.title, example.prompt))
+                named = file | {"orig_name": Path(example.path).name, "mime_type": "image/png"}
+                self._cards[kind].append({"text": example.prompt, "files": [named]})
+        chat.examples = self.cards()  # type: ignore[assignment]
+
+    def cards(self) -> list[dict[str, Any]]:
+        """The cards for the model that answers now, as the Chatbot takes them."""
+        return self._cards[self._is_miniature()]
+
+    def shown(self) -> list[Example]:
+        """What the cards ask, in their order."""
+        return self._examples[self._is_miniature()]

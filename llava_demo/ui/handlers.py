@@ -1,32 +1,34 @@
-"""What happens on the page when somebody does something. One queued event for each action.
+"""What the page does at each of its events: one queued event for each action.
 
-No handler raises: Gradio 6.31 would cover the whole conversation with the word "Error". A failure is shown in the
-answer's place; the question stays, to be sent again with Retry or changed with Edit or Undo.
+No handler raises: Gradio 6.31 would cover the whole conversation with the word "Error". A question that cannot be asked
+stays where it was written, with the reason above the message box. A failure is shown in the answer's place; the
+question stays, to be sent again with Retry or changed with Edit or Undo.
 """
 
 import asyncio
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
 from llava_demo.chat import ChatRequest
-from llava_demo.engines import Engine
+from llava_demo.engines import Engine, stream_recorded
 from llava_demo.errors import DemoError, InvalidRequest
-from llava_demo.images import Image, ImageLimits
+from llava_demo.log import AnswerRecord
 from llava_demo.ui import conversation, panels
+from llava_demo.ui.answering import Growth, caller_of_event, numbers_of
 from llava_demo.ui.controls import SamplingControls
 from llava_demo.ui.conversation import Entry
-from llava_demo.ui.examples import Example
-from llava_demo.ui.growth import Growth, growing_answer, numbers_of
+from llava_demo.ui.examples import Examples
+from llava_demo.ui.uploads import ReadUploads
 
 logger = logging.getLogger(__name__)
 
-# What is shown anew: in the message box, as a refusal above it, in the conversation, as what the model sees.
-Update = tuple[Any, Any, Any, Any]
+# What is shown anew: the message box, a refusal above it, the conversation, what the model sees, the line of progress.
+Update = tuple[Any, Any, Any, Any, Any]
 
 IDLE: dict[str, Any] = {"submit_btn": True, "stop_btn": False}
 BUSY: dict[str, Any] = {"submit_btn": False, "stop_btn": True}
@@ -35,49 +37,48 @@ _LOOKING = "Looking"
 _BROKEN = "Something broke on our side, and the server's log says what. Please try again."
 
 
+@dataclass(frozen=True)
+class Question:
+    """A conversation that ends with a question, and what the page showed before it was asked."""
+
+    asked: list[Entry]
+    before: list[Entry]
+    is_from_box: bool = False  # the message box is emptied once the question is taken
+
+
 class Handlers:
     """The page's events, bound to one engine. The only state is the Chatbot's value, and it lives in the browser."""
 
-    def __init__(
-        self, engine: Engine, limits: ImageLimits, controls: SamplingControls, examples: list[Example]
-    ) -> None:
-        self._engine = engine
-        self._controls = controls
-        self._examples = examples
-        self._read_image = partial(Image.from_path, limits=limits)
+    def __init__(self, engine: Engine, controls: SamplingControls, examples: Examples, read_image: ReadUploads) -> None:
+        self._engine, self._controls, self._examples = engine, controls, examples
+        self._read_image = read_image
 
     async def send(self, box: dict[str, Any], history: list[Entry], *knobs: Any) -> AsyncGenerator[Update, None]:
-        """Ask what is in the message box. What cannot be asked stays there, so that nothing of it is lost.
-
-        Gradio's own validators would answer with HTTP 422, which browsers put on the console as an error.
-        """
+        """Ask what is in the message box."""
         asked = _asked(history, box["text"], box["files"])
-        try:
-            if len(asked) == len(history):
-                raise InvalidRequest("There is nothing to send yet; write a question or add a picture.")
-            request = await asyncio.to_thread(self._request, asked, knobs)
-        except InvalidRequest as error:
-            yield gr.skip(), panels.refusal_html(str(error)), gr.skip(), gr.skip()
-            return
-        async with aclosing(self._answer(gr.MultimodalTextbox(value=None, **BUSY), asked, request)) as updates:
+        async with aclosing(self._answer(Question(asked, history, is_from_box=True), knobs)) as updates:
             async for update in updates:
                 yield update
 
     async def send_example(
         self, event: gr.SelectData, history: list[Entry], *knobs: Any
     ) -> AsyncGenerator[Update, None]:
-        example = self._examples[event.index]  # by its place: nobody has checked a path in a browser's event
-        async with aclosing(self._turn(_asked(history, example.prompt, [example.path]), knobs)) as updates:
+        example = self._examples.shown()[event.index]  # by its place: nobody has checked a path in a browser's event
+        question = Question(_asked(history, example.prompt, [example.path]), history)
+        async with aclosing(self._answer(question, knobs)) as updates:
             async for update in updates:
                 yield update
 
     async def retry(self, event: gr.RetryData, history: list[Entry], *knobs: Any) -> AsyncGenerator[Update, None]:
-        async with aclosing(self._turn(history[: _index(event) + 1], knobs)) as updates:
+        async with aclosing(self._answer(Question(history[: _index(event) + 1], history), knobs)) as updates:
             async for update in updates:
                 yield update
 
     async def edit(self, event: gr.EditData, history: list[Entry], *knobs: Any) -> AsyncGenerator[Update, None]:
-        async with aclosing(self._turn(conversation.edited(history[: _index(event) + 1]), knobs)) as updates:
+        index = _index(event)
+        before = conversation.replaced(history, index, str(event.previous_value))
+        question = Question(conversation.edited(history[: index + 1]), before)
+        async with aclosing(self._answer(question, knobs)) as updates:
             async for update in updates:
                 yield update
 
@@ -87,60 +88,66 @@ class Handlers:
         question = conversation.question_of(history, last)
         return gr.MultimodalTextbox(value=question), history[: conversation.turn_start(history, last)]
 
-    def stopped(self, history: list[Entry]) -> tuple[Any, Any]:
+    def stopped(self, history: list[Entry]) -> Update:
         """After the work was cancelled: keep what has been said."""
-        stopped = conversation.byline_entry("Stopped")
-        said = [stopped if conversation.is_pending(entry) else entry for entry in history]
-        return gr.MultimodalTextbox(**IDLE), said
+        return _update(box=gr.MultimodalTextbox(**IDLE), chat=conversation.stopped(history), progress="")
 
     def cleared(self) -> Update:
         """After the work was cancelled and the conversation emptied."""
-        return gr.MultimodalTextbox(**IDLE), "", [], panels.seen_html([], 0)
+        return gr.MultimodalTextbox(**IDLE), "", [], panels.seen_html([], 0), ""
 
-    async def _turn(self, asked: list[Entry], knobs: tuple[Any, ...]) -> AsyncGenerator[Update, None]:
-        """Answer the question that `asked` ends with; the message box keeps what somebody may be writing."""
+    async def _answer(self, question: Question, knobs: tuple[Any, ...]) -> AsyncGenerator[Update, None]:
+        """Show the question, then the growing answer or the failure, then the box ready for the next.
+
+        A question that is refused changes nothing but the words above the message box, so that nothing of it is lost.
+        Gradio's own validators would answer with HTTP 422, which browsers put on the console as an error.
+        """
+        asked, said = question.asked, list[Entry]()
+        is_taken = False
         try:
-            request = await asyncio.to_thread(self._request, asked, knobs)
+            request = await asyncio.to_thread(self._request, question, knobs)
+            emptied = {"value": None} if question.is_from_box else {}
+            yield _update(
+                box=gr.MultimodalTextbox(**emptied, **BUSY),
+                refusal="",
+                chat=[*asked, conversation.pending_entry(_LOOKING)],
+            )
+            is_taken = True
+            yield _update(seen=await asyncio.to_thread(self._seen, request))
+            growth = Growth(AnswerRecord("page"))
+            async with aclosing(stream_recorded(self._engine, request, growth.record)) as chunks:
+                async for chunk in chunks:
+                    if growth.takes(chunk):
+                        said = self._said(growth)
+                        yield _update(chat=asked + said, progress=_progress(growth))
         except InvalidRequest as error:
-            yield gr.skip(), "", [*asked, *_failed([], str(error))], gr.skip()
+            yield _refused(question, error, is_taken)
             return
-        async with aclosing(self._answer(gr.MultimodalTextbox(**BUSY), asked, request)) as updates:
-            async for update in updates:
-                yield update
-
-    async def _answer(self, box: Any, asked: list[Entry], request: ChatRequest) -> AsyncGenerator[Update, None]:
-        """Show `box` and the question, then the growing answer or the failure, then the box ready for the next."""
-        yield box, "", [*asked, conversation.pending_entry(_LOOKING)], gr.skip()
-        said: list[Entry] = []
-        try:
-            yield gr.skip(), gr.skip(), gr.skip(), await asyncio.to_thread(self._seen, request)
-            async with aclosing(growing_answer(self._engine, request, "page")) as growth:
-                async for grown in growth:
-                    said = self._said(grown)
-                    yield gr.skip(), gr.skip(), asked + said, gr.skip()
         except DemoError as error:
             said = _failed(said, str(error))
         except Exception:  # the top of a handler: whatever it is, the page must stay usable
             logger.exception("a defect ended a turn on the page")
             said = _failed(said, _BROKEN)
-        yield gr.MultimodalTextbox(**IDLE), gr.skip(), asked + said + self._advice(asked, said), gr.skip()
+        chat = [*asked, *said, *self._advice(asked, said)]
+        yield _update(box=gr.MultimodalTextbox(**IDLE), chat=chat, progress="")
 
-    def _request(self, asked: list[Entry], knobs: tuple[Any, ...]) -> ChatRequest:
-        messages = conversation.messages_from(asked, self._read_image)
-        return ChatRequest(messages, self._controls.sampling_from(knobs))
+    def _request(self, question: Question, knobs: tuple[Any, ...]) -> ChatRequest:
+        if len(question.asked) == len(question.before) and question.is_from_box:
+            raise InvalidRequest("There is nothing to send yet; write a question or add a picture.")
+        messages = conversation.messages_from(question.asked, self._read_image)
+        return ChatRequest(messages, self._controls.sampling_from(knobs), caller=caller_of_event())
 
-    def _said(self, grown: Growth) -> list[Entry]:
-        if grown.is_whole:
-            byline = conversation.byline_entry(numbers_of(grown.measured))
-        elif grown.text:
-            byline = conversation.pending_entry("Writing")
-        else:
-            load = self._engine.status()
-            is_loading = load.state == "loading"
-            doing = f"The model is being loaded · {load.stage}" if is_loading else _LOOKING
-            others = load.waiting - is_loading  # in an engine that loads, this question waits as well
-            byline = conversation.pending_entry(f"{doing} · {others} in line" if others else doing)
-        return [byline, conversation.answer_entry(grown.text)] if grown.text else [byline]
+    def _said(self, growth: Growth) -> list[Entry]:
+        if growth.record.finish_reason:
+            answer = [conversation.answer_entry(growth.text)] if growth.text else []
+            return [*answer, conversation.byline_entry(numbers_of(growth.record))]
+        if growth.text:
+            return [conversation.answer_entry(growth.text)]
+        status = self._engine.status()
+        is_loading = status.state == "loading"
+        doing = f"The model is being loaded · {status.stage}" if is_loading else _LOOKING
+        others = status.waiting - is_loading  # in an engine that loads, this question waits as well
+        return [conversation.pending_entry(f"{doing} · {others} waiting" if others else doing)]
 
     def _advice(self, asked: list[Entry], said: list[Entry]) -> list[Entry]:
         """Once a conversation, where the miniature declines: which model knows photos."""
@@ -153,13 +160,37 @@ class Handlers:
         return panels.seen_html(squares, self._engine.info.image_tokens)
 
 
+def _update(**shown: Any) -> Update:
+    """Show these parts anew, and leave the others as they are."""
+    box, refusal, chat, seen, progress = (
+        shown.get(part, gr.skip()) for part in ("box", "refusal", "chat", "seen", "progress")
+    )
+    return box, refusal, chat, seen, progress
+
+
 def _asked(history: list[Entry], text: str, files: list[str]) -> list[Entry]:
     return [*history, *conversation.question_entries(text, files)]
 
 
 def _index(event: gr.RetryData | gr.EditData | gr.UndoData) -> int:
-    """Of the user's last entry. Gradio's type still allows for the pairs of an older Chatbot."""
+    """The index of the user's last entry. Gradio's type still allows for the pairs of an older Chatbot."""
     return event.index if isinstance(event.index, int) else event.index[0]
+
+
+def _progress(growth: Growth) -> str:
+    if growth.record.finish_reason or not growth.text:
+        return ""
+    return panels.progress_html(growth.tokens_per_s)
+
+
+def _refused(question: Question, error: InvalidRequest, is_taken: bool) -> Update:
+    """The page as it was before the question, and why it cannot be asked."""
+    refusal = panels.refusal_html(str(error))
+    if not is_taken:
+        return _update(refusal=refusal, chat=question.before)
+    draft = conversation.question_of(question.asked, len(question.asked) - 1)
+    box = {"value": draft} if question.is_from_box else {}
+    return _update(box=gr.MultimodalTextbox(**box, **IDLE), refusal=refusal, chat=question.before, progress="")
 
 
 def _failed(said: list[Entry], message: str) -> list[Entry]:

@@ -1,54 +1,77 @@
 """The page: what stands where, and which handler hears what. It knows no model and no format."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
-from llava_demo.engines import Engine, EngineInfo
+from llava_demo.engines import Engine
 from llava_demo.images.download import Downloads
 from llava_demo.settings import Settings
 from llava_demo.ui import panels
 from llava_demo.ui.code_panel import CodePanel, panel_html
 from llava_demo.ui.controls import SamplingControls
 from llava_demo.ui.endpoints import add_endpoints
-from llava_demo.ui.examples import Example, examples_for
+from llava_demo.ui.examples import Examples
 from llava_demo.ui.handlers import IDLE, Handlers
 from llava_demo.ui.pictures import Pictures, chips_html, giving_html
 from llava_demo.ui.sharing import Sharing, SharingPanel
-from llava_demo.ui.uploads import leave_addresses_alone
+from llava_demo.ui.uploads import ReadUploads, leave_addresses_alone
 
 CHECK_FOR_OLD_UPLOADS_S = 3600
 KEEP_UPLOADS_S = 7 * 24 * 3600  # an open conversation reads its pictures again at each turn
 
 
+@dataclass(frozen=True)
+class _Parts:
+    """What handlers show anew, in the order of `handlers.Update`."""
+
+    box: gr.MultimodalTextbox
+    refusal: gr.HTML
+    chat: gr.Chatbot
+    seen: gr.HTML
+    progress: gr.HTML
+
+
 def build_page(engine: Engine, settings: Settings) -> gr.Blocks:
     """The page and its three API endpoints. `serve.launch` adds the look and puts it on a port."""
     downloads = Downloads(settings.image_limits) if settings.fetch_urls else None
+    read_image = ReadUploads(settings.image_limits)
+    examples = Examples(lambda: engine.info.is_miniature)
     with gr.Blocks(
         title="Ask a picture",
         fill_height=True,
         analytics_enabled=False,
         delete_cache=(CHECK_FOR_OLD_UPLOADS_S, KEEP_UPLOADS_S),
     ) as page:
-        gr.HTML(panels.masthead_html(engine.info), elem_id="masthead", padding=False)
+        with gr.Row(elem_id="masthead", elem_classes="masthead"):
+            gr.HTML(panels.WORDMARK, padding=False)
+            with gr.Row(elem_id="status"):
+                gr.HTML(panels.LAMP, padding=False)
+                served = gr.HTML(panels.served_html(engine.info), elem_id="served", padding=False)
+                gr.HTML(panels.LOAD, padding=False)
+            gr.HTML(panels.SWITCHES, padding=False)
         with gr.Sidebar(position="right", open=False, width=340, elem_id="panel"):
             seen = gr.HTML(panels.seen_html([], 0), elem_id="seen", padding=False)
             gr.HTML("<h2>How it answers</h2>", elem_id="sampling", padding=False)
-            controls = SamplingControls(engine.info.context_tokens)
+            controls = SamplingControls(lambda: engine.info.context_tokens)
             sharing_panel = SharingPanel()
-            gr.HTML(panels.about_html(engine.info), elem_id="about", padding=False)
-        chat, examples = _chatbot(engine)
+            about = gr.HTML(panels.about_html(engine.info), elem_id="about", padding=False)
+        chat = _chatbot(engine)
+        examples.publish(chat)
         gr.HTML(chips_html(), elem_id="chips", padding=False)
         gr.HTML(giving_html(settings.image_limits), elem_id="giving", padding=False)
         refusal = gr.HTML("", elem_id="refusal", padding=False)
-        handlers = Handlers(engine, settings.image_limits, controls, examples)
+        progress = gr.HTML("", elem_id="progress", padding=False)
         box = _message_box()
-        answering = _connect(handlers, _Parts(box, refusal, chat, seen), controls.components)
+        parts = _Parts(box, refusal, chat, seen, progress)
+        handlers = Handlers(engine, controls, examples, read_image)
+        answering = _connect(handlers, parts, controls.components)
         Pictures(engine, settings.image_limits).connect(box, refusal)
-        code = CodePanel(engine.info, settings, controls, examples)
+        _connect_what_answers(page, engine, examples, (served, about, chat), controls)
+        code = CodePanel(engine, settings, controls, examples, read_image)
         _connect_code(code, [box, chat, *controls.components])
-        sharing = Sharing(engine, settings.image_limits, downloads, controls, examples)
+        sharing = Sharing(engine, settings.image_limits, downloads, controls, examples, read_image)
         sharing.connect(page, sharing_panel, (box, refusal, chat), answering)
         for component in (box, chat):
             leave_addresses_alone(component)
@@ -56,19 +79,31 @@ def build_page(engine: Engine, settings: Settings) -> gr.Blocks:
     return page
 
 
-def show_what_answers(page: gr.Blocks, info: EngineInfo) -> None:
-    """Have a page that is up show `info`: whoever opens it from now on, and, told by js/status.js, who has it open."""
-    written = {"masthead": panels.masthead_html(info), "about": panels.about_html(info)}
-    for block in page.blocks.values():
-        if isinstance(block, gr.HTML) and block.elem_id in written:
-            block.value = written[block.elem_id]
-    page.config = page.get_config_file()
+def _connect_what_answers(
+    page: gr.Blocks,
+    engine: Engine,
+    examples: Examples,
+    parts: tuple[gr.HTML, gr.HTML, gr.Chatbot],
+    controls: SamplingControls,
+) -> None:
+    """Show what answers now: an engine that loads, or is elsewhere, tells it after the page was built.
+
+    The event runs when the page is opened, and again when js/status.js sees that something else answers.
+    """
+
+    def now(max_tokens: float) -> tuple[Any, ...]:
+        info = engine.info
+        chat = gr.update(placeholder=panels.welcome_html(info), examples=examples.cards())
+        return panels.served_html(info), panels.about_html(info), chat, controls.max_tokens_now(max_tokens)
+
+    changed = gr.Button("What answers has changed", visible="hidden", elem_id="answers-changed")
+    slider = controls.max_tokens
+    shown: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
+    gr.on([page.load, changed.click], now, slider, [*parts, slider], **shown)
 
 
-def _chatbot(engine: Engine) -> tuple[gr.Chatbot, list[Example]]:
-    """The conversation, and the examples with the paths of their pictures inside Gradio's cache."""
-    examples = examples_for(engine.info.is_miniature)
-    chat = gr.Chatbot(
+def _chatbot(engine: Engine) -> gr.Chatbot:
+    return gr.Chatbot(
         elem_id="conversation",
         label="Conversation",
         show_label=False,
@@ -83,15 +118,7 @@ def _chatbot(engine: Engine) -> tuple[gr.Chatbot, list[Example]]:
         allow_file_downloads=False,
         group_consecutive_messages=False,
         placeholder=panels.welcome_html(engine.info),
-        examples=[{"text": example.prompt, "files": [example.path]} for example in examples],
     )
-    paths = [_path_of(card) for card in chat.examples or []]
-    chat.keep_in_cache.update(paths)  # else they are deleted with old uploads, and the cards lose their pictures
-    return chat, [replace(example, path=path) for example, path in zip(examples, paths, strict=True)]
-
-
-def _path_of(card: Any) -> str:
-    return card["files"][0]["path"]  # the Chatbot has put it there
 
 
 def _message_box() -> gr.MultimodalTextbox:
@@ -109,23 +136,13 @@ def _message_box() -> gr.MultimodalTextbox:
     )
 
 
-@dataclass(frozen=True)
-class _Parts:
-    """What handlers show anew, in the order of `handlers.Update`."""
-
-    box: gr.MultimodalTextbox
-    refusal: gr.HTML
-    chat: gr.Chatbot
-    seen: gr.HTML
-
-
 def _connect(handlers: Handlers, parts: _Parts, controls: list[gr.components.Component]) -> list[Any]:
     """One queued event for each action; the engine, not Gradio, decides how many are answered at once.
 
     Returns the events that answer, for others that end them.
     """
     box, chat = parts.box, parts.chat
-    everything = [box, parts.refusal, chat, parts.seen]
+    everything = [box, parts.refusal, chat, parts.seen, parts.progress]
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     answer: dict[str, Any] = {"outputs": everything, "concurrency_limit": None, **quiet}
     answering: list[Any] = [
@@ -134,10 +151,10 @@ def _connect(handlers: Handlers, parts: _Parts, controls: list[gr.components.Com
         chat.retry(handlers.retry, [chat, *controls], **answer),
         chat.edit(handlers.edit, [chat, *controls], **answer),
     ]
-    # The last event of an answer may still be on its way when somebody presses Undo; it would bring the turn back.
+    # The last event of an answer may still be on its way when Undo is pressed; it would bring the turn back.
     chat.undo(handlers.undo, chat, [box, chat], cancels=answering, queue=False, **quiet)
     stopping = box.stop(None, cancels=answering, **quiet)
-    stopping.then(handlers.stopped, chat, [box, chat], queue=False, **quiet)
+    stopping.then(handlers.stopped, chat, everything, queue=False, **quiet)
     clearing = chat.clear(None, cancels=answering, **quiet)
     clearing.then(handlers.cleared, None, everything, queue=False, **quiet)
     return answering

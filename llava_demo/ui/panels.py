@@ -34,21 +34,27 @@ def model_name(info: EngineInfo) -> str:
     return f"LLaVA-1.5-{billions[1]}B" if billions else PurePath(info.model).name
 
 
-def masthead_html(info: EngineInfo) -> str:
-    """The top line: whose page it is, what answers, how busy it is (js/status.js keeps that current), and switches.
+WORDMARK = (
+    f"""<a class="wordmark" href="." aria-label="Ask a picture, start anew">{MARK}<span>Ask a picture</span></a>"""
+)
 
-    js/main.js enables the switches once it listens to them.
-    """
+
+def served_html(info: EngineInfo) -> str:
+    """What answers; how busy it is, js/status.js writes."""
     served = " · ".join((info.device, info.precision, f"{info.engine} engine"))
-    return f"""<header class="masthead" data-image-mode="{info.image_mode or ""}">
-<a class="wordmark" href="." aria-label="Ask a picture, start anew">{MARK}<span>Ask a picture</span></a>
-<p class="status"><i class="lamp" data-state="ready"></i><b>{escape(model_name(info))}</b>
-<span class="served">{escape(served)}</span><span class="load" role="status" aria-live="off"></span></p>
-<div class="switches">
+    mode = info.image_mode or ""
+    return f"""<b>{escape(model_name(info))}</b> <span class="served" data-image-mode="{mode}">{escape(served)}</span>"""
+
+
+LAMP = '<i class="lamp" data-state="ready"></i>'
+LOAD = '<span class="load" role="status" aria-live="off"></span>'
+
+# js/main.js enables them once it listens to them.
+SWITCHES = f"""<div class="switches">
 <button disabled id="code-switch" aria-label="Use in code" title="Use in code">{_CODE}</button>
 <button disabled id="theme-switch" aria-label="Dark colours" title="Dark or light">{_MOON_AND_SUN}</button>
 <button disabled id="panel-switch" aria-label="Settings" title="Settings" aria-expanded="false">{_KNOBS}</button>
-</div></header>"""
+</div>"""
 
 
 def welcome_html(info: EngineInfo) -> str:
@@ -96,6 +102,11 @@ def seen_html(squares: list[PIL.Image.Image], image_tokens: int) -> str:
     grid = f", read in {patches} by {patches} patches" if patches else ""
     return f"""<section class="seen"><h2>What the model sees</h2><div class="squares">{figures}</div>
 <p class="hint">{side} by {side} pixels{grid}: {image_tokens:,} tokens a picture.</p></section>"""
+
+
+def progress_html(tokens_per_s: float) -> str:
+    """How fast an answer is being written; the speed is 0 where it is not known yet."""
+    return f"<p>Writing{f' · {tokens_per_s:.0f} tokens/s' if tokens_per_s else ''}</p>"
 
 
 def refusal_html(words: str) -> str:

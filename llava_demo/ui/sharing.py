@@ -1,15 +1,20 @@
-"""Sharing: links that fill the page, and conversations that are saved to a file and opened again."""
+"""Sharing: links that fill the page, `?prompt=...&image=...&temperature=0`, and conversations in files.
+
+A link sends nothing by itself.
+"""
 
 import asyncio
 import filecmp
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path, PurePath
 from typing import Any
+from urllib.parse import urlencode
 
 import gradio as gr
 from gradio.processing_utils import save_bytes_to_cache
 
-from llava_demo.chat import Message
+from llava_demo.chat import Message, SamplingParams, number_from
 from llava_demo.engines import Engine
 from llava_demo.errors import DemoError, InvalidRequest
 from llava_demo.images import Image, ImageLimits
@@ -18,13 +23,14 @@ from llava_demo.ui import conversation, panels
 from llava_demo.ui.code_panel import page_address
 from llava_demo.ui.controls import SamplingControls
 from llava_demo.ui.conversation import Entry
-from llava_demo.ui.examples import Example
-from llava_demo.ui.links import filling_from, link_to
+from llava_demo.ui.examples import Examples
 from llava_demo.ui.saved import Saved, archive_of, saved_from
+from llava_demo.ui.uploads import ReadUploads
 
 # The button is hidden, and does nothing without a file; Gradio gives it the file a moment later.
 _DOWNLOAD = """() => setTimeout(() => document.querySelector("#saved-file").click(), 300)"""
 _QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
+KNOB_NAMES = tuple(field.name for field in fields(SamplingParams) if field.name not in ("stop", "top_logprobs"))
 
 
 class SharingPanel:
@@ -59,11 +65,11 @@ class Sharing:
         limits: ImageLimits,
         downloads: Downloads | None,
         controls: SamplingControls,
-        examples: list[Example],
+        examples: Examples,
+        read_image: ReadUploads,
     ) -> None:
         self._engine, self._limits, self._downloads = engine, limits, downloads
-        self._controls, self._examples = controls, examples
-        self._read_image = partial(Image.from_path, limits=limits)
+        self._controls, self._examples, self._read_image = controls, examples, read_image
 
     def connect(
         self,
@@ -99,7 +105,7 @@ class Sharing:
     def link(self, request: gr.Request, box: dict[str, Any], history: list[Entry], *knobs: Any) -> Any:
         """A link with what is in the message box, or else with the last question, and with the settings."""
         draft = box if box["text"].strip() or box["files"] else _last_question(history)
-        example = next((e for path in draft["files"] for e in self._examples if _is_same(path, e.path)), None)
+        example = next((e for path in draft["files"] for e in self._examples.shown() if _is_same(path, e.path)), None)
         image = PurePath(example.path).name if example else ""
         try:
             sampling = self._controls.sampling_from(knobs)
@@ -129,7 +135,7 @@ class Sharing:
 
     async def _picture(self, name: str) -> str:
         """The path of an example's picture, or of one that is fetched."""
-        for example in self._examples:
+        for example in self._examples.shown():
             if PurePath(example.path).name == name:
                 return example.path
         if self._downloads is None:
@@ -169,3 +175,41 @@ def _kept(image: Image) -> str:
 
 def _is_same(path: str, example: str) -> bool:
     return PurePath(path).name == PurePath(example).name and filecmp.cmp(path, example, shallow=False)
+
+
+@dataclass(frozen=True)
+class Filling:
+    """What a link asks for. `complaints` has a sentence for each part of it that is left out."""
+
+    prompt: str
+    image: str  # a web address, or the name of an example's picture; "" for none
+    sampling: SamplingParams
+    complaints: tuple[str, ...] = ()
+
+
+def link_to(address: str, prompt: str, image: str, sampling: SamplingParams, usual: SamplingParams) -> str:
+    """A link to the page at `address`; of the sampling it names what is not `usual`."""
+    named = {"prompt": prompt, "image": image} | {name: getattr(sampling, name) for name in KNOB_NAMES}
+    query = [(name, _text(value)) for name, value in named.items() if value not in ("", None, getattr(usual, name, ""))]
+    query += [("stop", text) for text in sampling.stop]
+    return f"{address}/?{urlencode(query)}" if query else f"{address}/"
+
+
+def filling_from(query: Mapping[str, str], usual: SamplingParams) -> Filling | None:
+    """Read the query of the page's address; None where it asks for nothing. Names that are not ours are passed over."""
+    asked = {name: query[name] for name in ("prompt", "image", "stop", *KNOB_NAMES) if query.get(name)}
+    if not asked:
+        return None
+    sampling, complaints = usual, []
+    stops = query.getlist("stop") if hasattr(query, "getlist") else [query[name] for name in asked if name == "stop"]
+    wanted: dict[str, Any] = {name: number_from(asked[name]) for name in KNOB_NAMES if name in asked}
+    for name, value in (wanted | ({"stop": tuple(stops)} if stops else {})).items():
+        try:
+            sampling = replace(sampling, **{name: value})
+        except InvalidRequest as error:
+            complaints.append(f"{error} The link's value was left out.")
+    return Filling(asked.get("prompt", ""), asked.get("image", ""), sampling, tuple(complaints))
+
+
+def _text(value: float | str) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

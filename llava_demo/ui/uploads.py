@@ -1,6 +1,8 @@
 """Pictures as Gradio hands them over: finished uploads in its cache, and web addresses, which it must not fetch."""
 
 import re
+import threading
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from llava_demo.wire.messages import ImageFromUrl, is_web_address, web_addresses
 
 _FINISHED_UPLOAD = re.compile(r"[0-9a-f]{64}/[^/]+")  # below Gradio's upload folder; unfinished ones lie beside
 
+MAX_CACHED_BYTES = 2**28  # seven pictures of 12 megapixels, or hundreds of screenshots
+
 
 def leave_addresses_alone(block: Block) -> None:
     """A file that is a web address reaches our code as it is.
@@ -26,6 +30,43 @@ def leave_addresses_alone(block: Block) -> None:
         return path if isinstance(path, str) and is_web_address(path) else await move(path)
 
     block.async_move_resource_to_block_cache = move_files  # type: ignore[method-assign]
+
+
+class ReadUploads:
+    """Reads pictures of Gradio's cache, each one decoded once: every turn of a conversation reads all of its pictures.
+
+    The last `max_bytes` of decoded pictures are kept, for all visitors together.
+    """
+
+    def __init__(self, limits: ImageLimits, max_bytes: int = MAX_CACHED_BYTES) -> None:
+        self._limits, self._max_bytes = limits, max_bytes
+        self._lock = threading.Lock()
+        self._images: OrderedDict[tuple[str, int, int], Image] = OrderedDict()
+        self._bytes = 0
+
+    def __call__(self, path: str) -> Image:
+        """Raises what `Image.from_path` raises, for a file that has gone since as well."""
+        try:
+            stat = Path(path).stat()
+        except (OSError, ValueError):
+            return Image.from_path(path, self._limits)  # which says what is wrong
+        key = (path, stat.st_mtime_ns, stat.st_size)
+        with self._lock:
+            if image := self._images.get(key):
+                self._images.move_to_end(key)
+                return image
+        image = Image.from_path(path, self._limits)
+        with self._lock:
+            if key not in self._images:
+                self._images[key] = image
+                self._bytes += _bytes_of(image)
+            while self._bytes > self._max_bytes:
+                self._bytes -= _bytes_of(self._images.popitem(last=False)[1])
+        return image
+
+
+def _bytes_of(image: Image) -> int:
+    return len(image.data) + 3 * image.pixels.width * image.pixels.height
 
 
 class Uploads:

@@ -78,7 +78,7 @@ export function overlay(photo, boxes) {
 }
 
 /** How the served model is given pictures; "" where that is not known, and no box could be drawn rightly. */
-const imageMode = () => $(".masthead").dataset.imageMode ?? "";
+const imageMode = () => $("#served .served").dataset.imageMode ?? "";
 
 /**
  * Draw the boxes of an answer below it, on the last picture before it.

@@ -17,7 +17,7 @@ import * as status from "./status.js";
 const CONCERNS = [
   server, pictures, camera, keys, colours, panel, conversation, markdown, boxes, lightbox, chips, code, status,
 ];
-const PARTS = [".masthead", "#panel .toggle-button", "#conversation .bubble-wrap", "#box textarea", "#chips div", "#giving ul",
+const PARTS = [".masthead .switches", "#panel .toggle-button", "#conversation .bubble-wrap", "#box textarea", "#chips div", "#giving ul",
   "#code dialog"];
 
 /** Gradio draws the parts one after the other; all concerns start as soon as the last one is there. */

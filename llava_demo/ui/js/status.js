@@ -2,30 +2,18 @@
 import { $, root } from "./dom.js";
 
 const EVERY_MS = 3000;
-let before = "";
+let answering = "";
 
-/** @param {{status: string, running: number, waiting: number, cached_tokens?: number, stage?: string}} status */
-function show({ status, running, waiting, cached_tokens: cached, stage }) {
+/** @param {{status: string, running: number, waiting: number, model?: string, engine?: string, stage?: string}} status */
+function show({ status, running, waiting, model, engine, stage }) {
   $(".masthead .lamp").dataset.state = status === "ready" && running ? "busy" : status;
-  if (before === "loading" && status === "ready") showWhatAnswers();
-  before = status;
-  const words = status !== "ready" ? [stage ?? status] : [
-    running && `${running} answering`,
-    waiting && `${waiting} waiting`,
-    cached && `${cached.toLocaleString()} tokens cached`,
-  ];
+  const others = waiting - ($("#conversation .loading-spinner") ? 1 : 0); // without the question of this page
+  const words = status !== "ready" ? [stage || status] : [running && `${running} answering`, others > 0 && `${others} waiting`];
   $(".masthead .load").textContent = words.filter(Boolean).join(", ");
-}
-
-/** The model is loaded now; until then the page showed what was planned. */
-async function showWhatAnswers() {
-  const { components } = await (await fetch(`${root()}/config`)).json();
-  const written = (id) => components.find(({ props }) => props.elem_id === id).props.value;
-  const masthead = document.createElement("template");
-  masthead.innerHTML = written("masthead");
-  $(".masthead").dataset.imageMode = masthead.content.querySelector(".masthead").dataset.imageMode;
-  $(".masthead .served").textContent = masthead.content.querySelector(".served").textContent;
-  $("#about .about").outerHTML = written("about");
+  if (model === undefined) return; // the server cannot be reached
+  const answers = JSON.stringify([model, engine, status === "ready"]);
+  if (answering && answers !== answering) $("#answers-changed").click(); // it is loaded now, or its server is up
+  answering = answers;
 }
 
 async function look() {

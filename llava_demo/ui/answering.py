@@ -1,0 +1,63 @@
+"""How an answer grows where the whole text is shown anew at each update: on the page, and in its API."""
+
+import time
+
+import gradio as gr
+from gradio.context import LocalContext
+
+from llava_demo.callers import caller_of
+from llava_demo.chat import Chunk
+from llava_demo.log import AnswerRecord
+
+UPDATE_S = 0.1  # a page with six turns and four pictures takes 79 updates/s in all; more per stream shows nothing
+
+
+class Growth:
+    """The text of an answer up to now, and whether it is time to show it again."""
+
+    def __init__(self, record: AnswerRecord) -> None:
+        self.text, self.record = "", record
+        self._pieces = 0
+        self._shown_at = 0.0
+
+    def takes(self, chunk: Chunk) -> bool:
+        """Add a chunk, and say whether the caller should be shown the text.
+
+        True about ten times a second while text comes; for each heartbeat, since Gradio notices a caller that has gone
+        only when something is yielded; and for the last chunk.
+        """
+        self.text += chunk.text
+        self._pieces += bool(chunk.text)
+        now = time.monotonic()
+        is_due = not chunk.text or chunk.finish_reason is not None or now - self._shown_at >= UPDATE_S
+        self._shown_at = now if is_due else self._shown_at
+        return is_due
+
+    @property
+    def tokens_per_s(self) -> float:
+        """About: a chunk has one token of text, but for those that are held back. 0 until it can be told."""
+        writing_s = self.record.total_s - (self.record.first_token_s or 0)
+        return (self._pieces - 1) / writing_s if self._pieces > 4 and writing_s > 0 else 0
+
+
+def caller_of_event() -> str:
+    """The caller of the Gradio event that is handled: its login, which others may share, and its address."""
+    event: gr.Request | None = LocalContext.request.get(None)
+    if event is None:
+        return ""
+    address = caller_of(event.request)
+    return f"{event.username} at {address}" if event.username else address
+
+
+def numbers_of(measured: AnswerRecord) -> str:
+    """The quiet line below a finished answer: its tokens, the wait for the first, and the speed after it."""
+    if measured.usage is None or measured.first_token_s is None:
+        return "No words"
+    tokens = measured.usage.completion_tokens
+    words = [f"{tokens:,} token{'s' * (tokens != 1)}", f"first after {measured.first_token_s:.2f} s"]
+    writing_s = measured.total_s - measured.first_token_s
+    if tokens > 1 and writing_s > 0:
+        words.append(f"{(tokens - 1) / writing_s:.0f} tokens/s")
+    if measured.finish_reason == "length":
+        words.append("cut at max tokens")
+    return " · ".join(words)
