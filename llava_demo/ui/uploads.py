@@ -16,7 +16,9 @@ from llava_demo.wire.messages import ImageFromUrl, is_web_address, web_addresses
 
 _FINISHED_UPLOAD = re.compile(r"[0-9a-f]{64}/[^/]+")  # below Gradio's upload folder; unfinished ones lie beside
 
-MAX_CACHED_BYTES = 2**28  # seven pictures of 12 megapixels, or hundreds of screenshots
+MAX_CACHED_BYTES = 2**27  # about 25 photos as they were uploaded, with the squares that the model sees
+
+_SQUARE_BYTES = 2**20  # an `Image` keeps its square; LLaVA-1.5's has a third of that
 
 
 def leave_addresses_alone(block: Block) -> None:
@@ -33,9 +35,9 @@ def leave_addresses_alone(block: Block) -> None:
 
 
 class ReadUploads:
-    """Reads pictures of Gradio's cache, each one decoded once: every turn of a conversation reads all of its pictures.
+    """Reads pictures of Gradio's cache, each one read once: every turn of a conversation reads all of its pictures.
 
-    The last `max_bytes` of decoded pictures are kept, for all visitors together.
+    The last `max_bytes` of pictures are kept, for all visitors together.
     """
 
     def __init__(self, limits: ImageLimits, max_bytes: int = MAX_CACHED_BYTES) -> None:
@@ -66,7 +68,7 @@ class ReadUploads:
 
 
 def _bytes_of(image: Image) -> int:
-    return len(image.data) + 3 * image.pixels.width * image.pixels.height
+    return len(image.data) + _SQUARE_BYTES
 
 
 class Uploads:
