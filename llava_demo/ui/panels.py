@@ -43,7 +43,9 @@ def served_html(info: EngineInfo) -> str:
     """What answers; how busy it is, js/status.js writes."""
     served = " · ".join((info.device, info.precision, f"{info.engine} engine"))
     mode = info.image_mode or ""
-    return f"""<b>{escape(model_name(info))}</b> <span class="served" data-image-mode="{mode}">{escape(served)}</span>"""
+    return (
+        f"""<b>{escape(model_name(info))}</b> <span class="served" data-image-mode="{mode}">{escape(served)}</span>"""
+    )
 
 
 LAMP = '<i class="lamp" data-state="ready"></i>'
