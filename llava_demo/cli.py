@@ -1,13 +1,13 @@
-"""The commands `serve`, `ask` and `check`. Each imports what is heavy when it runs."""
+"""The commands `serve`, `ask`, `caption` and `check`. Each imports what is heavy when it runs."""
 
 import asyncio
 import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llava_demo import __version__, log
 from llava_demo.chat import KNOBS, MAX_SEED, MAX_STOP_STRINGS, ChatRequest, Message, SamplingParams, number_from
@@ -18,6 +18,9 @@ from llava_demo.settings import OneLineParser, SettingError, Settings, add_optio
 if TYPE_CHECKING:
     from llava_demo.engines import Engine
 
+CAPTION_PROMPT = "Describe this picture in one sentence."
+CAPTION_SAMPLING = SamplingParams(temperature=0, max_tokens=200)
+CAPTIONS = "captions.jsonl"
 INTERRUPTED = 130  # what shells report for Ctrl-C: 128 + SIGINT
 
 
@@ -65,14 +68,14 @@ def ask(arguments: Sequence[str], program: str) -> int:
         description="Stream one answer to the terminal. Standard output holds the answer and nothing else.",
     )
     parser.add_argument("words", nargs="+", metavar="IMAGE ... PROMPT", help="picture files, then the question")
-    _add_sampling_options(parser)
+    _add_sampling_options(parser, SamplingParams())
     add_options(parser, ("model", "remote", "pictures"))
     given = vars(parser.parse_intermixed_args(arguments))
     *paths, prompt = given.pop("words")
     if not paths and _is_file(prompt):
         parser.error("a question is missing after the picture.")
     try:
-        sampling = SamplingParams(**{f.name: given.pop(f.name) for f in fields(SamplingParams) if f.name in given})
+        sampling = _sampling_from(given, SamplingParams())
         settings = Settings.of(given)
     except (InvalidRequest, SettingError) as error:
         parser.error(str(error))
@@ -84,6 +87,46 @@ def ask(arguments: Sequence[str], program: str) -> int:
     from llava_demo.engines.load import load_engine
 
     asyncio.run(_write_answer(load_engine(settings), request))
+    return 0
+
+
+def caption(arguments: Sequence[str], program: str) -> int:
+    parser = OneLineParser(
+        program,
+        usage=f"{program} [options] PLACE ...",
+        description="Caption every picture of a folder, many at once. A run that was ended goes on where it was.",
+    )
+    parser.add_argument(
+        "places", nargs="+", metavar="PLACE", help="folders, ZIP files, lists (.txt), patterns, pictures"
+    )
+    parser.add_argument("--prompt", default=CAPTION_PROMPT, help="what is asked of each picture (default: %(default)s)")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--out", type=Path, metavar="FILE", help=f".jsonl or .csv (default: {CAPTIONS})")
+    where.add_argument("--beside", action="store_true", help="write photo.txt beside photo.jpg in place of one file")
+    _add_sampling_options(parser, CAPTION_SAMPLING)
+    add_options(parser, ("model", "remote", "pictures"))
+    given = vars(parser.parse_intermixed_args(arguments))
+    places, prompt = given.pop("places"), given.pop("prompt")
+    out = None if given.pop("beside", False) else given.pop("out", Path(CAPTIONS))
+    if out and out.suffix not in (".jsonl", ".csv"):
+        parser.error(f"--out is {str(out)!r}; it must end in .jsonl or .csv.")
+    try:
+        sampling = _sampling_from(given, CAPTION_SAMPLING)
+        settings = Settings.of(given)
+    except (InvalidRequest, SettingError) as error:
+        parser.error(str(error))
+
+    from llava_demo.caption import Asked, Captions
+
+    captions = Captions.of(places, out)
+    if not captions.waiting:
+        sys.stderr.write(f"{captions.summary()}\n")
+        return 0
+    _announce("Loading the model.")
+    from llava_demo.engines.load import load_engine
+
+    asked = Asked(prompt, sampling, settings.image_limits)
+    asyncio.run(captions.write_all(load_engine(settings), asked, settings.max_concurrent))
     return 0
 
 
@@ -108,10 +151,10 @@ def check(arguments: Sequence[str], program: str) -> int:
         asyncio.run(engine.aclose())
 
 
-COMMANDS: dict[str, Command] = {"serve": serve, "ask": ask, "check": check}
+COMMANDS: dict[str, Command] = {"serve": serve, "ask": ask, "caption": caption, "check": check}
 _COMMANDS_HELP = (
-    "serve: the page and its API. ask: one answer in the terminal. check: what was chosen for this machine, and why. "
-    "Each has its own --help."
+    "serve: the page and its API. ask: one answer in the terminal. caption: every picture of a folder. "
+    "check: what was chosen for this machine, and why. Each has its own --help."
 )
 
 
@@ -128,10 +171,15 @@ def _failed(program: str, error: Exception, exit_code: int) -> int:
     return exit_code
 
 
-def _add_sampling_options(parser: OneLineParser) -> None:
+def _sampling_from(given: dict[str, Any], defaults: SamplingParams) -> SamplingParams:
+    """Take the sampling options out of `given`."""
+    return replace(defaults, **{f.name: given.pop(f.name) for f in fields(SamplingParams) if f.name in given})
+
+
+def _add_sampling_options(parser: OneLineParser, defaults: SamplingParams) -> None:
     section = parser.add_argument_group("sampling")
     for name, knob in KNOBS.items():
-        default = getattr(SamplingParams(), name)
+        default = getattr(defaults, name)
         words = f"{knob.doc} From {knob.low} to {knob.high} (default: {default})"
         section.add_argument(f"--{name.replace('_', '-')}", type=number_from, metavar="N", help=words)
     section.add_argument(

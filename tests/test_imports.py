@@ -16,6 +16,7 @@ RANKS = {
     "app": 8,
     "llava_demo.__main__": 7,
     "llava_demo.cli": 6,
+    "llava_demo.caption": 5,
     "llava_demo.serve": 5,
     "llava_demo.ui": 4,
     "llava_demo.api": 4,

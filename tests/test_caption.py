@@ -1,0 +1,165 @@
+"""`caption`, run as people run it, with the miniature: nothing lost, nothing twice, one bad file one row."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import PIL.Image
+import pytest
+from pictures import png
+from servers import Server
+
+from llava_demo.__main__ import main
+
+ROOT = Path(__file__).parents[1]
+COUNT, BROKEN = 200, ("003.png", "077.png", "150.png")
+STAR = "The image shows a yellow star."
+
+
+def rows_of(out: Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in out.read_text().splitlines()]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two pictures, one of them in a folder below, a broken one, and a file that is none."""
+    (tmp_path / "pictures" / "below").mkdir(parents=True)
+    star = (ROOT / "examples" / "night-star.png").read_bytes()
+    (tmp_path / "pictures" / "star.png").write_bytes(star)
+    (tmp_path / "pictures" / "below" / "Star.PNG").write_bytes(star)
+    (tmp_path / "pictures" / "broken.jpg").write_bytes(b"\xff\xd8 nothing")
+    (tmp_path / "pictures" / "notes.md").write_text("no picture")
+    return tmp_path / "pictures"
+
+
+def caption(*arguments: str | Path) -> int:
+    return main(["caption", "--model", "miniature", "--prompt", "What is in this picture?", *map(str, arguments)])
+
+
+def test_a_run_that_was_killed_goes_on_and_does_nothing_twice(tmp_path: Path) -> None:
+    pictures, out = tmp_path / "pictures", tmp_path / "out.jsonl"
+    pictures.mkdir()
+    for number in range(COUNT):
+        (pictures / f"{number:03}.png").write_bytes(png("red", (40 + number, 40)))
+    for name in BROKEN:
+        (pictures / name).write_bytes(b"\x89PNG nothing more")
+    command = [sys.executable, "-m", "llava_demo", "caption", str(pictures), "--model", "miniature", "--out", str(out)]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as first:
+        deadline = time.monotonic() + 120
+        while not out.exists() or len(out.read_bytes().splitlines()) < 20:
+            assert first.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        first.kill()
+    assert len(rows_of(out)) < COUNT
+    with out.open("a") as file:  # as if the kill had come in the middle of a row
+        file.write('{"file": "199.png", "capt')
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    rows = rows_of(out)
+    assert sorted(row["file"] for row in rows) == [f"{number:03}.png" for number in range(COUNT)]
+    assert {row["file"] for row in rows if "error" in row} == set(BROKEN)
+    assert sum("caption" in row for row in rows) == COUNT - len(BROKEN)
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert again.returncode == 0
+    assert "200 pictures are done" in again.stderr
+    assert rows_of(out) == rows
+
+
+def test_ctrl_c_ends_it_and_says_how_far_it_is(tmp_path: Path) -> None:
+    for number in range(COUNT):
+        (tmp_path / f"{number}.png").write_bytes(png("red", (40 + number, 40)))
+    out = tmp_path / "out.csv"
+    command = [sys.executable, "-m", "llava_demo", "caption", str(tmp_path), "--model", "miniature", "--out", str(out)]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=os.environ) as running:
+        deadline = time.monotonic() + 120
+        while not out.exists() or len(out.read_text().splitlines()) < 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        running.send_signal(signal.SIGINT)
+        _, words = running.communicate(timeout=60)
+    assert running.returncode == 130
+    count = len(out.read_text().splitlines()) - 1
+    assert f"{count} of {COUNT} pictures are done" in words
+    assert "Traceback" not in words
+
+
+def test_a_folder_becomes_rows_and_errors_are_rows_too(folder: Path, tmp_path: Path) -> None:
+    assert caption(folder, "--out", tmp_path / "new" / "c.jsonl") == 0
+    rows = {row.pop("file"): row for row in rows_of(tmp_path / "new" / "c.jsonl")}
+    assert rows.keys() == {"star.png", "below/Star.PNG", "broken.jpg"}
+    assert rows["star.png"] == rows["below/Star.PNG"] == {"caption": STAR}
+    assert rows["broken.jpg"].keys() == {"error"}
+
+
+def test_csv_lists_and_patterns(folder: Path, tmp_path: Path) -> None:
+    listed, out = tmp_path / "list.txt", tmp_path / "c.csv"
+    listed.write_text("pictures/star.png\npictures/gone.png\n")
+    assert caption(listed, str(folder / "b*.jpg"), "--out", out) == 0
+    with out.open(newline="") as file:
+        rows = {row["file"]: row for row in csv.DictReader(file)}
+    assert rows["pictures/star.png"]["caption"] == STAR
+    assert rows["pictures/gone.png"]["error"] == "No such file or directory"
+    assert rows[str(folder / "broken.jpg")]["error"]
+    assert caption(listed, "--out", out) == 0
+    assert len(out.read_text().splitlines()) == 4
+
+
+def test_a_zip_is_read_as_it_is(folder: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "p.zip", "w") as archive:
+        archive.write(folder / "star.png", "a/star.png")
+        archive.writestr("a/readme.txt", "nothing")
+    assert caption(tmp_path / "p.zip", "--out", tmp_path / "c.jsonl") == 0
+    assert rows_of(tmp_path / "c.jsonl") == [{"file": "a/star.png", "caption": STAR}]
+    assert caption(tmp_path / "p.zip", "--beside") == 1
+
+
+def test_beside_writes_what_training_programs_read(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "star.txt").write_text("written by hand")
+    assert caption(folder, "--beside") == 0
+    assert (folder / "star.txt").read_text() == "written by hand"
+    assert (folder / "below" / "Star.txt").read_text() == f"{STAR}\n"
+    assert sorted(path.name for path in folder.rglob("*.txt*")) == ["Star.txt", "star.txt"]
+    assert "broken.jpg" in capsys.readouterr().out
+
+
+def test_another_server_captions_too(miniature: Server, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "c.jsonl"
+    command = ["caption", str(folder), "--remote-url", miniature.url, "--out", str(out)]
+    assert main([*command, "--prompt", "What is in this picture?"]) == 0
+    assert {row.get("caption") for row in rows_of(out)} == {STAR, None}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["nothing-here"], 1, "there is no picture"),
+        (["{folder}", "--out", "c.md"], 2, "it must end in .jsonl or .csv"),
+        (["{folder}", "--out", "{folder}/other.jsonl"], 1, "holds no captions"),
+        (["{folder}", "--beside", "--out", "c.csv"], 2, "not allowed with"),
+        (["{folder}", "--temperature", "9"], 2, "temperature is 9"),
+    ],
+)
+def test_what_cannot_be_done_is_said(
+    arguments: list[str], code: int, words: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "other.jsonl").write_text('{"text": "something else"}\n')
+    try:
+        found = caption(*[argument.format(folder=folder) for argument in arguments])
+    except SystemExit as ended:
+        found = ended.code  # type: ignore[assignment]
+    assert found == code
+    assert words in capsys.readouterr().err
+
+
+def test_pictures_of_any_kind_are_found(tmp_path: Path) -> None:
+    PIL.Image.new("RGB", (30, 30), "red").save(tmp_path / "a.webp")
+    PIL.Image.new("RGB", (30, 30), "red").save(tmp_path / "b.tiff")
+    assert caption(tmp_path, "--out", tmp_path / "c.jsonl") == 0
+    assert {row["file"] for row in rows_of(tmp_path / "c.jsonl")} == {"a.webp", "b.tiff"}
