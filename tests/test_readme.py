@@ -91,8 +91,12 @@ def test_the_command_with_options_serves() -> None:
         assert "gradio" in httpx.get(address).text
 
 
-def test_the_tables_and_the_file_tree_are_those_of_the_code() -> None:
+def test_the_tables_are_those_of_the_code() -> None:
     assert written(TEXT) == TEXT, "The README is out of date: run make readme."
+
+
+def test_it_is_short() -> None:
+    assert len(TEXT.splitlines()) <= 250
 
 
 def test_every_linked_file_exists() -> None:
@@ -124,9 +128,7 @@ def test_a_space_installs_the_pinned_gradio() -> None:
 
 def test_a_space_preloads_the_weights_of_its_model() -> None:
     card = SpaceCard(TEXT).data
-    model, files = card.preload_from_hub[0].split()
-    assert card.models == [model]
-    assert {"config.json", "tokenizer.json", "model-00003-of-00003.safetensors"} <= set(files.split(","))
+    assert card.preload_from_hub == card.models  # whole: a file that the Hub does not have would end the build
 
 
 def test_the_space_manifest_names_only_what_there_is() -> None:
