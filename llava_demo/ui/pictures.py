@@ -110,7 +110,7 @@ def giving_html(limits: ImageLimits) -> str:
     """Above the message box: files on their way, and those that were not taken; js/pictures.js fills both."""
     most = f"{limits.max_bytes / 2**20:g}"
     return f"""<ul id="on-their-way" aria-label="On their way"></ul>
-<ul id="refused" role="alert" aria-label="Not added" data-max-megabytes="{most}"></ul>"""
+<div role="alert"><ul id="refused" aria-label="Not added" data-max-megabytes="{most}"></ul></div>"""
 
 
 def chips_html() -> str:

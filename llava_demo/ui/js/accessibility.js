@@ -1,0 +1,53 @@
+// What Gradio 6.31 leaves to be wished by those who hear the page, go through it with keys, or read from right to left.
+import { $, $$, isStreaming, watch } from "./dom.js";
+
+const TEXTS = "#box textarea, #conversation .message-content > span, #conversation .answer > *";
+const MISPLACED = "#conversation .examples[role=list], #box [role=listitem], #conversation .thought-group [role=button]";
+
+/** Lists with buttons as children, items without a list, and buttons that press nothing. */
+function takeFalseRolesAway() {
+  for (const element of $$(MISPLACED)) {
+    element.removeAttribute("role");
+    element.removeAttribute("tabindex");
+    if (element.matches(".thumbnail-wrapper")) element.removeAttribute("aria-label");
+  }
+}
+
+/** Each text begins at its own side. */
+function layOutTexts() {
+  for (const text of $$(TEXTS)) if (text.dir !== "auto") text.dir = "auto";
+}
+
+/** An answer is read out when it is whole, not at each word. */
+function readOutWhole() {
+  $("#conversation [role=log]")?.setAttribute("aria-busy", String(isStreaming()));
+}
+
+/** Gradio names the browser's language; the page's words are English. */
+function keepLanguage() {
+  const html = document.documentElement;
+  const keep = () => { if (html.lang !== "en") html.lang = "en"; };
+  new MutationObserver(keep).observe(html, { attributeFilter: ["lang"] });
+  keep();
+}
+
+/** A closed panel is out of sight, and so out of the order of keys. */
+function leaveOutClosedPanel() {
+  const panel = $("#panel");
+  const content = panel.querySelector(".sidebar-content");
+  const keep = () => { content.inert = !panel.classList.contains("open"); };
+  new MutationObserver(keep).observe(panel, { attributeFilter: ["class"] });
+  keep();
+}
+
+export function start() {
+  keepLanguage();
+  leaveOutClosedPanel();
+  for (const place of ["#conversation", "#box"]) {
+    watch(place, () => {
+      takeFalseRolesAway();
+      layOutTexts();
+      readOutWhole();
+    });
+  }
+}
