@@ -23,7 +23,7 @@ from llava_demo.engines.load import engine_at_once
 from llava_demo.engines.loading import LoadingEngine
 from llava_demo.images.download import Downloads
 from llava_demo.settings import SettingError, Settings
-from llava_demo.ui import build_page, look, scripts
+from llava_demo.ui import LinkPreview, build_page, card, look, scripts
 
 # Who waits, waits in the engine, which knows the line and tells it. Gradio by itself runs at most 40 events at once and
 # on ZeroGPU lets only one wait.
@@ -67,9 +67,10 @@ def launch(settings: Settings, engine: Engine | None = None, **options: Any) -> 
         footer_links=["api"],
         mcp_server=settings.auth is None,
         app_kwargs={
-            "routes": [routes, scripts()],
+            "routes": [routes, scripts(), card()],
             "lifespan": partial(_lifespan, [engine] if is_ours else []),
             "middleware": [
+                Middleware(LinkPreview),
                 Middleware(NameCallers, keys=settings.api_keys),
                 *([Middleware(_CallersOfRest)] if settings.is_zero_gpu else []),
             ],

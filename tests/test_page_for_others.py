@@ -1,5 +1,10 @@
-"""What the page tells those who come from elsewhere: programmers who read the API's documentation."""
+"""What the page tells those who come from elsewhere: link previews, and readers of the API's documentation."""
 
+import io
+import re
+
+import httpx
+import PIL.Image
 from playwright.sync_api import Browser, expect
 from servers import Server
 
@@ -20,3 +25,29 @@ def test_the_api_documentation_shows_every_endpoint_and_asks_no_other_host(tiny:
     expect(page.locator(".live-responses-table .response-col_status").last).to_contain_text("200")
     page.close()
     assert (elsewhere, troubles) == ([], [])
+
+
+def test_a_link_preview_shows_our_title_words_and_picture_and_nothing_of_gradios(tiny: Server) -> None:
+    html = httpx.get(tiny.url).text
+    tags = re.findall(r'<meta\s+(?:property|name)="((?:og|twitter):[^"]+)"\s+content="([^"]*)"', html)
+    assert len(tags) == len(dict(tags)), "each tag stands once"
+    assert dict(tags)["og:title"] == "Ask a picture: LLaVA-1.5"
+    assert "picture" in dict(tags)["og:description"]
+    assert not any("gradio" in content.lower() for _, content in tags)
+    assert html.count("<title>Ask a picture</title>") == 1
+    picture = PIL.Image.open(io.BytesIO(httpx.get(dict(tags)["og:image"]).content))
+    assert dict(tags)["og:image"].startswith(tiny.url)
+    assert picture.size == (1200, 630)
+
+
+def test_behind_a_proxy_the_preview_names_the_public_address(tiny: Server) -> None:
+    headers = {"host": "me-demo.example", "x-forwarded-proto": "https", "x-forwarded-host": "me-demo.example"}
+    html = httpx.get(tiny.url, headers=headers).text
+    assert '<meta property="og:image" content="https://me-demo.example/card.png">' in html
+
+
+def test_the_page_says_what_is_kept_where_and_for_how_long(tiny: Server) -> None:
+    html = httpx.get(tiny.url).text
+    assert "kept in your browser" in html
+    assert "deleted after 7 days" in html
+    assert "Llama 2 Community License" in html

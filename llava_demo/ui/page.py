@@ -16,10 +16,9 @@ from llava_demo.ui.examples import Examples
 from llava_demo.ui.handlers import IDLE, Handlers
 from llava_demo.ui.pictures import Pictures, chips_html, giving_html
 from llava_demo.ui.sharing import Sharing, SharingPanel
-from llava_demo.ui.uploads import ReadUploads, leave_addresses_alone
+from llava_demo.ui.uploads import KEEP_UPLOADS_S, ReadUploads, leave_addresses_alone
 
 CHECK_FOR_OLD_UPLOADS_S = 3600
-KEEP_UPLOADS_S = 7 * 24 * 3600  # an open conversation reads its pictures again at each turn
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import PIL.Image
 
 from llava_demo.engines import EngineInfo
 from llava_demo.ui.pictures import jpeg_url, patches_of
+from llava_demo.ui.uploads import KEEP_UPLOADS_S
 
 # A picture as the model reads it, in patches; the last one is the tail of a speech bubble.
 MARK = """<svg class="mark" viewBox="0 0 32 32" aria-hidden="true" focusable="false">
@@ -86,7 +87,9 @@ def about_html(info: EngineInfo) -> str:
 {f"<ul>{reasons}</ul>" if reasons else ""}
 <p>LLaVA-1.5 by Liu, Li, Li and Lee, 2023
 (<a href="https://arxiv.org/abs/2310.03744" target="_blank" rel="noreferrer">paper</a>).
-It can be wrong, and sure of it. The 7B and 13B weights are under the Llama 2 Community License.</p></section>"""
+It can be wrong, and sure of it. The 7B and 13B weights are under the Llama 2 Community License.</p>
+<p class="privacy">Your conversation is kept in your browser, not on this server. Uploaded pictures lie on the server
+and are deleted after {KEEP_UPLOADS_S // 86_400} days; questions and answers are not logged.</p></section>"""
 
 
 def seen_html(squares: list[PIL.Image.Image], image_tokens: int) -> str:

@@ -14,6 +14,8 @@ from llava_demo.images import Image, ImageLimits
 from llava_demo.images.download import Downloads
 from llava_demo.wire.messages import ImageFromUrl, is_web_address, web_addresses
 
+KEEP_UPLOADS_S = 7 * 24 * 3600  # an open conversation reads its pictures again at each turn
+
 _FINISHED_UPLOAD = re.compile(r"[0-9a-f]{64}/[^/]+")  # below Gradio's upload folder; unfinished ones lie beside
 
 MAX_CACHED_BYTES = 2**27  # about 25 photos as they were uploaded, with the squares that the model sees

@@ -1,4 +1,5 @@
 // The page in the browser, beyond what Gradio does: each concern is a module with a `start`, called once.
+import * as accessibility from "./accessibility.js";
 import * as boxes from "./boxes.js";
 import * as camera from "./camera.js";
 import * as chips from "./chips.js";
@@ -16,9 +17,10 @@ import * as status from "./status.js";
 
 const CONCERNS = [
   server, pictures, camera, keys, colours, panel, conversation, markdown, boxes, lightbox, chips, code, status,
+  accessibility,
 ];
-const PARTS = [".masthead .switches", "#panel .toggle-button", "#conversation .bubble-wrap", "#box textarea", "#chips div", "#giving ul",
-  "#code dialog"];
+const PARTS = [".masthead .switches", "#panel .toggle-button", "#conversation .bubble-wrap", "#box textarea", "#chips div",
+  "#giving ul", "#code dialog"];
 
 /** Gradio draws the parts one after the other; all concerns start as soon as the last one is there. */
 const drawing = new MutationObserver(() => {

@@ -70,7 +70,9 @@ export const plainTextOf = (text) => plainTexts.get(text) ?? text;
  * @returns {string} as it is read, with the marks of lists, and tables with tabs
  */
 function plainText(node) {
-  if (node.nodeType === Node.TEXT_NODE) return node.data;
+  if (node.nodeType === Node.TEXT_NODE) { // each line break of the text is a <br>; the others lay out the HTML
+    return node.parentElement?.closest("pre") ? node.data : node.data.replaceAll("\n", "");
+  }
   const inside = [...node.childNodes].map(plainText).join("");
   const ordinal = () => (node.parentElement.start ?? 1) + [...node.parentElement.children].indexOf(node);
   switch (node.nodeName) {
@@ -78,7 +80,8 @@ function plainText(node) {
     case "LI": return `${node.parentElement.nodeName === "OL" ? `${ordinal()}.` : "-"} ${inside.trim().replace(/\n+/g, "\n  ")}\n`;
     case "TD": case "TH": return node.nextElementSibling ? `${inside}\t` : inside;
     case "TR": return `${inside.replace(/\n/g, "")}\n`;
-    case "P": case "UL": case "OL": case "PRE": case "BLOCKQUOTE": case "TABLE": return `${inside.trim()}\n\n`;
+    case "UL": case "OL": return `${node.parentElement?.nodeName === "LI" ? "\n" : ""}${inside.trim()}\n\n`;
+    case "P": case "PRE": case "BLOCKQUOTE": case "TABLE": return `${inside.trim()}\n\n`;
     case "H3": case "H4": case "H5": case "H6": return `${inside}\n\n`;
     case "FIGURE": return "";
     default: return inside;
@@ -88,7 +91,11 @@ function plainText(node) {
 /** @param {HTMLElement} host - Gradio's, which holds the text */
 function show(host) {
   const texts = [...host.childNodes].filter((node) => node.nodeType === Node.TEXT_NODE);
-  if (!texts.length) return;
+  if (!texts.length) {
+    const before = host.querySelector(".answer:not(:has(figure))");
+    if (before) boxesUnder(before); // Gradio draws a picture some time after the answer below it
+    return;
+  }
   const text = texts.map((node) => node.data).join("");
   for (const node of texts) node.remove(); // Gradio puts a new one there when the answer has grown
   let shown = host.querySelector(".answer");
