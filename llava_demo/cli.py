@@ -13,7 +13,7 @@ from llava_demo import __version__, log
 from llava_demo.chat import KNOBS, MAX_SEED, MAX_STOP_STRINGS, ChatRequest, Message, SamplingParams, number_from
 from llava_demo.errors import DemoError, InvalidImage, InvalidRequest
 from llava_demo.images import Image, ImageLimits
-from llava_demo.settings import OneLineParser, SettingError, Settings, add_options, unknown_variables
+from llava_demo.settings import OneLineParser, SettingError, Settings, add_options, reach_own_address, unknown_variables
 
 if TYPE_CHECKING:
     from llava_demo.engines import Engine
@@ -54,6 +54,7 @@ def run(command: Command, arguments: Sequence[str], program: str) -> int:
 
 def serve(arguments: Sequence[str], program: str) -> int:
     settings = Settings.from_command_line(arguments, program)
+    reach_own_address(settings.host)  # before Gradio is imported, which makes HTTP clients
     _announce("Starting: the page is up in a few seconds.")
     from llava_demo.serve import launch
 

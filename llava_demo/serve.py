@@ -22,7 +22,7 @@ from llava_demo.engines import Engine
 from llava_demo.engines.load import engine_at_once
 from llava_demo.engines.loading import LoadingEngine
 from llava_demo.images.download import Downloads
-from llava_demo.settings import SettingError, Settings
+from llava_demo.settings import SettingError, Settings, reach_own_address
 from llava_demo.ui import LinkPreview, build_page, card, look, scripts
 
 # Who waits, waits in the engine, which knows the line and tells it. Gradio by itself runs at most 40 events at once and
@@ -44,6 +44,7 @@ def launch(settings: Settings, engine: Engine | None = None, **options: Any) -> 
             so to whoever asks.
     """
     log.setup(settings.log_format)
+    reach_own_address(settings.host)
     _check_address(settings.host, settings.port)
     is_ours = engine is None
     engine = engine or engine_at_once(settings)

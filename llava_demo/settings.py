@@ -10,8 +10,10 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin
 from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import annotated_types
+import httpx
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -58,6 +60,29 @@ def _key(secret: SecretStr) -> SecretStr:
 
 def _default_host() -> str:
     return "0.0.0.0" if os.environ.get("SYSTEM") == "spaces" else "127.0.0.1"  # a Space is reached through a proxy
+
+
+def reach_own_address(host: str) -> None:
+    """Have this process reach its own server directly: Gradio 6.31 asks its page at the start, through any proxy.
+
+    Raises:
+        SettingError: the proxy is one that httpx cannot use, so that no request could be made at all.
+    """
+    proxies = getproxies()  # of the environment, or of the system's settings
+    if not proxies:
+        return
+    excepted = [*proxies.pop("no", "").split(","), "127.0.0.1", "localhost", "::1", host]
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(dict.fromkeys(filter(None, map(str.strip, excepted))))
+    for scheme, url in proxies.items():
+        os.environ.setdefault(f"{scheme}_proxy", url)  # with NO_PROXY set, the system's settings are no longer read
+    try:
+        httpx.Client().close()
+    except (ValueError, ImportError, httpx.InvalidURL) as error:
+        names = " or ".join(f"{scheme.upper()}_PROXY" for scheme in proxies)
+        raise SettingError(
+            f"The address of a proxy in {names} cannot be used; it must begin with http://, https://, socks5:// or "
+            "socks5h://, and be followed by a host and a port."
+        ) from error
 
 
 class Settings(BaseSettings):

@@ -48,6 +48,7 @@ def other_server(
     folder: Path = ROOT,
     variables: dict[str, str] | None = None,
     python: str | Path = sys.executable,
+    is_bare: bool = False,  # `variables` are all that it has
 ) -> Iterator[OtherServer]:
     """Start `python -m command` in `folder`, with a free port for PORT, and wait until `health` answers 200 there."""
     port = free_port()
@@ -57,7 +58,7 @@ def other_server(
     process = subprocess.Popen(
         [python, "-m", *arguments],
         cwd=folder,
-        env=os.environ | {"HF_HUB_OFFLINE": "1"} | (variables or {}),
+        env=({} if is_bare else os.environ) | {"HF_HUB_OFFLINE": "1"} | (variables or {}),
         stdout=subprocess.DEVNULL,
         stderr=written,
     )

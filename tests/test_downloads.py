@@ -18,7 +18,7 @@ from pictures import png
 
 from llava_demo.errors import ImageTooLarge, InvalidImage
 from llava_demo.images import ImageLimits
-from llava_demo.images.download import MAX_REDIRECTS, WITHIN_S, Downloads, is_public
+from llava_demo.images.download import MAX_REDIRECTS, WITHIN_S, Downloads, _alternating, is_public
 
 LIMITS = ImageLimits(max_bytes=200_000)
 PICTURE = png("red")
@@ -380,3 +380,70 @@ def test_proxies_of_the_environment_are_no_way_around(web: Web, monkeypatch: pyt
 )
 def test_only_what_everybody_reaches_is_public(address: str, expected: bool) -> None:
     assert is_public(address) is expected
+
+
+# --- several addresses
+
+DEAF, NOBODY = "127.0.0.3", "127.0.0.4"  # the first accepts no connection and refuses none, the second refuses
+
+
+@pytest.fixture(scope="module")
+def deaf(web: Web) -> Iterator[None]:
+    """A listener whose queue is full: whoever connects hears nothing, as at an address that leads nowhere."""
+    with socket.socket() as listener:
+        listener.bind((DEAF, web.port))
+        listener.listen(0)
+        waiting = [socket.socket() for _ in range(4)]
+        for each in waiting:
+            each.setblocking(False)
+            each.connect_ex((DEAF, web.port))
+        yield
+        for each in waiting:
+            each.close()
+
+
+@pytest.mark.usefixtures("deaf")
+@pytest.mark.parametrize(
+    "addresses",
+    [[DEAF, HERE], [DEAF, DEAF, HERE], [NOBODY, HERE], [NOBODY, DEAF, HERE], ["::1", HERE], [HERE, DEAF]],
+    ids=" ".join,
+)
+def test_every_address_of_a_host_is_tried_soon(web: Web, addresses: list[str]) -> None:
+    """As a browser does it: an IPv6 address that leads nowhere would otherwise cost all of the time."""
+
+    async def leads_to(_host: str, _port: int) -> list[str]:
+        return addresses
+
+    downloads = Downloads(LIMITS, leads_to, is_allowed=lambda address: address != CANARY)
+    assert fetched(web.url("/cat.png", "many.test"), downloads) == PICTURE
+
+
+@pytest.mark.usefixtures("deaf")
+@pytest.mark.parametrize("addresses", [[HERE, CANARY], [DEAF, CANARY, HERE]], ids=" ".join)
+def test_one_address_that_is_not_allowed_refuses_the_host(web: Web, addresses: list[str]) -> None:
+    async def leads_to(_host: str, _port: int) -> list[str]:
+        return addresses
+
+    downloads = Downloads(LIMITS, leads_to, is_allowed=lambda address: address != CANARY)
+    with pytest.raises(InvalidImage, match="not public"):
+        fetched(web.url("/cat.png", "many.test"), downloads)
+
+
+@pytest.mark.usefixtures("deaf")
+def test_where_no_address_answers_the_time_is_up(web: Web) -> None:
+    async def leads_to(_host: str, _port: int) -> list[str]:
+        return [NOBODY, DEAF, "::1"]
+
+    with pytest.raises(InvalidImage, match="did not deliver it within 5 seconds"):
+        fetched(web.url("/cat.png", "many.test"), Downloads(LIMITS, leads_to, is_allowed=lambda _: True))
+
+
+def test_ipv6_and_ipv4_take_turns() -> None:
+    assert _alternating(["2a::1", "2a::2", "2a::3", "1.1.1.1", "1.1.1.2"]) == [
+        "2a::1",
+        "1.1.1.1",
+        "2a::2",
+        "1.1.1.2",
+        "2a::3",
+    ]
+    assert _alternating(["1.1.1.1", "1.1.1.2"]) == ["1.1.1.1", "1.1.1.2"]

@@ -10,13 +10,14 @@ import json
 import logging
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from pathlib import PurePath
 from typing import Any
 
 import httpx
 import PIL.Image
+from httpx_sse import EventSource
 
 from llava_demo.chat import ChatRequest, Chunk
 from llava_demo.engines import EngineInfo, EngineStatus
@@ -168,9 +169,8 @@ class RemoteEngine:
                         self._upstreams.saw(upstream, is_up=False)
                     raise error_from(answer.status_code, _json_of(await answer.aread()))
                 self._upstreams.saw(upstream, is_up=True)
-                async for line in answer.aiter_lines():
-                    if line.startswith("data:"):
-                        yield reader.chunk_from(line.removeprefix("data:"))
+                async for data in _events_of(answer):
+                    yield reader.chunk_from(data)
                     if reader.is_done:
                         break
         except httpx.ReadTimeout as error:
@@ -228,6 +228,28 @@ class RemoteEngine:
         else:
             reasons.append("Pictures are sent as they came; the server makes of them what it makes.")
         return tuple(reasons)
+
+
+async def _events_of(answer: httpx.Response) -> AsyncIterator[str]:
+    """The data of each event; of an answer that is no stream, its body.
+
+    Raises:
+        httpx.HTTPError: the connection broke.
+    """
+    answer.encoding = "utf-8-sig"  # server-sent events have no other, and may begin with a byte order mark
+    if "text/event-stream" not in answer.headers.get("content-type", ""):
+        await answer.aread()
+        yield answer.text
+        return
+    async with aclosing(EventSource(answer).aiter_sse()) as events:
+        async for event in events:
+            try:
+                json.loads(event.data)
+            except ValueError:  # [DONE]; or several events without the blank line between that ends each
+                for line in event.data.split("\n"):
+                    yield line
+            else:
+                yield event.data
 
 
 def _shown_name(model: str | None) -> str:

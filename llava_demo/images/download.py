@@ -8,8 +8,10 @@ decompressed or decoded here; of what comes, the size is checked, and `Image` lo
 import asyncio
 import ipaddress
 import socket
+from asyncio import FIRST_COMPLETED
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import zip_longest
 from typing import Any
 
 import httpcore
@@ -19,11 +21,12 @@ from llava_demo.errors import ImageTooLarge, InvalidImage, InvalidRequest
 from llava_demo.images.decode import ImageLimits
 from llava_demo.images.image import Image
 
+HEAD_START_S = 0.25  # of one address before the next (RFC 8305, 8)
 WITHIN_S = 5.0  # all in all, redirects included; vLLM's limit too
 MAX_REDIRECTS = 3
 HEADERS = (
     ("User-Agent", "llava_demo"),
-    ("Accept", "image/*"),
+    ("Accept", "image/*,*/*;q=0.8"),  # some servers refuse whoever does not take everything
     ("Accept-Encoding", "identity"),
     ("Connection", "close"),
 )
@@ -146,15 +149,60 @@ class _GuardedBackend(httpcore.AsyncNetworkBackend):
         addresses = await self._resolve(host, port)
         if not addresses or not all(map(self._is_allowed, addresses)):
             raise InvalidImage("The picture's address is not one that this server fetches from: it is not public.")
-        for address in addresses[:-1]:
-            try:
-                return await self._backend.connect_tcp(address, port, timeout, local_address, socket_options)
-            except httpcore.NetworkError:
-                continue
-        return await self._backend.connect_tcp(addresses[-1], port, timeout, local_address, socket_options)
+
+        def connect(address: str) -> Awaitable[httpcore.AsyncNetworkStream]:
+            return self._backend.connect_tcp(address, port, timeout, local_address, socket_options)
+
+        return await _first_connected(_alternating(addresses), connect)
 
     async def sleep(self, seconds: float) -> None:
         await self._backend.sleep(seconds)
+
+
+def _alternating(addresses: Sequence[str]) -> list[str]:
+    """The addresses with IPv6 and IPv4 in turn, in the system's order otherwise (RFC 8305, 4)."""
+    first = addresses[0]
+    alike = [address for address in addresses if (":" in address) == (":" in first)]
+    others = [address for address in addresses if (":" in address) != (":" in first)]
+    pairs = zip_longest(alike, others)
+    return [address for pair in pairs for address in pair if address is not None]
+
+
+async def _first_connected(
+    addresses: Sequence[str], connect: Callable[[str], Awaitable[httpcore.AsyncNetworkStream]]
+) -> httpcore.AsyncNetworkStream:
+    """The connection that stands first; the next address is tried when one fails, or is silent for HEAD_START_S.
+
+    As browsers do it (happy eyeballs, RFC 8305): where IPv6 leads nowhere, IPv4 answers at once.
+
+    Raises:
+        httpcore.NetworkError, httpcore.TimeoutException: none can be reached.
+    """
+    failure: Exception = httpcore.ConnectError("no address")
+    left, trying = list(addresses), set[asyncio.Future[httpcore.AsyncNetworkStream]]()
+    try:
+        while left or trying:
+            if left:
+                trying.add(asyncio.ensure_future(connect(left.pop(0))))
+            done, _ = await asyncio.wait(trying, timeout=HEAD_START_S if left else None, return_when=FIRST_COMPLETED)
+            for attempt in done:
+                trying.discard(attempt)
+                if (error := attempt.exception()) is None:
+                    return attempt.result()
+                if not isinstance(error, httpcore.NetworkError | httpcore.TimeoutException):
+                    raise error
+                failure = error
+        raise failure
+    finally:
+        for attempt in trying:
+            attempt.add_done_callback(_close)
+            attempt.cancel()
+
+
+def _close(attempt: "asyncio.Future[httpcore.AsyncNetworkStream]") -> None:
+    """Close a connection that stood too late to be used."""
+    if not attempt.cancelled() and attempt.exception() is None:
+        asyncio.ensure_future(attempt.result().aclose())  # noqa: RUF006, nobody waits for it
 
 
 class _Resolver:

@@ -28,6 +28,7 @@ from llava_demo.wire.messages import messages_json
 STREAMED = {"stream": True, "stream_options": {"include_usage": True}}  # for `request_json`: as a stream, counted
 MAX_MESSAGE_CHARACTERS = 500  # of another server's message that are passed on
 
+_BROKEN_OFF = ("abort", "aborted", "cancelled", "error")  # finish reasons
 _TOO_LONG = "maximum context length"  # vLLM's and OpenAI's words; vLLM's code is the status
 _BY_CODE: dict[str, type[InvalidRequest]] = {
     error.code: error
@@ -79,6 +80,8 @@ class AnswerReader:
         Raises:
             DemoError: the event is an error, or nothing that can be read.
         """
+        if not data.strip():
+            return Chunk()
         if data.strip() == "[DONE]":
             self.is_done = True
             return Chunk()
@@ -114,17 +117,20 @@ def _event_from(data: str) -> dict[str, Any]:
         event = None
     if not isinstance(event, dict):
         raise GenerationFailed("The model's server sent what cannot be read.")
-    if "error" in event:
+    if event.get("error") or event.get("object") == "error":  # null in every chunk of some servers
         raise error_from(_status_of(event), event)
     return event
 
 
 def _status_of(event: dict[str, Any]) -> int:
-    """An error within a stream has no status; vLLM writes it as `code`, this server the kind as `type`."""
-    error = event["error"] if isinstance(event["error"], dict) else {}
-    if isinstance(error.get("code"), int):
-        return error["code"]
-    return 400 if error.get("type") == "invalid_request_error" else 500
+    """An error within a stream has no status of HTTP: servers write it as a number, or the kind as a word."""
+    error = event.get("error")
+    fields = error if isinstance(error, dict) else event
+    for name in ("code", "http_status_code", "status_code"):  # vLLM, SGLang and llama.cpp; TGI; others
+        if isinstance(fields.get(name), int):
+            return fields[name]  # type: ignore[no-any-return]
+    kind = fields.get("type") or fields.get("error_type")
+    return {"invalid_request_error": 400, "validation": 400, "overloaded": 429}.get(str(kind), 500)
 
 
 def chunk_from(event: dict[str, Any]) -> Chunk:
@@ -137,9 +143,9 @@ def chunk_from(event: dict[str, Any]) -> Chunk:
         ValueError: it is no `chat.completion.chunk`.
     """
     with _form_of("chat.completion.chunk"):
-        choices = event["choices"]
+        choices = event.get("choices") or ()  # keep-alives and counts have none
         choice = choices[0] if choices else {}
-        text = choice.get("delta", {}).get("content") or ""
+        text = _text_of((choice.get("delta") or choice.get("message") or {}).get("content"))
         return Chunk(text, _finish_reason(choice), _usage_from(event), _logprobs_from(choice.get("logprobs")))
 
 
@@ -151,9 +157,23 @@ def _form_of(kind: str) -> Iterator[None]:
         raise ValueError(f"not of the form of a {kind}") from error
 
 
+def _text_of(content: Any) -> str:
+    """The text of a delta: a string, null, or a list of parts."""
+    if isinstance(content, list):
+        return "".join(part.get("text") or "" for part in content if part.get("type") == "text")
+    return content or ""
+
+
 def _finish_reason(choice: dict[str, Any]) -> FinishReason | None:
-    reason = choice.get("finish_reason")
-    return None if reason is None else "length" if reason == "length" else "stop"  # content_filter and others: it ended
+    """Why the answer ended; "content_filter", "eos_token" and others count as stop.
+
+    Raises:
+        GenerationFailed: it did not end, but was given up: "abort" of vLLM and SGLang, "error" of vLLM.
+    """
+    reason = choice.get("finish_reason") or None  # "" in every chunk of some servers
+    if reason in _BROKEN_OFF:
+        raise GenerationFailed("The answer broke off: the server that wrote it gave it up. Please try again.")
+    return "length" if reason == "length" else reason and "stop"
 
 
 def _usage_from(body: dict[str, Any]) -> Usage | None:
@@ -161,7 +181,8 @@ def _usage_from(body: dict[str, Any]) -> Usage | None:
     if not usage:
         return None
     details = usage.get("prompt_tokens_details") or {}
-    return Usage(int(usage["prompt_tokens"]), int(usage["completion_tokens"]), int(details.get("cached_tokens") or 0))
+    counts = (usage.get("prompt_tokens"), usage.get("completion_tokens"), details.get("cached_tokens"))
+    return Usage(*(int(count or 0) for count in counts))
 
 
 def _logprobs_from(logprobs: dict[str, Any] | None) -> tuple[TokenLogprob, ...]:

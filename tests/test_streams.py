@@ -1,0 +1,189 @@
+"""The streams of other people's servers, byte by byte as they write them, read by the remote engine."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from llava_demo.chat import ChatRequest, Completion, Message, SamplingParams
+from llava_demo.engines import complete
+from llava_demo.engines.load import load_engine
+from llava_demo.errors import EngineBusy, GenerationFailed, InvalidRequest
+from llava_demo.settings import Settings
+
+REQUEST = ChatRequest((Message("user", "What?"),), SamplingParams(temperature=0, max_tokens=9))
+HEAD = '"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,"model":"llava"'
+
+
+@contextmanager
+def server_of(body: bytes, kind: str = "text/event-stream") -> Iterator[str]:
+    """A server that answers every question with these bytes, and then hangs up."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._send(b'{"object":"list","data":[{"id":"llava"}]}', "application/json")
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self._send(body, kind)
+
+        def _send(self, data: bytes, content_type: str) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", content_type)
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def answer_to(body: str | bytes, kind: str = "text/event-stream") -> Completion:
+    async def ask(url: str) -> Completion:
+        engine = load_engine(Settings(remote_url=url))
+        try:
+            return await complete(engine, REQUEST)
+        finally:
+            await engine.aclose()
+
+    with server_of(body.encode() if isinstance(body, str) else body, kind) as url:
+        return asyncio.run(ask(url))
+
+
+def event(delta: str, finish: str = "null", rest: str = "") -> str:
+    return f'data: {{{HEAD},"choices":[{{"index":0,"delta":{delta},"finish_reason":{finish}}}]{rest}}}\n\n'
+
+
+USAGE = '"usage":{"prompt_tokens":590,"total_tokens":592,"completion_tokens":2}'
+DONE = "data: [DONE]\n\n"
+STREAMS = {
+    # vllm/entrypoints/openai/serving_chat.py
+    "vLLM": event('{"role":"assistant","content":""}', rest=',"prompt_token_ids":null')
+    + event('{"content":"A red"}')
+    + event('{"content":" cat.","reasoning_content":null}', '"stop"')
+    + f'data: {{{HEAD},"choices":[],{USAGE}}}\n\n'
+    + DONE,
+    # sglang/srt/entrypoints/openai/serving_chat.py: the usage is null until the end
+    "SGLang": event(
+        '{"role":"assistant","content":"","reasoning_content":null,"tool_calls":null}', rest=',"usage":null'
+    )
+    + event('{"role":null,"content":"A red","tool_calls":null}', rest=',"usage":null')
+    + event('{"role":null,"content":" cat."}', rest=',"usage":null')
+    + event('{"role":null,"content":null}', '"stop"', ',"usage":null')
+    + f'data: {{{HEAD},"choices":[],{USAGE}}}\n\n'
+    + DONE,
+    # llama.cpp tools/server: the first content is null, and the end has timings
+    "llama.cpp": event('{"role":"assistant","content":null}', rest=',"system_fingerprint":"b6000"')
+    + event('{"content":"A red"}')
+    + event('{"content":" cat."}')
+    + event("{}", '"stop"')
+    + f'data: {{{HEAD},"choices":[],{USAGE},"timings":{{"prompt_n":590,"predicted_per_second":50.2}}}}\n\n'
+    + DONE,
+    # ollama/openai/openai.go: the role is in every chunk
+    "Ollama": event('{"role":"assistant","content":"A red"}', rest=',"system_fingerprint":"fp_ollama"')
+    + event('{"role":"assistant","content":" cat."}')
+    + event('{"role":"assistant","content":""}', '"stop"')
+    + f'data: {{{HEAD},"choices":[],{USAGE}}}\n\n'
+    + DONE,
+    # LM Studio: logprobs and stats beside; no usage unless asked, which it may ignore
+    "LM Studio": event('{"role":"assistant","content":"A red"}', rest=',"system_fingerprint":"llava","stats":{}')
+    + event('{"content":" cat."}')
+    + event("{}", '"stop"', f",{USAGE}")
+    + DONE,
+    # text-generation-inference/router: a space after the colon is not always there, an empty text beside the end
+    "TGI": (
+        event('{"role":"assistant","content":"A red"}', rest=',"usage":null')
+        + event('{"role":"assistant","content":" cat."}', '"eos_token"', ',"usage":null')
+        + f'data: {{{HEAD},"choices":[],{USAGE}}}\n\n'
+        + DONE
+    ).replace("data: ", "data:"),
+    # Kinds of writing that the format allows, or that somebody has
+    "an empty reason": event('{"content":"A red"}', '""') + event('{"content":" cat."}', '"stop"', f",{USAGE}") + DONE,
+    "no [DONE]": event('{"content":"A red cat."}', '"stop"', f",{USAGE}"),
+    "no usage": event('{"content":"A red"}') + event('{"content":" cat."}', '"stop"') + DONE,
+    "keep-alives": ": OPENROUTER PROCESSING\n\nevent: ping\ndata: \n\nretry: 100\n\n"
+    + event('{"content":"A red cat."}', '"stop"', f",{USAGE}"),
+    "no blank lines": "".join(
+        text.replace("\n\n", "\n")
+        for text in (event('{"content":"A red"}'), event('{"content":" cat."}', '"stop"'), DONE)
+    )
+    + "\n",
+    "lines that end at CR LF": event('{"content":"A red cat."}', '"stop"').replace("\n", "\r\n"),
+    "lines that end at CR": event('{"content":"A red cat."}', '"stop"').replace("\n", "\r"),
+    "a byte order mark": "\ufeff" + event('{"content":"A red cat."}', '"stop"'),
+    "data over several lines": "data: "
+    + json.dumps(
+        {"choices": [{"delta": {"content": "A red cat."}, "finish_reason": "stop"}], "error": None}, indent=1
+    ).replace("\n", "\ndata: ")
+    + "\n\n",
+    "parts": event('{"content":[{"type":"text","text":"A red cat."}]}', '"stop"'),
+}
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_the_stream_of_every_server_is_read(name: str) -> None:
+    answer = answer_to(STREAMS[name])
+    assert (answer.text, answer.finish_reason) == ("A red cat.", "stop")
+    assert answer.usage.completion_tokens in (1, 2)
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c"], ids=ascii)
+def test_lines_end_at_cr_and_lf_only(separator: str) -> None:
+    text = f"A red{separator}cat."
+    quoted = json.dumps(text, ensure_ascii=False)
+    assert answer_to(event(f'{{"content":{quoted}}}', '"stop"') + DONE).text == text
+
+
+def test_letters_are_utf_8_whatever_the_header_says() -> None:
+    stream = event('{"content":"Ein rotes Kätzchen 😀"}', '"stop"')
+    assert answer_to(stream, "text/event-stream; charset=iso-8859-1").text == "Ein rotes Kätzchen 😀"
+
+
+def test_an_answer_that_is_no_stream_is_read_whole() -> None:
+    body = {
+        "object": "chat.completion",
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": "A red cat."}, "finish_reason": "length"}],
+        "usage": {"prompt_tokens": 590, "completion_tokens": 2, "total_tokens": 592},
+    }
+    answer = answer_to(json.dumps(body), "application/json")
+    assert (answer.text, answer.finish_reason, answer.usage.prompt_tokens) == ("A red cat.", "length", 590)
+
+
+@pytest.mark.parametrize(
+    "rest",
+    ["", DONE, event("{}", "null"), event("{}", '"abort"') + DONE, event("{}", '"error"') + DONE, "data: {"],
+    ids=["nothing", "only [DONE]", "no reason", "abort", "error", "half an event"],
+)
+def test_a_stream_without_an_end_broke_off(rest: str) -> None:
+    with pytest.raises(GenerationFailed, match="broke off"):
+        answer_to(event('{"content":"A red"}') + rest)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        ('{"error":{"message":"too long","type":"BadRequestError","param":null,"code":400}}', InvalidRequest),
+        ('{"object":"error","message":"too long","type":"BadRequest","param":null,"code":400}', InvalidRequest),
+        ('{"error":{"code":400,"message":"too long","type":"invalid_request_error"}}', InvalidRequest),
+        ('{"error":{"message":"too long","http_status_code":422}}', InvalidRequest),
+        ('{"error":"too long","error_type":"validation"}', InvalidRequest),
+        ('{"error":"Model is overloaded","error_type":"overloaded"}', EngineBusy),
+        ('{"error":{"message":"boom","type":"server_error"}}', GenerationFailed),
+        ('{"error":"boom"}', GenerationFailed),
+    ],
+)
+def test_an_error_within_a_stream_is_told_as_what_it_is(error: str, kind: type[Exception]) -> None:
+    with pytest.raises(kind):
+        answer_to(f"event: error\ndata: {error}\n\n")
