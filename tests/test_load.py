@@ -5,10 +5,13 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import huggingface_hub
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from llava_demo.chat import ChatRequest, Message, SamplingParams
 from llava_demo.engines import complete
@@ -158,3 +161,44 @@ def test_with_too_little_memory_generate_answers(tiny_folder: str, monkeypatch: 
     engine = load_engine(Settings(model=tiny_folder))
     assert isinstance(engine, GenerateEngine)
     assert "one chat takes 528" in engine.info.reasons[-1]
+
+
+# What is missing
+
+
+def altered(folder: str, target: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> str:
+    """The checkpoint with other weights."""
+    shutil.copytree(folder, target)
+    file = target / "model.safetensors"
+    save_file(change(load_file(file)), file, {"format": "pt"})
+    return str(target)
+
+
+@pytest.mark.parametrize("part", ["multi_modal_projector", "vision_tower", "lm_head", "layers.1.mlp.up_proj"])
+def test_a_checkpoint_without_all_of_its_weights_is_refused_with_their_names(
+    part: str, tiny_folder: str, tmp_path: Path
+) -> None:
+    """transformers 5.23 would fill them with random numbers."""
+
+    def without(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        kept = {name: weight for name, weight in weights.items() if part not in name}
+        assert len(kept) < len(weights)
+        return kept
+
+    folder = altered(tiny_folder, tmp_path / "part", without)
+    with pytest.raises(EngineUnavailable, match=rf"part could not be loaded: .* no weights for .*{part}"):
+        load_engine(Settings(model=folder))
+
+
+def test_a_checkpoint_with_weights_of_another_model_is_refused_with_their_names(
+    tiny_folder: str, tmp_path: Path
+) -> None:
+    folder = altered(tiny_folder, tmp_path / "odd", lambda weights: weights | {"adapter.up.weight": torch.zeros(2, 2)})
+    with pytest.raises(EngineUnavailable, match=r"weights that do not belong to it, .*adapter\.up\.weight"):
+        load_engine(Settings(model=folder))
+
+
+def test_numbers_that_older_checkpoints_hold_and_nobody_reads_are_no_reason(tiny_folder: str, tmp_path: Path) -> None:
+    name = "model.vision_tower.embeddings.position_ids"
+    folder = altered(tiny_folder, tmp_path / "old", lambda weights: weights | {name: torch.arange(17)})
+    asyncio.run(load_engine(Settings(model=folder)).aclose())

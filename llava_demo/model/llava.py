@@ -37,6 +37,7 @@ MODEL_CARD_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
 )
+COMPUTED = ("position_ids", "inv_freq")  # in older checkpoints, and not read
 # Left in 16 bits: 0.4 GB more for the 7B, and a better sight. Patterns for whole names from their start: transformers
 # 5.23 matches a plain "vision_tower" with nothing inside model.vision_tower, and quantizes it without a word.
 NOT_QUANTIZED = [r".*vision_tower", r".*multi_modal_projector", r"lm_head"]
@@ -97,14 +98,16 @@ class Llava:
         is_kept = plan.is_int8_on_cpu and kept is not None and kept.exists()
         # None as keyword would hide what a copy's own config says (transformers 5.23)
         options = {} if is_kept else {"quantization_config": _quantization(plan, checkpoint, is_local)}
-        model = AutoModelForImageTextToText.from_pretrained(
+        model, found = AutoModelForImageTextToText.from_pretrained(
             kept if is_kept else checkpoint,
             local_files_only=is_local or is_kept,
             dtype=plan.dtype,
             device_map="auto" if plan.hardware.has_gpu else "cpu",
             attn_implementation=plan.attention,
+            output_loading_info=True,
             **options,
         )
+        _check_weights(found)
         if plan.is_int8_on_cpu:
             if kept and not is_kept:
                 keep(model, kept)
@@ -240,6 +243,23 @@ def _skip_unseen_layers(model: PreTrainedModel) -> None:
     if layers and isinstance(seen, int) and seen < 0:
         for layer in layers[len(layers) + seen + 1 :]:
             layer.forward = lambda hidden_states, *_, **__: hidden_states  # type: ignore[method-assign]
+
+
+def _check_weights(found: dict[str, Any]) -> None:
+    """Refuse what transformers 5.23 only warns of: it fills missing weights with random numbers.
+
+    Raises:
+        ValueError: weights are missing, or there are some that the model has no place for; with their names.
+    """
+    unknown = [name for name in found["unexpected_keys"] if not name.endswith(COMPUTED)]
+    for names, what in (
+        (found["missing_keys"], "has no weights for"),
+        (unknown, "has weights that do not belong to it,"),
+    ):
+        if names:
+            shown = sorted(names)
+            more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
+            raise ValueError(f"the checkpoint {what} {', '.join(shown[:3])}{more}")
 
 
 class OneVisionStills(LlavaOnevisionProcessor):
