@@ -1,6 +1,7 @@
 """The commands `serve`, `ask`, `caption` and `check`. Each imports what is heavy when it runs."""
 
 import asyncio
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -39,6 +40,9 @@ def main(arguments: Sequence[str] | None, program: str) -> int:
 
 def run(command: Command, arguments: Sequence[str], program: str) -> int:
     """Run `command`. Its errors become one line that names `program`, and an exit code as `main` returns it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a letter is no reason to end: Gradio prints 🔨
+            stream.reconfigure(errors="replace")
     try:
         return command(arguments, program)
     except SettingError as error:
