@@ -14,7 +14,7 @@ from llava_demo.images import Image
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length"]
 
-MAX_MESSAGE_CHARACTERS = 6144  # Cloudflare's limit for the same model; longer text is refused, never cut
+MAX_MESSAGE_CHARACTERS = 400_000  # more than any context here holds: a cheap check before text is encoded
 MAX_STOP_STRINGS = 4  # OpenAI's limit
 MAX_SEED = 2**63 - 1
 MAX_TOP_LOGPROBS = 5
@@ -26,7 +26,7 @@ class Message:
 
     Raises:
         InvalidRequest: an unknown role, pictures that the user did not send, text that is no text, or more than
-            MAX_MESSAGE_CHARACTERS characters of it; answers, which the model wrote, may be longer.
+            MAX_MESSAGE_CHARACTERS characters of it.
     """
 
     role: Role
@@ -36,13 +36,11 @@ class Message:
     def __post_init__(self) -> None:
         if self.role not in ("system", "user", "assistant"):
             raise InvalidRequest(f"role is {_shown(self.role)}; it must be system, user or assistant.", "messages")
+        if isinstance(self.text, str) and len(self.text) > MAX_MESSAGE_CHARACTERS:
+            most = f"at most {MAX_MESSAGE_CHARACTERS:,} are allowed"
+            raise InvalidRequest(f"A message has {len(self.text):,} characters; {most}.", "messages")
         if not _is_text(self.text):
             raise InvalidRequest(f"A message's text is {_shown(self.text)}; it must be valid Unicode text.", "messages")
-        if len(self.text) > MAX_MESSAGE_CHARACTERS and self.role != "assistant":
-            raise InvalidRequest(
-                f"A message has {len(self.text):,} characters; at most {MAX_MESSAGE_CHARACTERS:,} are allowed.",
-                "messages",
-            )
         if self.images and self.role != "user":
             raise InvalidRequest(f"Only the user's messages may hold pictures; a {self.role} message does.", "messages")
 
@@ -95,6 +93,7 @@ class SamplingParams:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     top_logprobs: int | None = None  # log-probabilities of the tokens are wanted, and of this many likeliest ones
+    ignore_eos: bool = False  # go on after an end token: load tools want answers of one length
 
     def __post_init__(self) -> None:
         for name, knob in KNOBS.items():
@@ -104,6 +103,8 @@ class SamplingParams:
         if self.top_logprobs is not None:
             checked = _checked("top_logprobs", self.top_logprobs, 0, MAX_TOP_LOGPROBS, is_whole=True)
             object.__setattr__(self, "top_logprobs", checked)
+        if not isinstance(self.ignore_eos, bool):
+            raise InvalidRequest(f"ignore_eos is {_shown(self.ignore_eos)}; it must be true or false.", "ignore_eos")
         is_list = isinstance(self.stop, list | tuple)
         if not is_list or len(self.stop) > MAX_STOP_STRINGS or not all(_is_text(s) and s for s in self.stop):
             raise InvalidRequest(f"stop must be at most {MAX_STOP_STRINGS} strings, none of them empty.", "stop")
@@ -138,7 +139,10 @@ def number_from(text: str) -> float | int | str:
 
 def _is_text(value: Any) -> bool:
     """False for half a character too (a lone surrogate, which JSON can spell): no tokenizer takes it."""
-    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:
+        return False
 
 
 def _shown(value: Any) -> str:
@@ -150,15 +154,15 @@ def _shown(value: Any) -> str:
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """A conversation to be continued.
+    """A conversation to be continued: with an answer, or, where the last message is the assistant's, with its rest.
 
     With `is_raw` the text of the only message is the whole prompt as the model gets it, control tokens and all.
     `caller` tells callers apart for a fair queue (by key, else login, else address); it is never shown or logged, and
     two requests that ask the same are equal whoever sent them.
 
     Raises:
-        InvalidRequest: no messages, or the last one is not the user's, or it has neither text nor pictures; a raw
-            prompt of several messages.
+        InvalidRequest: no messages, or the user's last one has neither text nor pictures; a raw prompt of several
+            messages.
     """
 
     messages: tuple[Message, ...]
@@ -167,13 +171,18 @@ class ChatRequest:
     caller: str = field(default="", compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        if not self.messages or self.messages[-1].role != "user":
-            raise InvalidRequest("The last message must be the user's.", "messages")
+        if not self.messages:
+            raise InvalidRequest("There are no messages; the last one is to be answered.", "messages")
         last = self.messages[-1]
-        if not last.text.strip() and not last.images:
+        if last.role != "assistant" and not last.text.strip() and not last.images:
             raise InvalidRequest("The last message is empty; write a question or add a picture.", "messages")
         if self.is_raw and len(self.messages) > 1:
             raise InvalidRequest("A raw prompt is one message; this conversation has more.", "messages")
+
+    @property
+    def is_continuation(self) -> bool:
+        """True where the answer goes on in the middle of the last message."""
+        return self.messages[-1].role == "assistant" and bool(self.messages[-1].text)
 
     @property
     def images(self) -> tuple[Image, ...]:
@@ -194,12 +203,14 @@ class Usage:
 class TokenLogprob:
     """A token of the answer, or one that could have stood there, and how likely the model held it to be.
 
+    The tokens of an answer, joined, are its text: a character of several tokens stands in the last one of them.
     `logprob` is the natural logarithm of its share of softmax(logits), before temperature, filters and penalties.
     """
 
     token: str
     logprob: float
     top: tuple["TokenLogprob", ...] = ()  # the likeliest tokens there, likeliest first
+    data: bytes | None = None  # its bytes, where they are not those of `token`: a character may take several tokens
 
 
 @dataclass(frozen=True)

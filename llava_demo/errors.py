@@ -8,6 +8,8 @@
     │   ├── InvalidImage          400  invalid_image            not a picture, or one that we refuse
     │   │   └── ImageTooLarge     413  image_too_large          more bytes or pixels than are taken
     │   └── PromptTooLong         400  context_length_exceeded  more tokens than the context holds
+    ├── UnknownRoute          404  not_found                nothing is served at this path
+    ├── WrongMethod           405  method_not_allowed       not with this method
     ├── WrongKey                  401  invalid_api_key          no key of this server
     ├── LoginOnly                 403  login_only               the page asks for a login, and REST has no keys
     ├── TooManyRequests       429  rate_limit_exceeded      the caller has its share; others may still come
@@ -63,6 +65,16 @@ class ImageTooLarge(InvalidImage):
 
 class PromptTooLong(InvalidRequest):
     code = "context_length_exceeded"
+
+
+class UnknownRoute(DemoError):
+    status = 404
+    code = "not_found"
+
+
+class WrongMethod(DemoError):
+    status = 405
+    code = "method_not_allowed"
 
 
 class WrongKey(DemoError):

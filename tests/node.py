@@ -1,4 +1,4 @@
-"""Node with Gradio's JavaScript client, for the tests that run JavaScript.
+"""Node with the JavaScript clients, for the tests that run JavaScript.
 
 Where there is no Node, no npm or no registry those tests are skipped, unless LLAVA_REQUIRE_NODE=1 forbids it.
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-GRADIO_CLIENT = "@gradio/client@2.7.0"
+CLIENTS = ("@gradio/client@2.7.0", "ollama@0.6.4")
 OLDEST_NODE = 20
 
 
@@ -20,7 +20,7 @@ def node_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("node")
     for command in (
         ["node", "--version"],
-        ["npm", "install", "--no-audit", "--no-fund", "--prefix", ".", GRADIO_CLIENT],
+        ["npm", "install", "--no-audit", "--no-fund", "--prefix", ".", *CLIENTS],
     ):
         if shutil.which(command[0]) is None:
             _cannot(f"there is no {command[0]} on the PATH")

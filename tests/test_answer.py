@@ -4,7 +4,7 @@ import pytest
 from checkpoints import END_ID, tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from llava_demo.chat import Chunk, SamplingParams
+from llava_demo.chat import ChatRequest, Chunk, Message, SamplingParams
 from llava_demo.engines.answer import Answer
 
 
@@ -16,7 +16,8 @@ def words() -> PreTrainedTokenizerFast:
 def chunks_of(
     words: PreTrainedTokenizerFast, text: str, *stop: str, is_ended: bool = False
 ) -> tuple[Answer, list[Chunk]]:
-    answer = Answer(words, SamplingParams(stop=stop, top_logprobs=1), frozenset([END_ID]))
+    request = ChatRequest((Message("user", "?"),), SamplingParams(stop=stop, top_logprobs=1))
+    answer = Answer(words, request, frozenset([END_ID]))
     ids = words.encode(text, add_special_tokens=False) + [END_ID] * is_ended
     chunks = []
     for number, token in enumerate(ids):
@@ -28,14 +29,18 @@ def chunks_of(
 
 @pytest.mark.parametrize("text", ["the square is in it", "naïve 🙂 日本", "  two spaces", "a\n b"])
 def test_the_tokens_of_log_probabilities_spell_the_text(text: str, words: PreTrainedTokenizerFast) -> None:
-    """But for characters of several tokens, whose tokens have no text of their own."""
+    """Token by token and byte by byte, though a character may take several tokens."""
     _, chunks = chunks_of(words, text)
     logprobs = [logprob for chunk in chunks for logprob in chunk.logprobs]
     assert [logprob.logprob for logprob in logprobs] == [-float(n) for n in range(len(logprobs))]
     assert len(logprobs) == len(words.encode(text, add_special_tokens=False))
+    said = "".join(chunk.text for chunk in chunks)
+    assert "".join(logprob.token for logprob in logprobs) == said
+    assert said == text.removeprefix(" ")
+    data = [logprob.token.encode() if logprob.data is None else logprob.data for logprob in logprobs]
+    assert b"".join(data) == said.encode()
     if text.isascii():
-        assert "".join(logprob.token for logprob in logprobs) == text
-        assert all(logprob.top[0].token == logprob.token for logprob in logprobs)
+        assert all(logprob.top[0].token.endswith(logprob.token) for logprob in logprobs)
 
 
 def test_each_comes_with_its_text(words: PreTrainedTokenizerFast) -> None:

@@ -20,7 +20,16 @@ from llava_demo.engines.generate import GenerateEngine
 HELLO = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3}
 CLOUDFLARE = "@cf/llava-hf/llava-1.5-7b-hf"
 OPEN = ["health/live", "health/ready", "healthz", "metrics", "v1/docs", "v1/openapi.json"]
-CLOSED = ["v1/chat/completions", "v1/openai/chat/completions", f"ai/run/{CLOUDFLARE}"]
+CLOSED = [
+    "v1/chat/completions",
+    "v1/responses",
+    "api/chat",
+    "api/generate",
+    "api/show",
+    "api/pull",
+    "v1/openai/chat/completions",
+    f"ai/run/{CLOUDFLARE}",
+]
 
 
 # --- keys
@@ -179,6 +188,14 @@ def test_the_documentation_has_every_route_and_gradios_own_are_untouched(tiny: S
     document = httpx.get(f"{tiny.url}v1/openapi.json").json()
     assert document["paths"].keys() == {
         "/v1/chat/completions",
+        "/v1/responses",
+        "/api/chat",
+        "/api/generate",
+        "/api/show",
+        "/api/tags",
+        "/api/ps",
+        "/api/version",
+        "/client/v4/accounts/{account_id}/ai/models/search",
         "/v1/models",
         "/v1/models/{model}",
         f"/client/v4/accounts/{{account_id}}/ai/run/{CLOUDFLARE}",

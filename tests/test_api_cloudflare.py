@@ -8,8 +8,10 @@ from typing import Any
 
 import cloudflare
 import httpx
+import openai
 import pytest
 from cloudflare import Cloudflare
+from openai import OpenAI
 from pictures import png
 from servers import MAX_QUEUE, Server
 from test_api_openai import LONG, answer_of, posted
@@ -88,7 +90,7 @@ def test_every_knob_is_honoured(client: Cloudflare) -> None:
         ({"image": [1, 2, 3]}, cloudflare.BadRequestError, 5004, "not a picture"),
         ({"temperature": 9}, cloudflare.BadRequestError, 5006, "temperature is 9"),
         ({"prompt": "x" * 6145}, cloudflare.BadRequestError, 5006, "at most 6,144"),
-        ({"stream": True}, cloudflare.BadRequestError, 5006, "stream is not supported"),
+        ({"lora": "x"}, cloudflare.BadRequestError, 5006, "lora is not supported"),
         ({"prompt": "word " * 1200}, cloudflare.BadRequestError, 5006, "the model holds 1,024"),
     ],
 )
@@ -99,6 +101,30 @@ def test_errors_are_exceptions_of_the_client(
         run(client, **fields)
     assert [error.code for error in caught.value.errors] == [code]
     assert words in str(caught.value.errors[0].message)
+
+
+def test_a_stream_is_cloudflares_events(tiny: Server) -> None:
+    body = {"image": list(FILE), "prompt": "Hello", "max_tokens": 8, "temperature": 0, "stream": True}
+    expected = answer_of(tiny, Message("user", "Hello", (RED,)))
+    for place in PLACES:
+        answer = httpx.post(f"{tiny.url}{place}", json=body)
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        *events, done = [event.removeprefix("data: ") for event in answer.text.strip().split("\n\n") if event[0] != ":"]
+        assert done == "[DONE]"
+        read = [json.loads(event) for event in events]
+        assert "".join(event["response"] for event in read) == expected.text
+        assert [event["usage"]["completion_tokens"] for event in read if "usage" in event] == [8]
+
+
+def test_the_models_are_one_and_openais_interface_stands_below_the_account(client: Cloudflare, tiny: Server) -> None:
+    """litellm's `cloudflare/` calls it there."""
+    assert [model["name"] for model in client.ai.models.list(account_id="any")] == [MODEL]  # type: ignore[index]
+    with OpenAI(base_url=f"{tiny.url}client/v4/accounts/any/ai/v1", api_key="any", max_retries=0) as openai_client:
+        messages: Any = [{"role": "user", "content": "Hello"}]
+        answer = openai_client.chat.completions.create(model=MODEL, messages=messages, max_tokens=8, temperature=0)
+        assert answer.choices[0].message.content == answer_of(tiny, Message("user", "Hello")).text
+        with pytest.raises(openai.BadRequestError):
+            openai_client.chat.completions.create(model=MODEL, messages=messages, temperature=9)
 
 
 def test_another_model_is_not_found(client: Cloudflare) -> None:
@@ -179,11 +205,11 @@ def test_a_failing_and_a_busy_engine(client: Cloudflare, tiny: Server) -> None:
     assert (caught.value.status_code, caught.value.errors[0].code) == (500, 3043)
     assert "secret" not in str(caught.value)
     with tiny.slow(0.1):
-        lines = [posted(tiny, LONG) for _ in range(MAX_QUEUE + 1)]
-        tiny.wait_until(running=1, waiting=MAX_QUEUE)
-        with pytest.raises(cloudflare.InternalServerError) as caught:
+        lines = [posted(tiny, LONG) for _ in range(MAX_QUEUE)]
+        tiny.wait_until(running=1, waiting=MAX_QUEUE - 1)
+        with pytest.raises(cloudflare.RateLimitError) as busy:
             run(client)
         for line in lines:
             line.close()
         tiny.wait_until_free()
-    assert (caught.value.status_code, caught.value.errors[0].code) == (503, 3040)
+    assert (busy.value.status_code, busy.value.errors[0].code) == (429, 3040)

@@ -150,6 +150,7 @@ def test_a_stream_has_a_role_its_text_an_end_and_the_counts_that_were_asked_for(
     assert len([piece for piece in pieces if piece]) > 3
     assert "".join(pieces) == expected.text
     assert {event.choices[0].finish_reason for event in said} == {None}
+    assert all("usage" in event.model_fields_set and event.usage is None for event in (*said, last))
     assert (last.choices[0].finish_reason, last.choices[0].delta.content) == ("length", None)
     assert counts.choices == []
     assert counts.usage is not None
@@ -232,7 +233,9 @@ def test_logprobs_are_those_of_the_tokens(client: OpenAI) -> None:
         assert ordered == sorted(ordered, reverse=True)
         assert token.logprob == pytest.approx(ordered[0])  # greedy: the likeliest was taken
         assert sum(map(math.exp, ordered)) <= 1 + 1e-6
-        assert token.token == token.top_logprobs[0].token
+        assert bytes(token.top_logprobs[0].bytes or []).endswith(bytes(token.bytes or []))
+    said = answer.choices[0].message.content or ""
+    assert "".join(token.token for token in logprobs.content) == said
     streamed = [
         token
         for event in client.chat.completions.create(**SHORT, logprobs=True, stream=True)
@@ -240,6 +243,59 @@ def test_logprobs_are_those_of_the_tokens(client: OpenAI) -> None:
     ]
     assert [token.token for token in streamed] == [token.token for token in logprobs.content]
     assert client.chat.completions.create(**SHORT).choices[0].logprobs is None
+
+
+def test_an_unfinished_answer_is_continued_and_other_ends_are_answered(client: OpenAI, tiny: Server) -> None:
+    whole = answer_of(tiny, Message("user", "Hello"), max_tokens=20).text
+    start = whole[:6]
+    messages: Any = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": start}]
+    rest = client.chat.completions.create(**SHORT | {"messages": messages}).choices[0].message.content or ""
+    assert rest == answer_of(tiny, Message("user", "Hello"), Message("assistant", start)).text
+    llava = tiny.engine.llava if tiny.behind is None else tiny.behind.engine.llava
+    prompt = llava.ids([Message("user", "Hello"), Message("assistant", start)])
+    plain = llava.ids([Message("user", "Hello")])
+    assert prompt[: len(plain)] == plain
+    assert llava.tokenizer.decode(prompt).endswith(start)
+    for last in ([{"role": "system", "content": "Say hello."}], [*HELLO, {"role": "system", "content": "Be short."}]):
+        assert client.chat.completions.create(**SHORT | {"messages": last}).choices[0].finish_reason
+
+
+def test_an_unfinished_answer_keeps_the_space_of_its_next_word(miniature: Server) -> None:
+    star = Image.from_path(EXAMPLES / "night-star.png").to_data_url()
+    messages: Any = [*asking("What is in this picture?", star), {"role": "assistant", "content": "The image shows"}]
+    with OpenAI(base_url=f"{miniature.url}v1", api_key="any") as client:
+        answer = client.chat.completions.create(model=MODEL, messages=messages, temperature=0)
+    assert (answer.choices[0].message.content or "").startswith(" a ")
+
+
+def test_an_answer_of_one_length_goes_on_after_its_end(miniature: Server) -> None:
+    star = Image.from_path(EXAMPLES / "night-star.png").to_data_url()
+    asked: dict[str, Any] = {"model": MODEL, "messages": asking("What is in this picture?", star), "temperature": 0}
+    with OpenAI(base_url=f"{miniature.url}v1", api_key="any") as client:
+        ended, going_on = (
+            client.chat.completions.create(**asked, max_tokens=40, extra_body={"ignore_eos": ignores})
+            for ignores in (False, True)
+        )
+    assert ended.usage and going_on.usage
+    assert ended.usage.completion_tokens < 40 == going_on.usage.completion_tokens
+    assert (ended.choices[0].finish_reason, going_on.choices[0].finish_reason) == ("stop", "length")
+
+
+@pytest.mark.parametrize("place", ["chat/completions", "responses", "models", "v1/v1/chat/completions"])
+def test_a_base_url_that_lacks_v1_is_pointed_out(tiny: Server, place: str) -> None:
+    answer = httpx.post(f"{tiny.url}{place}", json={})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+    assert "base URL ends in /v1" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("name", ["dummy", "default", "", "llava", "tiny:latest"])
+def test_a_client_that_knows_no_name_is_answered(client: OpenAI, name: str) -> None:
+    assert client.chat.completions.create(**SHORT | {"model": name}).model == "tiny"
+
+
+def test_a_body_may_begin_with_a_byte_order_mark(tiny: Server) -> None:
+    answer = httpx.post(f"{tiny.url}v1/chat/completions", content=b"\xef\xbb\xbf" + json.dumps(SHORT).encode())
+    assert answer.status_code == 200
 
 
 def test_the_models_are_one_and_are_known_by_both_names(client: OpenAI, tiny: Server) -> None:
@@ -266,7 +322,13 @@ def test_the_models_are_one_and_are_known_by_both_names(client: OpenAI, tiny: Se
             "unsupported_parameter",
             "response_format",
         ),
-        ({"tools": [{"type": "function"}]}, openai.BadRequestError, "unsupported_parameter", "tools"),
+        ({"tool_choice": "required"}, openai.BadRequestError, "unsupported_parameter", "tool_choice"),
+        (
+            {"messages": [{"role": "user", "content": "?", "attachments": ["a.png"]}]},
+            openai.BadRequestError,
+            "unsupported_parameter",
+            "messages[0].attachments",
+        ),
         ({"logit_bias": {"5": 1}}, openai.BadRequestError, "unsupported_parameter", "logit_bias"),
         ({"audio": {"voice": "a"}}, openai.BadRequestError, "unsupported_parameter", "audio"),
         ({"extra_body": {"no_such_knob": 1}}, openai.BadRequestError, "unsupported_parameter", "no_such_knob"),
@@ -416,13 +478,14 @@ def test_comments_keep_a_waiting_stream_alive(tiny: Server) -> None:
 
 
 def test_one_too_many_is_told_when_to_come_again(client: OpenAI, tiny: Server) -> None:
+    """One caller alone is told of its share before the queue is full."""
     with tiny.slow(0.1):
-        lines = [posted(tiny, LONG) for _ in range(MAX_QUEUE + 1)]
-        tiny.wait_until(running=1, waiting=MAX_QUEUE)
+        lines = [posted(tiny, LONG) for _ in range(MAX_QUEUE)]
+        tiny.wait_until(running=1, waiting=MAX_QUEUE - 1)
         for is_stream in (False, True):
-            with pytest.raises(openai.InternalServerError, match="try again in a few seconds") as caught:
+            with pytest.raises(openai.RateLimitError, match="your share of this server now") as caught:
                 client.chat.completions.create(**SHORT, stream=is_stream)
-            assert (caught.value.status_code, caught.value.code) == (503, "engine_busy")
+            assert (caught.value.status_code, caught.value.code) == (429, "rate_limit_exceeded")
             assert int(caught.value.response.headers["retry-after"]) >= 1
         for line in lines:
             line.close()

@@ -154,7 +154,7 @@ def test_a_killed_client_frees_the_engine(tiny: Server, picture: str) -> None:
         ({"max_tokens": 2.5}, r"max_tokens is 2\.5; it must be a whole number"),
         ({"seed": -1}, "seed is -1; it must be a whole number"),
         ({"stop": ["a"] * 5}, "stop must be at most 4 strings"),
-        ({"prompt": "x" * 7000}, "7,000 characters; at most 6,144"),
+        ({"prompt": "word " * 7000}, "the model holds 1,024"),
         ({"prompt": 5}, "prompt must be a string"),
         ({"image": None}, "picture must be uploaded"),
     ],

@@ -182,7 +182,7 @@ def test_what_cannot_be_asked_is_refused_before_a_model_is_loaded(
     assert "missing.png: There is no such picture file." in refusal(capsys, "ask", "missing.png", QUESTION)
     assert f"{broken}: This is not a picture" in refusal(capsys, "ask", str(broken), QUESTION)
     assert "write a question" in refusal(capsys, "ask", " ")
-    assert "6,145 characters; at most 6,144" in refusal(capsys, "ask", "x" * 6145)
+    assert "400,001 characters; at most 400,000" in refusal(capsys, "ask", "x" * 400_001)
 
 
 def test_the_limits_of_pictures_hold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -37,6 +37,10 @@ FEW = settings(
 )
 BODIES = [
     ("POST", "/v1/chat/completions"),
+    ("POST", "/v1/responses"),
+    ("POST", "/api/chat"),
+    ("POST", "/api/generate"),
+    ("POST", "/api/show"),
     ("POST", "/client/v4/accounts/{account_id}/ai/run/@cf/llava-hf/llava-1.5-7b-hf"),
     ("POST", "/ai/run/@cf/llava-hf/llava-1.5-7b-hf"),
 ]
@@ -44,6 +48,10 @@ OPERATIONS = [
     *BODIES,
     ("GET", "/v1/models"),
     ("GET", "/v1/models/{model}"),
+    ("GET", "/api/tags"),
+    ("GET", "/api/ps"),
+    ("GET", "/api/version"),
+    ("GET", "/client/v4/accounts/{account_id}/ai/models/search"),
     ("GET", "/health/live"),
     ("GET", "/health/ready"),
     ("GET", "/healthz"),
@@ -60,8 +68,11 @@ def document_of(server: Server) -> dict[str, Any]:
             del bodies[kind]
         reference = bodies.get("application/json", {}).get("schema", {}).get("$ref", "").rpartition("/")[2]
         body = document["components"]["schemas"].get(reference, {"properties": {}})
-        for name in {"max_tokens", "max_completion_tokens"} & body["properties"].keys():
+        for name in {"max_tokens", "max_completion_tokens", "max_output_tokens"} & body["properties"].keys():
             body["properties"][name] = {"const": 2}
+        if "options" in body["properties"]:
+            body["properties"]["options"] = {"const": {"num_predict": 2}}
+            body["required"] = [*body.get("required", ()), "options"]
         body["required"] = [*{*body.get("required", ()), *({"max_tokens"} & body["properties"].keys())}]
     return document
 

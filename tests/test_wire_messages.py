@@ -1,14 +1,16 @@
 """OpenAI's messages become ours, or are refused with the place of what is wrong."""
 
+import base64
+import json
 from typing import Any
 
 import pytest
 from pictures import png
 
 from llava_demo.chat import Message
-from llava_demo.errors import ImageTooLarge, InvalidImage, InvalidRequest
+from llava_demo.errors import ImageTooLarge, InvalidImage, InvalidRequest, UnsupportedParameter
 from llava_demo.images import Image, ImageLimits
-from llava_demo.wire.messages import messages_from
+from llava_demo.wire.messages import messages_from, web_addresses
 
 RED, BLUE = Image.from_bytes(png("red")), Image.from_bytes(png("blue"))
 GRADIO_FILE = {
@@ -110,7 +112,7 @@ def test_what_the_way_in_refuses_gets_its_place() -> None:
         (user({"type": "image_url"}), "messages[0].content[0].image_url", "is missing or null"),
         (user({"type": "image_url", "image_url": {"url": 5}}), "messages[0].content[0].image_url.url", "is a number"),
         (user({"type": "image_url", "image_url": {}}), "messages[0].content[0].image_url", "as a data URL"),
-        ([{"role": "user", "content": "x" * 6145}], "messages[0]", "6,145 characters; at most 6,144"),
+        ([{"role": "user", "content": "x" * 400_001}], "messages[0]", "400,001 characters; at most 400,000"),
         ([{"role": "user", "content": "\ud83d"}], "messages[0]", "valid Unicode"),
         (
             [{"role": "system", "content": [image_url(RED)]}],
@@ -144,3 +146,66 @@ def test_a_picture_over_the_limits_keeps_its_status() -> None:
         messages_from(user(image_url(RED)), limits=ImageLimits(max_bytes=10))
     assert caught.value.status == 413
     assert caught.value.param == "messages[0].content[0].image_url"
+
+
+# --- other families' forms
+
+BASE64 = base64.b64encode(png("red")).decode()
+DATA_URL = RED.to_data_url()
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "input_image", "image_url": DATA_URL, "detail": "auto"},
+        {"type": "image", "image": DATA_URL},
+        {"type": "image", "image": BASE64, "mime_type": "image/png"},
+        {"type": "image", "url": DATA_URL},
+        {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": BASE64}},
+        {"type": "image", "source": {"type": "url", "url": DATA_URL}, "cache_control": {"type": "ephemeral"}},
+    ],
+    ids=["Responses", "transformers", "Vercel", "transformers' url", "Anthropic", "Anthropic's url"],
+)
+def test_pictures_come_in_the_parts_of_other_families(part: dict[str, Any]) -> None:
+    assert messages_from(user(part, {"type": "input_text", "text": "?"})) == (Message("user", "?", (RED,)),)
+
+
+@pytest.mark.parametrize(
+    "beside", [{"images": [BASE64]}, {"images": [DATA_URL]}, {"image_url": {"url": DATA_URL}}, {"image": BASE64}]
+)
+def test_pictures_beside_the_content_are_seen(beside: dict[str, Any]) -> None:
+    """They were passed over, and the model asked for a picture."""
+    assert messages_from([{"role": "user", "content": "?", **beside}]) == (Message("user", "?", (RED,)),)
+    assert messages_from([{"role": "user", **beside}]) == (Message("user", "", (RED,)),)
+
+
+@pytest.mark.parametrize("name", ["attachments", "files", "picture", "image_urls", "experimental_attachments"])
+def test_what_may_hold_a_picture_and_is_not_known_is_refused_by_name(name: str) -> None:
+    with pytest.raises(UnsupportedParameter) as caught:
+        messages_from([{"role": "user", "content": "?", name: [DATA_URL]}])
+    assert caught.value.param == f"messages[0].{name}"
+    with pytest.raises(UnsupportedParameter) as caught:
+        messages_from(user({"type": "text", "text": "?", name: DATA_URL}))
+    assert caught.value.param == f"messages[0].content[0].{name}"
+
+
+def test_calls_of_tools_and_what_tools_said_are_read_as_text() -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+    given = [
+        {"role": "user", "content": "What is the weather?"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "1", "content": "Sunny"},
+    ]
+    _, called, said = messages_from(given)
+    assert (called.role, json.loads(called.text)) == ("assistant", call)
+    assert said == Message("user", "Sunny")
+
+
+def test_web_addresses_are_found_wherever_pictures_are() -> None:
+    one, two, three = (f"https://example.org/{name}.png" for name in "abc")
+    given = [
+        {"role": "user", "content": [{"type": "input_image", "image_url": one}], "images": [two]},
+        {"role": "user", "content": [{"type": "image", "source": {"type": "url", "url": three}}]},
+    ]
+    assert web_addresses(given) == (one, two, three)
+    assert web_addresses([{"role": "robot"}]) == web_addresses("?") == ()

@@ -21,8 +21,10 @@ from llava_demo.errors import (
     PromptTooLong,
     UnsupportedParameter,
 )
-from llava_demo.images import Image
-from llava_demo.wire.openai import Call, Head, call_from, error_json
+from llava_demo.images import Image, ImageLimits
+from llava_demo.wire.bodies import body_from
+from llava_demo.wire.messages import Pictures
+from llava_demo.wire.openai import WITHOUT_EFFECT, Call, ChatCompletionRequest, Head, call_of, error_json
 from llava_demo.wire.openai_client import STREAMED, chunk_from, error_from, request_json
 
 RED, BLUE = Image.from_bytes(png("red")), Image.from_bytes(png("blue"))
@@ -32,6 +34,10 @@ LOGPROBS = (
     TokenLogprob(" a", -0.25, (TokenLogprob(" a", -0.25), TokenLogprob(" the", -1.5))),
     TokenLogprob("👋", -2.0),
 )
+
+
+def call_from(body: Any) -> Call:
+    return call_of(body_from(ChatCompletionRequest, body), Pictures(ImageLimits()))
 
 
 def asked(**fields: Any) -> dict[str, Any]:
@@ -93,6 +99,27 @@ def test_every_choice_has_its_own_seed_and_the_first_that_of_a_call_for_one() ->
     assert [request.sampling.seed for request in call_from(asked(n=2)).requests] == [None, None]
 
 
+@pytest.mark.parametrize(("name", "values"), WITHOUT_EFFECT.items())
+def test_the_table_of_fields_without_effect_is_what_is_taken(name: str, values: tuple[Any, ...]) -> None:
+    for value in values or (True, "anything", {"a": [1]}):
+        assert call_from(asked(**{name: value})) == call_from(asked())
+    if values:
+        with pytest.raises(InvalidRequest):
+            call_from(asked(**{name: "something else"}))
+
+
+def test_the_smaller_of_two_limits_and_other_servers_names_of_knobs() -> None:
+    assert call_from(asked(max_completion_tokens=5, max_tokens=6)).request.sampling.max_tokens == 5
+    assert call_from(asked(repeat_penalty=1.5)).request.sampling == SamplingParams(repetition_penalty=1.5)
+    assert call_from(asked(ignore_eos=True)).request.sampling == SamplingParams(ignore_eos=True)
+
+
+def test_an_unfinished_answer_is_continued() -> None:
+    messages = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Well"}]
+    for fields in ({}, {"continue_final_message": True, "add_generation_prompt": False}):
+        assert call_from({"messages": messages, **fields}).request.is_continuation
+
+
 @pytest.mark.parametrize(
     "fields",
     [
@@ -109,15 +136,17 @@ def test_what_does_not_change_the_answer_is_taken(fields: dict[str, Any]) -> Non
 @pytest.mark.parametrize(
     "fields",
     [
-        {"tools": [{"type": "function", "function": {"name": "f"}}]},
-        {"functions": [{"name": "f"}]},
         {"tool_choice": "required"},
+        {"tool_choice": {"type": "function", "function": {"name": "f"}}},
+        {"thinking": {"type": "enabled"}},
+        {"min_tokens": 5},
+        {"min_tokens": False},
+        {"best_of": True},
         {"response_format": {"type": "json_object"}},
         {"response_format": {"type": "json_schema", "json_schema": {"name": "a"}}},
         {"logit_bias": {"50256": -100}},
         {"modalities": ["text", "audio"]},
         {"audio": {"voice": "alloy", "format": "wav"}},
-        {"reasoning_effort": "low"},
         {"web_search_options": {}},
         {"best_of": 2},
         {"no_such_thing": 1},
@@ -145,10 +174,19 @@ def test_what_changes_the_answer_and_is_not_done_is_refused(fields: dict[str, An
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": -5}, "max_tokens"),
         ({"max_completion_tokens": 2.5}, "max_tokens"),
-        ({"max_completion_tokens": 5, "max_tokens": 6}, "max_tokens"),
+        ({"max_completion_tokens": 0, "max_tokens": 6}, "max_tokens"),
+        ({"ignore_eos": 1}, "ignore_eos"),
+        ({"continue_final_message": True}, "continue_final_message"),
+        ({"add_generation_prompt": False}, "add_generation_prompt"),
+        ({"stream_options": {"usage": True}, "stream": True}, "stream_options.usage"),
+        ({"messages": [{"role": "user", "content": "a", "attachments": []}]}, "messages[0].attachments"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "a", "b": 1}]}]},
+            "messages[0].content[0].b",
+        ),
         ({"presence_penalty": 3}, "presence_penalty"),
         ({"repetition_penalty": 0.1}, "repetition_penalty"),
-        ({"seed": -1}, "seed"),
+        ({"seed": -2}, "seed"),
         ({"seed": 2**63}, "seed"),
         ({"stop": ["a"] * 5}, "stop"),
         ({"stop": ""}, "stop"),
@@ -171,8 +209,7 @@ def test_what_changes_the_answer_and_is_not_done_is_refused(fields: dict[str, An
         ({"model": 5}, "model"),
         ({"messages": []}, "messages"),
         ({"messages": None}, "messages"),
-        ({"messages": [{"role": "assistant", "content": "Hello"}]}, "messages"),
-        ({"messages": [{"role": "user", "content": "x" * 6145}]}, "messages[0]"),
+        ({"messages": [{"role": "user", "content": "x" * 400_001}]}, "messages[0]"),
     ],
 )
 def test_a_value_that_is_not_allowed_is_refused_by_its_name(fields: dict[str, Any], param: str) -> None:

@@ -19,24 +19,35 @@ from llava_demo import __version__
 from llava_demo.api import monitoring
 from llava_demo.api.access import Access
 from llava_demo.api.asking import Asking
-from llava_demo.api.cloudflare import CloudflareRoutes
+from llava_demo.api.cloudflare import ACCOUNT, CloudflareRoutes
+from llava_demo.api.ollama import OllamaRoutes
 from llava_demo.api.openai import OpenAIRoutes
 from llava_demo.engines import Engine
-from llava_demo.errors import DemoError, EngineUnavailable, TooManyRequests
+from llava_demo.errors import DemoError, EngineUnavailable, TooManyRequests, UnknownRoute, WrongMethod
 from llava_demo.images import ImageLimits
 from llava_demo.images.download import Downloads
 from llava_demo.log import logger
-from llava_demo.wire import cloudflare, openai
+from llava_demo.wire import cloudflare, ollama, openai, responses
 
 # No path of Gradio's begins with one of these (6.31).
-PREFIXES = ("/v1", "/client", "/ai", "/health", "/healthz", "/metrics")
+PREFIXES = ("/v1", "/api", "/client", "/ai", "/health", "/healthz", "/metrics")
+# Where clients of OpenAI call whose base URL lacks /v1: they are told so.
+PREFIXES_WITHOUT_V1 = ("/chat/completions", "/completions", "/responses", "/models", "/embeddings")
 
-DESCRIPTION = """Ask LLaVA about pictures with programs written for OpenAI, DeepInfra or Cloudflare Workers AI: they
-only change their base URL. With `gradio_client`, see the page's own *Use via API*."""
+DESCRIPTION = """Ask LLaVA about pictures with programs written for OpenAI (chat completions and Responses), DeepInfra,
+Ollama or Cloudflare Workers AI: they only change their base URL. With `gradio_client`, see the page's own
+*Use via API*."""
 
 DISCONNECTED = 499  # nginx's number for a caller that did not wait; nobody receives it
 
-_BODIES = (openai.ChatCompletionRequest, cloudflare.RunRequest)
+_BODIES = (
+    openai.ChatCompletionRequest,
+    responses.ResponseRequest,
+    ollama.OllamaChatRequest,
+    ollama.OllamaGenerateRequest,
+    ollama.OllamaShowRequest,
+    cloudflare.RunRequest,
+)
 _SAFE_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 
 
@@ -63,7 +74,9 @@ class RestRoutes(BaseRoute):
         asking, keys = Asking(engine, limits, downloads), access.dependencies
         chat = OpenAIRoutes(asking).router()
         self.app.include_router(chat, prefix="/v1", dependencies=keys)
-        self.app.include_router(chat, prefix="/v1/openai", dependencies=keys, include_in_schema=False)  # DeepInfra's
+        for elsewhere in ("/v1/openai", f"{ACCOUNT}/v1"):  # at DeepInfra and at Cloudflare
+            self.app.include_router(chat, prefix=elsewhere, dependencies=keys, include_in_schema=False)
+        self.app.include_router(OllamaRoutes(asking).router(), dependencies=keys)
         self.app.include_router(CloudflareRoutes(asking).router(), dependencies=keys)
         self.app.include_router(monitoring.router(engine))
 
@@ -71,7 +84,7 @@ class RestRoutes(BaseRoute):
         """FULL for the paths that are answered here, whatever the method."""
         path = scope["path"]
         is_ours = scope["type"] == "http" and any(
-            path == prefix or path.startswith(f"{prefix}/") for prefix in PREFIXES
+            path == prefix or path.startswith(f"{prefix}/") for prefix in (*PREFIXES, *PREFIXES_WITHOUT_V1)
         )
         return (Match.FULL if is_ours else Match.NONE), {}
 
@@ -90,7 +103,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
     return FastAPI.openapi(app)
 
 
-# --- errors in the form of the interface that was called: Cloudflare's below /client and /ai, OpenAI's elsewhere
+# --- errors in the form of the interface that was called
 
 
 async def _demo_error(request: Request, error: Exception) -> Response:
@@ -102,28 +115,30 @@ async def _demo_error(request: Request, error: Exception) -> Response:
         headers["x-ratelimit-limit-requests"] = str(error.limit)
         headers["x-ratelimit-remaining-requests"] = "0"
         headers["x-ratelimit-reset-requests"] = f"{error.retry_after_s}s"
-    body = cloudflare.error_of(error) if _is_cloudflare(request) else openai.error_of(error)
-    return JSONResponse(body, error.status, headers)
+    return JSONResponse(_interface_of(request).error_of(error), error.status, headers)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
     """An unknown route, or a wrong method."""
     assert isinstance(error, HTTPException)
-    status, codes = error.status_code, _HTTP_ERRORS.get(error.status_code, ("", error.status_code, None))
-    message = f"{codes[0].format(request.method) or error.detail}; see /v1/docs."
-    body = cloudflare.error_json(message, codes[1]) if _is_cloudflare(request) else None
-    return JSONResponse(body or openai.error_json(message, status, codes[2]), status, dict(error.headers or {}))
+    kind = {404: UnknownRoute, 405: WrongMethod}.get(error.status_code)
+    known = kind(_WORDS[error.status_code].format(request.method)) if kind else DemoError(str(error.detail))
+    return JSONResponse(_interface_of(request).error_of(known), error.status_code, dict(error.headers or {}))
 
 
-# Words, and the codes of Cloudflare and of OpenAI.
-_HTTP_ERRORS: dict[int, tuple[str, int, str | None]] = {
-    404: ("There is no such route", 7000, "not_found"),
-    405: ("This route takes no {}", 7001, "method_not_allowed"),
+_WORDS = {
+    404: "There is no such route. OpenAI's base URL ends in /v1, Ollama's is the bare address, Cloudflare's ends in "
+    "/client/v4; see /v1/docs.",
+    405: "This route takes no {}; see /v1/docs.",
 }
 
 
-def _is_cloudflare(request: Request) -> bool:
-    return request.url.path.startswith(("/client", "/ai"))
+def _interface_of(request: Request) -> Any:
+    """The module that writes errors as the interface that was called does."""
+    path = request.url.path
+    is_cloudflares_openai = path.startswith("/client") and "/ai/v1/" in path
+    other = {"api": ollama, "client": cloudflare, "ai": cloudflare}.get(path.split("/")[1], openai)
+    return openai if is_cloudflares_openai else other
 
 
 async def _disconnected(request: Request, error: Exception) -> Response:  # noqa: ARG001, the signature of all handlers

@@ -9,8 +9,10 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from fastapi.sse import EventSourceResponse, format_sse_event
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 
 from llava_demo.callers import caller_of
 from llava_demo.chat import ChatRequest, Chunk, Completion
@@ -20,7 +22,11 @@ from llava_demo.errors import InvalidRequest, ModelNotFound, RequestTooLarge
 from llava_demo.images import ImageLimits, bytes_from_numbers
 from llava_demo.images.download import Downloads
 from llava_demo.log import AnswerRecord
-from llava_demo.wire.messages import ImageFromUrl, Turn, web_addresses
+from llava_demo.wire import cloudflare
+from llava_demo.wire.messages import Pictures, Turn, web_addresses
+
+# The model's names where it is hosted or built in, and those that clients send when they know none.
+OTHER_NAMES = (LLAVA_7B, cloudflare.MODEL, "llava", "llava:7b", "dummy", "default")
 
 LETTERS_PER_BYTE = 5  # of a picture's file as numbers, the longest form it is sent in: "255, "
 WORDS_BYTES = 2**20  # for all that is not picture
@@ -133,6 +139,19 @@ def _too_large(max_bytes: int) -> RequestTooLarge:
 
 # --- answers
 
+STILL_THERE = format_sse_event(comment="still there")
+DONE = format_sse_event(data_str="[DONE]")
+
+
+def sse(data: Any, event: str | None = None) -> bytes:
+    """A server-sent event; in ASCII, since some clients break lines at U+2028."""
+    return format_sse_event(data_str=json.dumps(data, separators=(",", ":")), event=event)
+
+
+def event_stream(events: AsyncGenerator[bytes, None]) -> Response:
+    """The answer that is a stream; FastAPI adds these headers for generators only, whose errors have no status."""
+    return EventSourceResponse(events, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+
 
 @dataclass(frozen=True)
 class Asking:
@@ -152,28 +171,27 @@ class Asking:
         return await while_connected(request, asyncio.to_thread(parse, data))
 
     def check_model(self, name: str | None) -> None:
-        """A program whose base URL alone was changed keeps the name that the hosted model has there.
+        """A program whose base URL alone was changed keeps the name that the model has elsewhere.
 
         Raises:
             ModelNotFound: it names a model that is not served here.
         """
         served = self.engine.info.model
-        if name not in (None, served, LLAVA_7B):
+        if name and name.removesuffix(":latest") not in (served, *OTHER_NAMES):
             raise ModelNotFound(f"The model {name[:100]!r} is not served here; {served!r} is.", "model")
 
-    async def fetched(self, request: Request, turns: Sequence[Turn]) -> ImageFromUrl | None:
-        """Fetch the pictures that `turns` name by a web address; None where the server fetches nothing.
+    async def pictured(self, request: Request, turns: Sequence[Turn], make: Callable[[Pictures], T]) -> T:
+        """What `make` makes of a body off the event loop, once the pictures that `turns` name by address are fetched.
 
         Raises:
-            InvalidRequest: they are more than a conversation may have.
+            InvalidRequest: they are more than a conversation may have; or whatever `make` raises.
         """
-        if self.downloads is None:
-            return None
-        urls, most = web_addresses(turns), self.engine.info.max_images
+        urls, most = web_addresses(turns) if self.downloads else (), self.engine.info.max_images
         if len(urls) > most:
             words = f"The conversation has {len(urls)} pictures to fetch; at most {most} are allowed."
             raise InvalidRequest(words, "messages")
-        return await while_connected(request, self.downloads.pictures(urls))
+        from_url = await while_connected(request, self.downloads.pictures(urls)) if self.downloads else None
+        return await while_connected(request, asyncio.to_thread(make, Pictures(self.limits, from_url)))
 
     async def whole(self, request: Request, asked: Sequence[ChatRequest], endpoint: str) -> list[Completion]:
         """The answers to all of `asked`. Raises what `Engine.stream` raises."""

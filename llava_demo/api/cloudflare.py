@@ -1,17 +1,35 @@
 """Cloudflare's routes: the model's run through the HTTP API, and what a Worker's `env.AI.run` gives."""
 
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import Any
+
 from fastapi import APIRouter
 from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
-from llava_demo.api.asking import Asking, body_document, error_documents, json_from
+from llava_demo.api.asking import (
+    DONE,
+    STILL_THERE,
+    Asking,
+    Pieces,
+    body_document,
+    error_documents,
+    event_stream,
+    json_from,
+    sse,
+)
 from llava_demo.chat import ChatRequest
-from llava_demo.errors import ModelNotFound
+from llava_demo.errors import DemoError, ModelNotFound
 from llava_demo.images import MIME_TYPES
 from llava_demo.wire import cloudflare
+from llava_demo.wire.bodies import body_from
 from llava_demo.wire.cloudflare import MODEL, DescriptionJSON, EnvelopeJSON
 
-HTTP_API = "/client/v4/accounts/{account_id}/ai/run"
+ACCOUNT = "/client/v4/accounts/{account_id}/ai"
+HTTP_API = f"{ACCOUNT}/run"
 BINDING = "/ai/run"
+_ANSWER = "The answer; with `stream` as server-sent events."
 
 
 class CloudflareRoutes:
@@ -21,36 +39,56 @@ class CloudflareRoutes:
         self._asking = asking
 
     def router(self) -> APIRouter:
-        router = APIRouter(
-            tags=["Cloudflare"], responses=error_documents(EnvelopeJSON, 400, 401, 403, 404, 413, 429, 500, 503)
-        )
+        router = APIRouter(tags=["Cloudflare"])
+        errors = error_documents(EnvelopeJSON, 400, 401, 403, 404, 413, 429, 500, 503)
         body = body_document(cloudflare.RunRequest, "application/octet-stream", *MIME_TYPES.values())
-        for place, run in ((HTTP_API, self.run), (BINDING, self.run_bare)):
-            router.post(f"{place}/{MODEL}", openapi_extra=body)(run)
+        events = {"text/event-stream": {"schema": {"type": "string"}}}
+        for place, run, model in ((HTTP_API, self.run, EnvelopeJSON), (BINDING, self.run_bare, DescriptionJSON)):
+            answer: dict[str, Any] = {"model": model, "description": _ANSWER, "content": events}
+            router.post(f"{place}/{MODEL}", openapi_extra=body, responses={200: answer, **errors})(run)
             router.post(f"{place}/{{model:path}}", include_in_schema=False)(self.other_model)
+        router.get(f"{ACCOUNT}/models/search", responses=error_documents(EnvelopeJSON, 401, 403))(self.models)
         return router
 
-    async def run(self, request: Request, account_id: str) -> EnvelopeJSON:  # noqa: ARG002, for the documentation
+    async def run(self, request: Request, account_id: str) -> Response:  # noqa: ARG002, for the documentation
         """Answer a question about one picture; a body that is nothing but a picture asks for a description."""
-        return cloudflare.envelope(await self._text(request))
+        return await self._answer(request, cloudflare.envelope)
 
-    async def run_bare(self, request: Request) -> DescriptionJSON:
+    async def run_bare(self, request: Request) -> Response:
         """The same without Cloudflare's envelope, as a Worker's binding answers."""
-        return {"description": await self._text(request)}
+        return await self._answer(request, cloudflare.description)
+
+    async def models(self, request: Request, account_id: str) -> dict[str, Any]:  # noqa: ARG002, for the documentation
+        """What is served: one model, on `?page=1`."""
+        return cloudflare.models_json(1 if request.query_params.get("page", "1") == "1" else 2)
 
     async def other_model(self, model: str) -> None:
         """Refuse what is not served."""
         raise ModelNotFound(f"No such model {model[:100]} or task; {MODEL} is served here.")
 
-    async def _text(self, request: Request) -> str:
+    async def _answer(self, request: Request, form: Callable[[str], Any]) -> Response:
         limits, kind = self._asking.limits, request.headers.get("content-type", "")
 
-        def asked_by(body: bytes) -> ChatRequest:
+        def asked_by(data: bytes) -> tuple[ChatRequest, bool]:
             # curl sends JSON as a form unless it is told otherwise, but no picture begins with a brace.
-            if "json" in kind or body[:64].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
-                return cloudflare.request_from(json_from(body), limits)
-            return cloudflare.request_from_file(body, limits)
+            if "json" in kind or data[:64].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
+                body = body_from(cloudflare.RunRequest, json_from(data))
+                return cloudflare.request_of(body, limits), bool(body.stream)
+            return cloudflare.request_from_file(data, limits), False
 
-        asked = await self._asking.body(request, asked_by)
+        asked, is_stream = await self._asking.body(request, asked_by)
+        if is_stream:
+            return event_stream(_events(await self._asking.streamed(request, [asked], "cloudflare")))
         [completion] = await self._asking.whole(request, [asked], "cloudflare")
-        return completion.text
+        return JSONResponse(form(completion.text))
+
+
+async def _events(pieces: Pieces) -> AsyncGenerator[bytes, None]:
+    try:
+        async with aclosing(pieces):
+            async for _, chunk in pieces:
+                yield sse(cloudflare.event(chunk)) if chunk.text or chunk.usage else STILL_THERE
+    except DemoError as error:
+        yield sse(cloudflare.error_of(error))
+        return
+    yield DONE

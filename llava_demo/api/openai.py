@@ -1,26 +1,34 @@
-"""OpenAI's routes, which DeepInfra serves under /v1/openai: chat completions and the list of models."""
+"""OpenAI's routes, which DeepInfra serves under /v1/openai: chat completions, Responses and the list of models."""
 
-import asyncio
-import json
 import time
 import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter
-from fastapi.sse import EventSourceResponse, format_sse_event
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from llava_demo.api.asking import Asking, Pieces, body_document, error_documents, json_from
+from llava_demo.api.asking import (
+    DONE,
+    STILL_THERE,
+    Asking,
+    Pieces,
+    body_document,
+    error_documents,
+    event_stream,
+    json_from,
+    sse,
+)
 from llava_demo.chat import Usage
 from llava_demo.errors import DemoError
-from llava_demo.wire import openai
+from llava_demo.wire import openai, responses
 from llava_demo.wire.bodies import body_from
 
+_EVENTS = "The answer; with `stream` as server-sent events, from `response.created` to `response.completed`."
 _STREAM = "The answer; with `stream` as server-sent events, each a `chat.completion.chunk`."
-_SSE_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # FastAPI adds them to generators only
 
 
 class OpenAIRoutes:
@@ -37,6 +45,12 @@ class OpenAIRoutes:
             openapi_extra=body_document(openai.ChatCompletionRequest),
             responses={200: answer, **error_documents(openai.ErrorJSON, 400, 401, 403, 404, 413, 429, 500, 503)},
         )(self.chat_completions)
+        events = {"model": responses.ResponseJSON, "description": _EVENTS, "content": content}
+        router.post(
+            "/responses",
+            openapi_extra=body_document(responses.ResponseRequest),
+            responses={200: events, **error_documents(openai.ErrorJSON, 400, 401, 403, 404, 413, 429, 500, 503)},
+        )(self.responses)
         router.get("/models", responses=error_documents(openai.ErrorJSON, 401, 403))(self.models)
         router.get("/models/{model:path}", responses=error_documents(openai.ErrorJSON, 401, 403, 404))(self.model)
         return router
@@ -44,15 +58,29 @@ class OpenAIRoutes:
     async def chat_completions(self, request: Request) -> Response:
         """Answer a conversation with pictures, whole or as a stream of server-sent events."""
         asking = self._asking
-        head = openai.Head(f"chatcmpl-{uuid.uuid4().hex}", asking.engine.info.model, int(time.time()))
         body = await asking.body(request, lambda data: body_from(openai.ChatCompletionRequest, json_from(data)))
         asking.check_model(body.model)
-        from_url = await asking.fetched(request, body.messages)
-        call = await asyncio.to_thread(openai.call_from, body, asking.limits, from_url)
+        call = await asking.pictured(request, body.messages, partial(openai.call_of, body))
+        id, model = f"chatcmpl-{uuid.uuid4().hex}", asking.engine.info.model
+        head = openai.Head(id, model, int(time.time()), call.has_usage)
         if not call.is_stream:
             return JSONResponse(head.completion(await asking.whole(request, call.requests, "openai")))
         events = _events(head, call, await asking.streamed(request, call.requests, "openai"))
-        return EventSourceResponse(events, headers=_SSE_HEADERS)
+        return event_stream(events)
+
+    async def responses(self, request: Request) -> Response:
+        """Answer a conversation with pictures in the form of OpenAI's Responses, whole or as server-sent events."""
+        asking = self._asking
+        body = await asking.body(request, lambda data: body_from(responses.ResponseRequest, json_from(data)))
+        asking.check_model(body.model)
+        asked = await asking.pictured(request, body.input, body.request)
+        id, model = f"resp_{uuid.uuid4().hex}", asking.engine.info.model
+        writer = responses.ResponseWriter(id, model, int(time.time()), asked, body.instructions)
+        if not body.stream:
+            [completion] = await asking.whole(request, [asked], "responses")
+            return JSONResponse(writer.whole(completion))
+        events = _response_events(writer, await asking.streamed(request, [asked], "responses"))
+        return event_stream(events)
 
     async def models(self) -> openai.ModelsJSON:
         """What is served: one model."""
@@ -80,23 +108,33 @@ class OpenAIRoutes:
 async def _events(head: openai.Head, call: openai.Call, pieces: Pieces) -> AsyncGenerator[bytes, None]:
     usages: dict[int, Usage] = {}
     for index in range(call.choices):
-        yield _sse(head.first(index))
+        yield sse(head.first(index))
     try:
         async with aclosing(pieces):
             async for index, chunk in pieces:
                 for event in head.events(index, chunk):
-                    yield _sse(event)
+                    yield sse(event)
                 if chunk.usage:
                     usages[index] = chunk.usage
                 if not (chunk.text or chunk.finish_reason):
-                    yield format_sse_event(comment="still there")
+                    yield STILL_THERE
     except DemoError as error:
-        yield _sse(openai.error_of(error), event="error")
+        yield sse(openai.error_of(error), event="error")
         return
     if call.has_usage:
-        yield _sse(head.last([usages[index] for index in range(call.choices)]))
-    yield format_sse_event(data_str="[DONE]")
+        yield sse(head.last([usages[index] for index in range(call.choices)]))
+    yield DONE
 
 
-def _sse(data: Any, event: str | None = None) -> bytes:
-    return format_sse_event(data_str=json.dumps(data, separators=(",", ":")), event=event)  # ASCII: no U+2028
+async def _response_events(writer: responses.ResponseWriter, pieces: Pieces) -> AsyncGenerator[bytes, None]:
+    for event in writer.first():
+        yield sse(event, event["type"])
+    try:
+        async with aclosing(pieces):
+            async for _, chunk in pieces:
+                for event in writer.events(chunk):
+                    yield sse(event, event["type"])
+                if not (chunk.text or chunk.finish_reason):
+                    yield STILL_THERE
+    except DemoError as error:
+        yield sse(writer.error(error.code, str(error), getattr(error, "param", None)), "error")

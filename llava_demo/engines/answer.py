@@ -1,12 +1,16 @@
 """`Answer`: the tokens of one answer become chunks of text, with the log-probabilities that belong to it."""
 
+import re
+from codecs import getincrementaldecoder
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 from transformers import PreTrainedTokenizerBase
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from llava_demo.chat import Chunk, FinishReason, SamplingParams, TokenLogprob, Usage
+from llava_demo.chat import ChatRequest, Chunk, FinishReason, TokenLogprob, Usage
 from llava_demo.engines.detokenizer import Detokenizer
 
 # The log-probability of a token, and (id, log-probability) of the likeliest ones there.
@@ -20,10 +24,13 @@ class Answer:
     string cuts off whole never come. End tokens have no text and no log-probabilities here.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, sampling: SamplingParams, end_ids: frozenset[int]) -> None:
-        self.tokenizer, self._end_ids = tokenizer, end_ids
-        self._text = Detokenizer(tokenizer, sampling.stop)
-        self._pieces = _pieces_of(tokenizer)
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, request: ChatRequest, end_ids: frozenset[int]) -> None:
+        self.tokenizer = tokenizer
+        self._end_ids = frozenset() if request.sampling.ignore_eos else end_ids
+        self._text = Detokenizer(tokenizer, request.sampling.stop, request.is_continuation)
+        self._bytes = _bytes_of(tokenizer)
+        self._characters = getincrementaldecoder("utf-8")("replace")
+        self._is_at_start = not request.is_continuation
         self._waiting: deque[tuple[int, TokenLogprob]] = deque()  # each with where its text starts
         self._released = 0  # characters handed out
         self.tokens = 0  # of the answer, its end token counted, what came after a stop string not
@@ -65,19 +72,36 @@ class Answer:
 
     def _logprob(self, token: int, likelihood: TokenLikelihood) -> TokenLogprob:
         logprob, likeliest = likelihood
-        top = tuple(TokenLogprob(self._pieces(other), value) for other, value in likeliest)
-        return TokenLogprob(self._pieces(token), logprob, top)
+        top = tuple(
+            _named(self._bytes(other).decode(errors="replace"), value, self._bytes(other)) for other, value in likeliest
+        )
+        data = self._bytes(token).removeprefix(b" ") if self._is_at_start else self._bytes(token)  # as the text is
+        self._is_at_start = False
+        return replace(_named(self._characters.decode(data), logprob, data), top=top)
 
 
-def _pieces_of(tokenizer: PreTrainedTokenizerBase) -> Callable[[int], str]:
-    """A function from id to the text that it adds within a sentence, its space kept."""
+def _named(token: str, logprob: float, data: bytes) -> TokenLogprob:
+    return TokenLogprob(token, logprob, data=None if token.encode() == data else data)
+
+
+def _bytes_of(tokenizer: PreTrainedTokenizerBase) -> Callable[[int], bytes]:
+    """A function from id to the bytes that it adds to a text, its space kept."""
     backend = tokenizer.backend_tokenizer
     anchor = backend.encode("a", add_special_tokens=False).ids[-1:]
     start = len(backend.decode(anchor, skip_special_tokens=False))
 
+    byte_of = {character: byte for byte, character in bytes_to_unicode().items()}
+
     @lru_cache(maxsize=1024)
-    def piece(token: int) -> str:
-        text: str = backend.decode([*anchor, token], skip_special_tokens=False)
-        return text[start:]
+    def piece(token: int) -> bytes:
+        name = backend.id_to_token(token) or ""
+        if byte := re.fullmatch(r"<0x([0-9A-F]{2})>", name):  # SentencePiece's byte fallback, as in Llama's vocabulary
+            return bytes.fromhex(byte[1])
+        text: str = backend.decode([*anchor, token], skip_special_tokens=False)[start:]
+        if "\N{REPLACEMENT CHARACTER}" in text and byte_of.keys() >= set(
+            name
+        ):  # GPT-2's letters for bytes, as in Qwen's
+            return bytes(map(byte_of.__getitem__, name))
+        return text.encode()
 
     return piece

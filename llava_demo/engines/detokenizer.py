@@ -13,18 +13,20 @@ class Detokenizer:
     """The text of one answer; what `add` and `end` return, joined, is `tokenizer.decode` of all ids.
 
     Two differences: the space that many vocabularies put before a first word is left out (LLaVA's template writes it
-    again in the next turn), and the text ends before the first stop string.
+    again in the next turn) unless the text continues another, and the text ends before the first stop string.
 
     Not tokenizers' `DecodeStream`, which raises when a byte makes the bytes before it invalid (0.23: "H" and then half
     a character).
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str] = ()) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str] = (), is_continuation: bool = False
+    ) -> None:
         self.tokenizer, self._tokenizer = tokenizer, tokenizer.backend_tokenizer
         self._stop = tuple(stop)
         self._ids: list[int] = []  # those before `_done` are decoded, those from `_context` on keep spaces right
         self._context = self._done = 0
-        self._is_at_start = True
+        self._is_at_start = not is_continuation
         self._held = ""  # decoded, but it may become a stop string
         self.decoded = 0  # characters that have come so far, those held back counted
         self.has_stopped = False  # a stop string came: what follows is no part of the answer

@@ -108,12 +108,13 @@ class GenerateEngine(JobEngine):
         inputs = llava.prompt(job.request.messages, job.request.is_raw)
         ids = inputs["input_ids"]
         room = answer_room(llava, ids.shape[1], sampling.max_tokens, llava.context_tokens)
-        answer = Answer(llava.tokenizer, sampling, llava.end_ids)
+        answer = Answer(llava.tokenizer, job.request, llava.end_ids)
         sampler = _Sampler(Draw(sampling, ids[0], llava.image_token_id, llava.vocabulary))
         llava.model.generate(
             **inputs,
             do_sample=False,  # what `_Sampler` returns has its maximum at the choice
             max_new_tokens=room,
+            eos_token_id=-1 if sampling.ignore_eos else sorted(llava.end_ids) or -1,
             logits_processor=LogitsProcessorList([sampler]),
             stopping_criteria=StoppingCriteriaList([StopWhen(lambda: answer.is_whole or job.is_cancelled.is_set())]),
             streamer=AnswerStreamer(answer, lambda: sampler.likelihood, job.put),

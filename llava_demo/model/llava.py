@@ -137,7 +137,7 @@ class Llava:
         return frozenset(ids if isinstance(ids, list) else [] if ids is None else [ids])
 
     def prompt(self, messages: Sequence[Message], is_raw: bool = False) -> dict[str, torch.Tensor]:
-        """What `model.generate` takes for the conversation up to `ASSISTANT:`, on the model's device.
+        """What `model.generate` takes for the conversation up to `ASSISTANT:` and what stands after it.
 
         `input_ids` and `attention_mask` are (1, tokens), every picture already as many image ids as it has feature
         rows; `pixel_values` is there if pictures are. A text that spells a control token (`<image>`, `</s>`) is encoded
@@ -185,11 +185,13 @@ class Llava:
 
     def _ids(self, turns: list[dict[str, Any]]) -> list[int]:
         """The conversation's ids, with one image id for each picture."""
+        is_continued = turns[-1]["role"] == "assistant" and bool(turns[-1]["content"])
         try:
             ids: list[int] = self.tokenizer.apply_chat_template(  # type: ignore[assignment]
                 turns,
                 chat_template=self._template,
-                add_generation_prompt=True,
+                add_generation_prompt=not is_continued,
+                continue_final_message=is_continued,
                 return_dict=False,
                 sanitize_control_tokens=True,
             )

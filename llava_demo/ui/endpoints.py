@@ -97,7 +97,7 @@ def add_endpoints(page: gr.Blocks, engine: Engine, limits: ImageLimits, download
     image = _Parameter(
         "image", FileData, "The picture: handle_file(path or web address); through MCP, a data URL or a web address."
     )
-    prompt = _Parameter("prompt", str, f"The question, at most {MAX_MESSAGE_CHARACTERS} characters.")
+    prompt = _Parameter("prompt", str, "The question.")
     messages = _Parameter(
         "messages",
         list[dict[str, Any]],

@@ -41,9 +41,9 @@ class Body(BaseModel):
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         schema = handler.resolve_ref_schema(handler(core))
         for name, values in cls.without_effect.items():
-            schema["properties"][name] = {"description": "Taken without effect."} | (
-                {"enum": [*values, None]} if values else {}
-            )
+            unused = {"description": "Taken without effect."} | ({"enum": [*values, None]} if values else {})
+            known = schema["properties"].get(name)
+            schema["properties"][name] = {"anyOf": [known, unused]} if known else unused
         return schema
 
 
@@ -117,6 +117,14 @@ _EXPECTED = {
 # --- fields that several interfaces share
 
 
+def whole_number(low: int, high: int, value: Any) -> int:
+    """For `BeforeValidator`: JSON has one kind of number, so 2.0 is whole; true is no number."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or value not in range(low, high + 1):
+        raise wrong(f"a whole number from {low} to {high}")
+    return int(value)
+
+
 def _knob_schema(name: str, default: Any) -> JsonSchemaValue:
     knob = KNOBS[name]
     kind = "integer" if knob.is_whole else "number"
@@ -159,5 +167,7 @@ class Knobs(Body):
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         schema = super().__get_pydantic_json_schema__(core, handler)
-        schema["properties"] |= {name: _knob_schema(name, getattr(SamplingParams(), name)) for name in KNOBS}
+        knobs = {name: _knob_schema(name, getattr(SamplingParams(), name)) for name in KNOBS}
+        unused = {name: {"enum": list(cls.without_effect[name])} for name in KNOBS if name in cls.without_effect}
+        schema["properties"] |= knobs | {name: {"anyOf": [knobs[name], unused[name]]} for name in unused}
         return schema

@@ -4,15 +4,16 @@ Sources: https://developers.cloudflare.com/workers-ai/models/llava-1.5-7b-hf/ an
 https://developers.cloudflare.com/workers-ai/platform/errors/.
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, NotRequired
 
 from pydantic import Field, GetJsonSchemaHandler, WithJsonSchema
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 from typing_extensions import TypedDict
 
-from llava_demo.chat import ChatRequest, Message
+from llava_demo.chat import ChatRequest, Chunk, Message
 from llava_demo.errors import (
     DemoError,
     EngineBusy,
@@ -24,13 +25,17 @@ from llava_demo.errors import (
     ModelNotFound,
     RequestTooLarge,
     TooManyRequests,
+    UnknownRoute,
     WrongKey,
+    WrongMethod,
 )
 from llava_demo.images import Image, ImageLimits
-from llava_demo.wire.bodies import Knobs, body_from
-from llava_demo.wire.messages import Turns, messages_from
+from llava_demo.wire.bodies import Knobs
+from llava_demo.wire.messages import Pictures, Turns, messages_of
+from llava_demo.wire.openai import UsageJSON, usage_json
 
 MODEL = "@cf/llava-hf/llava-1.5-7b-hf"
+MAX_CHARACTERS = 6144  # of a message, as Cloudflare's schema says; longer text is refused, never cut
 DEFAULT_PROMPT = "Describe this image."
 
 _BASE64 = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/= \t\r\n")
@@ -48,6 +53,8 @@ _CODES: dict[type[DemoError], int] = {
     EngineBusy: 3040,
     EngineUnavailable: 3040,
     TooManyRequests: 3040,
+    UnknownRoute: 7000,
+    WrongMethod: 7001,
     WrongKey: 10000,
     LoginOnly: 10000,
 }
@@ -62,7 +69,7 @@ class RunRequest(Knobs):
     prompt: str | None = None
     messages: Turns | None = None
     raw: Annotated[bool | None, Field(description="The prompt goes in as it is, control tokens and all.")] = None
-    without_effect: ClassVar = {"stream": (False,)}
+    stream: Annotated[bool | None, Field(description="As server-sent events.")] = None
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
@@ -70,24 +77,30 @@ class RunRequest(Knobs):
         return schema | {"not": {"required": ["prompt", "messages"]}}
 
 
-def request_from(given: Any, limits: ImageLimits | None = None) -> ChatRequest:
-    """Read the JSON of a run.
+def request_of(body: RunRequest, limits: ImageLimits) -> ChatRequest:
+    """What the JSON of a run asks for.
 
     Raises:
         InvalidRequest: a value that is not allowed; `param` is its field.
-        UnsupportedParameter: a field that is unknown, or that asks for what is not done here.
         InvalidImage, ImageTooLarge: no picture, or one that `Image` refuses.
     """
-    body = body_from(RunRequest, given)
     if body.prompt is not None and body.messages is not None:
         raise InvalidRequest('"prompt" and "messages" are mutually exclusive', "prompt")
     if body.image is None:
         raise InvalidRequest("image is missing; it must be a list of byte values or a string.", "image")
     sampling = body.sampling()
-    image = image_from(body.image, limits or ImageLimits())
+    _check_lengths([body.prompt or "", *(turn.text for turn in body.messages or ())])
+    image = image_from(body.image, limits)
     prompt = Message("user", DEFAULT_PROMPT if body.prompt is None else body.prompt)
-    messages = (prompt,) if body.messages is None else messages_from(body.messages)
+    messages = (prompt,) if body.messages is None else messages_of(body.messages, Pictures(limits))
     return ChatRequest(_with_image(messages, image), sampling, bool(body.raw))
+
+
+def _check_lengths(texts: Iterable[str]) -> None:
+    for text in texts:
+        if len(text) > MAX_CHARACTERS:
+            most = f"at most {MAX_CHARACTERS:,} are allowed"
+            raise InvalidRequest(f"A message has {len(text):,} characters; {most}.", "messages")
 
 
 def request_from_file(data: bytes, limits: ImageLimits | None = None) -> ChatRequest:
@@ -137,9 +150,36 @@ class EnvelopeJSON(TypedDict):
     messages: list[str]
 
 
+def description(text: str) -> DescriptionJSON:
+    """The answer as a binding gives it."""
+    return {"description": text}
+
+
 def envelope(text: str) -> EnvelopeJSON:
     """The answer in its envelope."""
-    return {"result": {"description": text}, "success": True, "errors": [], "messages": []}
+    return {"result": description(text), "success": True, "errors": [], "messages": []}
+
+
+class EventJSON(TypedDict):
+    """An event of a stream."""
+
+    response: str
+    usage: NotRequired[UsageJSON]
+
+
+def event(chunk: Chunk) -> EventJSON:
+    """The text of a chunk; of the last one, the counts."""
+    text: EventJSON = {"response": chunk.text}
+    return {**text, "usage": usage_json([chunk.usage])} if chunk.usage else text
+
+
+def models_json(page: int) -> dict[str, Any]:
+    """What `GET .../ai/models/search` lists: one model; clients ask for pages until one is empty."""
+    task = {"id": "882a91d1-c331-4eec-bdad-834c919942a8", "name": "Image-to-Text"}
+    model = {"id": "af274959-cb47-4ba8-9d8e-5a0a58b6b402", "source": 1, "name": MODEL, "task": task, "tags": []}
+    models = [model] if page == 1 else []
+    found = {"result": models, "result_info": {"count": len(models), "page": page, "per_page": 50, "total_count": 1}}
+    return {"success": True, "errors": [], "messages": []} | found
 
 
 def error_json(message: str, code: int) -> EnvelopeJSON:

@@ -114,9 +114,18 @@ class Turn(Body):
     image: Data | None = None
     tool_calls: list[dict[str, Any]] | None = None
     function_call: dict[str, Any] | None = None
-    without_effect: ClassVar = dict.fromkeys(
-        ("name", "refusal", "annotations", "audio", "tool_call_id", "reasoning_content", "cache_control"), ()
-    )
+    without_effect: ClassVar = {
+        "type": ("message",),
+        **dict.fromkeys(("id", "status", "phase", "name", "refusal", "annotations", "cache_control"), ()),
+        **dict.fromkeys(("tool_call_id", "tool_name", "reasoning", "reasoning_content", "thinking"), ()),
+    }
+
+    @property
+    def text(self) -> str:
+        """The texts of the content, joined by newlines, and calls of tools as the JSON that they are."""
+        texts = [part.text for part in self.content or () if isinstance(part, TextPart)]
+        calls = [call for call in (*(self.tool_calls or ()), self.function_call) if call]
+        return "\n".join([*texts, *(json.dumps(call, ensure_ascii=False) for call in calls)])
 
 
 def _turn(value: Any) -> Any:
@@ -136,8 +145,8 @@ class Pictures:
     """Makes the pictures of one request. An endpoint that fetches does so before: nothing here waits."""
 
     limits: ImageLimits
-    from_url: ImageFromUrl | None
-    from_file: ImageFromFile | None
+    from_url: ImageFromUrl | None = None
+    from_file: ImageFromFile | None = None
 
     def opened(self, place: str, source: Source) -> Image:
         """The picture of `source`, which stands at `place`."""
@@ -159,7 +168,7 @@ def messages_from(
     limits: ImageLimits | None = None,
     image_from_url: ImageFromUrl | None = None,
 ) -> tuple[Message, ...]:
-    """Read a list of `{"role", "content"}`, or of validated `Turn`s.
+    """Read a list of `{"role", "content"}`.
 
     The texts of a turn are joined by newlines; its pictures go before its text, as LLaVA-1.5 was trained.
 
@@ -168,7 +177,12 @@ def messages_from(
         InvalidImage, ImageTooLarge: a picture that `Image` refuses; with the place as well.
     """
     pictures = Pictures(limits or ImageLimits(), image_from_url, image_from_file)
-    return tuple(_message(f"messages[{index}]", turn, pictures) for index, turn in enumerate(_turns_from(given)))
+    return messages_of(_turns_from(given), pictures)
+
+
+def messages_of(turns: Sequence[Turn], pictures: Pictures, root: str = "messages") -> tuple[Message, ...]:
+    """The messages of validated turns, which the caller sent as `root`. Raises what `messages_from` raises."""
+    return tuple(_message(f"{root}[{index}]", turn, pictures) for index, turn in enumerate(turns))
 
 
 def web_addresses(given: Any) -> tuple[str, ...]:
@@ -199,13 +213,12 @@ _TURNS = TypeAdapter(Turns)
 
 def _message(place: str, turn: Turn, pictures: Pictures) -> Message:
     images = tuple(pictures.opened(where, source) for where, source in _sources_of(place, turn))
-    texts = [part.text for part in turn.content or () if isinstance(part, TextPart)]
-    texts += [json.dumps(call, ensure_ascii=False) for call in (*(turn.tool_calls or ()), turn.function_call) if call]
-    if turn.content is None and not (texts or images):
+    text = turn.text
+    if turn.content is None and not (text or images):
         place = f"{place}.content"
         raise InvalidRequest(f"{place} is missing or null; it must be a string or a list of parts.", place)
     with _named(place):
-        return Message(_ROLES.get(turn.role, turn.role), "\n".join(texts), images)  # type: ignore[arg-type]
+        return Message(_ROLES.get(turn.role, turn.role), text, images)  # type: ignore[arg-type]
 
 
 def _sources_of(place: str, turn: Turn) -> Iterator[tuple[str, Source]]:

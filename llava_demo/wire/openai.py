@@ -24,44 +24,78 @@ from llava_demo.chat import (
     Usage,
 )
 from llava_demo.errors import DemoError, InvalidRequest
-from llava_demo.images import ImageLimits
-from llava_demo.wire.bodies import Body, Knobs, MaxTokens, body_from, wrong
-from llava_demo.wire.messages import ImageFromUrl, Turns, messages_from
+from llava_demo.wire.bodies import Body, Knobs, MaxTokens, whole_number
+from llava_demo.wire.messages import Pictures, Turns, messages_of
 
 MAX_CHOICES = 4
 LEAST_LOGPROB = -9999.0  # as OpenAI writes "impossible"; JSON knows no infinity
 
-# Fields that no answer here can differ by: who asks, and how it is stored, counted, billed.
-_ANY = ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention")
-# Fields that are taken with any value, (), or only with those that ask for what is done anyway.
+# The fields of OpenAI, and of servers and routers that speak like it, that are taken because no answer here can differ
+# by them: with any value, (), or only with the values that ask for what is done anyway. All others are refused by name.
 WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
-    **dict.fromkeys((*_ANY, "parallel_tool_calls"), ()),
+    # who asks, and how the answer is stored, billed, routed, counted, cached
+    **dict.fromkeys(("user", "metadata", "store", "service_tier", "safety_identifier", "request_id", "priority"), ()),
+    **dict.fromkeys(("prompt_cache_key", "prompt_cache_retention", "cache_prompt", "id_slot"), ()),
+    **dict.fromkeys(("keep_alive", "ttl", "provider", "route", "usage", "timings_per_token", "return_progress"), ()),
+    # how long a model reasons, and where that is told: this one does not; how it calls tools: it answers in words
+    **dict.fromkeys(("reasoning_effort", "reasoning", "reasoning_format", "include_reasoning", "verbosity"), ()),
+    **dict.fromkeys(("separate_reasoning", "stream_reasoning", "parallel_tool_calls", "parse_tool_calls"), ()),
+    "thinking": (False, {"type": "disabled"}),
+    "enable_thinking": (False,),
+    "chat_template_kwargs": (),
+    "tools": (),
+    "tool_choice": ("none", "auto", {"type": "none"}, {"type": "auto"}),
+    "functions": (),
+    "function_call": ("none", "auto"),
+    # what is generated
     "response_format": ({"type": "text"},),
     "modalities": (["text"],),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "functions": ([],),
-    "function_call": ("none", "auto"),
+    "prediction": (),
     "logit_bias": ({},),
+    "seed": (-1,),
+    "top_k": (-1,),
+    "typical_p": (1,),
+    "tfs_z": (1,),
+    "mirostat": (0,),
+    "dry_multiplier": (0,),
+    "xtc_probability": (0,),
+    "dynatemp_range": (0,),
+    "best_of": (1,),
+    "num_beams": (1,),
+    "use_beam_search": (False,),
+    "length_penalty": (1,),
+    "early_stopping": (False,),
+    "min_tokens": (0,),
+    "stop_token_ids": ([],),
+    "bad_words": ([],),
+    "echo": (False,),
+    "watermark": (False,),
+    # how it is written
+    "skip_special_tokens": (True,),
+    "spaces_between_special_tokens": (True,),
+    "include_stop_str_in_output": (False,),
+    "no_stop_trim": (False,),
+    "return_tokens_as_token_ids": (False,),
+    "return_token_ids": (False,),
+    "return_hidden_states": (False,),
+    "prompt_logprobs": (0, False),
+    "transforms": ([],),
+    "plugins": ([],),
 }
 
 
 # --- the request
 
 
-def _whole(low: int, high: int, value: Any) -> Any:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or value not in range(low, high + 1):
-        raise wrong(f"a whole number from {low} to {high}")
-    return int(value)  # JSON has one kind of number: 2.0 is whole
-
-
-Choices = Annotated[int, BeforeValidator(partial(_whole, 1, MAX_CHOICES)), Field(ge=1, le=MAX_CHOICES)]
-TopLogprobs = Annotated[int, BeforeValidator(partial(_whole, 0, MAX_TOP_LOGPROBS)), Field(ge=0, le=MAX_TOP_LOGPROBS)]
+Choices = Annotated[int, BeforeValidator(partial(whole_number, 1, MAX_CHOICES)), Field(ge=1, le=MAX_CHOICES)]
+TopLogprobs = Annotated[
+    int, BeforeValidator(partial(whole_number, 0, MAX_TOP_LOGPROBS)), Field(ge=0, le=MAX_TOP_LOGPROBS)
+]
 
 
 class StreamOptions(Body):
     include_usage: bool | None = None
+    without_effect: ClassVar = dict.fromkeys(("include_obfuscation", "continuous_usage_stats"), ())
 
 
 class ChatCompletionRequest(Knobs):
@@ -70,6 +104,10 @@ class ChatCompletionRequest(Knobs):
     messages: Turns
     model: str | None = None
     max_completion_tokens: MaxTokens = None
+    repeat_penalty: Annotated[Any, Field(description="llama.cpp's name of repetition_penalty.")] = None
+    ignore_eos: Annotated[bool | None, Field(description="Go on to max_tokens.")] = None
+    add_generation_prompt: Annotated[bool | None, Field(description="False asks for the rest of an answer.")] = None
+    continue_final_message: Annotated[bool | None, Field(description="True asks for the rest of an answer.")] = None
     n: Annotated[Choices | None, Field(description="The number of answers.")] = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -99,29 +137,32 @@ class Call:
         return [replace(self.request, sampling=replace(sampling, seed=seed)) for seed in seeds]
 
 
-def call_from(given: Any, limits: ImageLimits | None = None, image_from_url: ImageFromUrl | None = None) -> Call:
-    """Read the body of a POST to `/chat/completions`, out of JSON or validated.
+def call_of(body: ChatCompletionRequest, pictures: Pictures) -> Call:
+    """What the body of a POST to `/chat/completions` asks for.
 
     Raises:
         InvalidRequest: a value that is not allowed; `param` is its place.
-        UnsupportedParameter: a field that is unknown, or that asks for what is not done here.
     """
-    body = given if isinstance(given, ChatCompletionRequest) else body_from(ChatCompletionRequest, given)
     options = body.stream_options or StreamOptions()
     if options.model_fields_set and not body.stream:
         raise InvalidRequest("stream_options needs stream to be true.", "stream_options")
-    messages = messages_from(body.messages, limits=limits, image_from_url=image_from_url)
-    request = ChatRequest(messages, _sampling_from(body))
+    request = ChatRequest(messages_of(body.messages, pictures), _sampling_from(body))
+    for name, asks_for_the_rest in (("continue_final_message", True), ("add_generation_prompt", False)):
+        if getattr(body, name) is asks_for_the_rest and not request.is_continuation:
+            raise InvalidRequest(f"{name} asks for the rest of an answer; the last message is none.", name)
     return Call(request, body.model, body.n or 1, bool(body.stream), bool(options.include_usage))
 
 
 def _sampling_from(body: ChatCompletionRequest) -> SamplingParams:
-    if None is not body.max_completion_tokens != (body.max_tokens or body.max_completion_tokens):
-        raise InvalidRequest("max_tokens and max_completion_tokens are the same; give one of them.", "max_tokens")
     if body.top_logprobs is not None and not body.logprobs:
         raise InvalidRequest(f"top_logprobs, 0 to {MAX_TOP_LOGPROBS}, needs logprobs to be true.", "top_logprobs")
-    max_tokens = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
-    return body.sampling(max_tokens=max_tokens, top_logprobs=(body.top_logprobs or 0) if body.logprobs else None)
+    limits = [most for most in (body.max_tokens, body.max_completion_tokens) if most is not None]
+    return body.sampling(
+        max_tokens=min((body.sampling(max_tokens=most).max_tokens for most in limits), default=None),
+        repetition_penalty=body.repetition_penalty if body.repeat_penalty is None else body.repeat_penalty,
+        top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        ignore_eos=body.ignore_eos,
+    )
 
 
 # --- the answer
@@ -183,6 +224,7 @@ class Head:
     id: str  # "chatcmpl-..."
     model: str
     created: int  # seconds since 1970
+    has_usage: bool = False  # a stream that ends with its usage says before that there is none yet
 
     def completion(self, completions: Sequence[Completion]) -> ChatCompletion:
         """The whole answer, one choice for each completion."""
@@ -233,7 +275,7 @@ class Head:
 
     def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         head = {"id": self.id, "object": "chat.completion.chunk", "created": self.created, "model": self.model}
-        return head | {"system_fingerprint": None, "choices": choices}
+        return head | {"system_fingerprint": None, "choices": choices} | ({"usage": None} if self.has_usage else {})
 
 
 def usage_json(usages: Sequence[Usage]) -> UsageJSON:
@@ -250,14 +292,20 @@ def usage_json(usages: Sequence[Usage]) -> UsageJSON:
 def _logprobs_json(logprobs: Sequence[TokenLogprob]) -> LogprobsJSON | None:
     if not logprobs:
         return None
-    content: list[TokenJSON] = [
-        {**_logprob_json(token), "top_logprobs": [_logprob_json(top) for top in token.top]} for token in logprobs
-    ]
-    return {"content": content, "refusal": None}
+    return {"content": [token_json(token) for token in logprobs], "refusal": None}
+
+
+def token_json(token: TokenLogprob) -> TokenJSON:
+    """A token of the answer, with those that could have stood there."""
+    return {**_logprob_json(token), "top_logprobs": [_logprob_json(top) for top in token.top]}
 
 
 def _logprob_json(token: TokenLogprob) -> LogprobJSON:
-    return {"token": token.token, "logprob": max(token.logprob, LEAST_LOGPROB), "bytes": list(token.token.encode())}
+    return {
+        "token": token.token,
+        "logprob": max(token.logprob, LEAST_LOGPROB),
+        "bytes": list(token.token.encode() if token.data is None else token.data),
+    }
 
 
 # --- models and errors

@@ -191,10 +191,19 @@ def _logprobs_from(logprobs: dict[str, Any] | None) -> tuple[TokenLogprob, ...]:
         TokenLogprob(
             token["token"],
             float(token["logprob"]),
-            tuple(TokenLogprob(top["token"], float(top["logprob"])) for top in token.get("top_logprobs") or ()),
+            tuple(
+                TokenLogprob(top["token"], float(top["logprob"]), (), _data(top))
+                for top in token.get("top_logprobs") or ()
+            ),
+            _data(token),
         )
         for token in content
     )
+
+
+def _data(token: dict[str, Any]) -> bytes | None:
+    given = token.get("bytes")
+    return bytes(given) if given is not None and bytes(given) != token["token"].encode() else None
 
 
 def error_from(status: int, body: Any, retry_after_s: int = 5) -> DemoError:

@@ -87,7 +87,8 @@ class Batch:
                 continue
             request.draw.took(token)
             request.ids.append(token)
-            is_last = token in self._end_ids or len(request.ids) == request.prompt_tokens + request.room
+            is_end = token in self._end_ids and not request.draw.sampling.ignore_eos
+            is_last = is_end or len(request.ids) == request.prompt_tokens + request.room
             if is_last:
                 self.scheduler.remove(request)
             top = request.draw.sampling.top_logprobs

@@ -154,7 +154,7 @@ class BatchedEngine(JobEngine):
         draw = Draw(
             sampling, torch.tensor(prompt.ids, device=llava.model.device), llava.image_token_id, llava.vocabulary
         )
-        answer = Answer(llava.tokenizer, sampling, llava.end_ids)
+        answer = Answer(llava.tokenizer, job.request, llava.end_ids)
         return _Chat(job, prompt, Request(list(prompt.ids), room, draw), answer)
 
     # In the thread that runs the model
