@@ -22,7 +22,7 @@ from llava_demo.ui.code_panel import panel_html, unused_name
 DRAWING = Path(__file__).parents[1] / "examples" / "circle-and-square.png"
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
 CLIPBOARD = {"permissions": ["clipboard-read", "clipboard-write"]}
-WAYS = ["Python", "OpenAI", "Cloudflare", "JavaScript", "curl"]
+WAYS = ["Python", "OpenAI", "Responses", "Ollama", "Cloudflare", "JavaScript", "curl"]
 
 Open = Callable[..., Tab]
 

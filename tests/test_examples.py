@@ -135,5 +135,5 @@ def test_every_script_asks_and_prints_the_same_answer(
 
 
 def test_there_is_a_script_for_every_way_in() -> None:
-    ways = {"cloudflare", "curl", "gradio_client", "mcp", "openai", "python", "worker"}
+    ways = {"cloudflare", "curl", "gradio_client", "mcp", "ollama", "openai", "python", "responses", "worker"}
     assert {name.split("_ask")[0] for name in SCRIPTS} == ways

@@ -56,7 +56,7 @@ def test_there_are_three_endpoints_and_every_knob_has_its_type_its_range_and_wor
     assert all(endpoint["description"] for endpoint in endpoints.values())
     for name, first in (("/ask", ["image", "prompt"]), ("/chat", ["messages"])):
         parameters = endpoints[name]["parameters"]
-        knobs = [field.name for field in fields(SamplingParams) if field.name != "top_logprobs"]  # a text holds none
+        knobs = [field.name for field in fields(SamplingParams) if field.name not in ("top_logprobs", "ignore_eos")]
         assert [p["parameter_name"] for p in parameters] == first + knobs
         for parameter in parameters:
             assert parameter["python_type"]["type"] != "Any"
@@ -154,7 +154,7 @@ def test_a_killed_client_frees_the_engine(tiny: Server, picture: str) -> None:
         ({"max_tokens": 2.5}, r"max_tokens is 2\.5; it must be a whole number"),
         ({"seed": -1}, "seed is -1; it must be a whole number"),
         ({"stop": ["a"] * 5}, "stop must be at most 4 strings"),
-        ({"prompt": "word " * 7000}, "the model holds 1,024"),
+        ({"prompt": "word " * 7000}, "the model holds"),
         ({"prompt": 5}, "prompt must be a string"),
         ({"image": None}, "picture must be uploaded"),
     ],

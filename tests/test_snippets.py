@@ -140,7 +140,7 @@ def test_a_seed_that_javascript_cannot_write_is_pointed_out() -> None:
 def test_keys_and_logins_are_asked_for_and_never_written() -> None:
     locked = Call(ONE.request, ONE.file_names, "https://a.example/llava", "m", takes_login=True, takes_key=True)
     for each in snippets_of(locked):
-        is_rest = each.name in ("OpenAI", "Cloudflare", "curl")
+        is_rest = each.name in ("OpenAI", "Responses", "Ollama", "Cloudflare", "curl")
         assert ("LLAVA_API_KEY" in each.code) == is_rest
         assert ('"user", "password"' in each.code) == (not is_rest)
         assert "https://a.example/llava" in each.code

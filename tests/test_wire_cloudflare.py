@@ -91,10 +91,24 @@ def test_a_request_is_read_whole(fields: dict[str, Any], request_: ChatRequest) 
         FILE,
         base64.b64encode(FILE).decode(),
         base64.encodebytes(FILE).decode(),
+        base64.urlsafe_b64encode(FILE).decode(),
+        base64.b64encode(FILE).decode().rstrip("="),
+        f"data:image/png;name=a.png;base64,{base64.b64encode(FILE).decode().rstrip('=')}",
         f"data:image/jpeg;base64,{base64.b64encode(FILE).decode()}",
         FILE.decode("latin-1"),
     ],
-    ids=["numbers", "floats", "bytes", "base64", "base64 in lines", "data URL", "latin-1"],
+    ids=[
+        "numbers",
+        "floats",
+        "bytes",
+        "base64",
+        "base64 in lines",
+        "URL-safe",
+        "no padding",
+        "data URL with a name",
+        "data URL",
+        "latin-1",
+    ],
 )
 def test_a_picture_comes_in_many_forms(image: Any) -> None:
     assert request_from({"image": image, "prompt": "Hello"}) == asked("Hello")

@@ -1,8 +1,9 @@
-"""The REST APIs on the page's own port: OpenAI's and DeepInfra's, Cloudflare's, and the routes that watch the server.
+"""The REST APIs on the page's own port: OpenAI's and DeepInfra's, Ollama's, Cloudflare's, and the server's health.
 
     application   one FastAPI application, its documentation at /v1/docs, and the route that puts it before the page's
-    openai        /v1 and /v1/openai: chat completions and models
-    cloudflare    /client/v4/accounts/{id}/ai/run and /ai/run
+    openai        /v1 and /v1/openai: chat completions, Responses and models
+    ollama        /api: chat, generate, and what clients ask about models
+    cloudflare    /client/v4/accounts/{id}/ai and /ai/run
     monitoring    /health, /healthz and /metrics
     access        who may use them
     asking        from a body to its answers, for as long as the caller is connected

@@ -74,10 +74,11 @@ class Image:
 
     @classmethod
     def from_base64(cls, text: str, limits: ImageLimits = ImageLimits()) -> "Image":
-        """Take base64 of RFC 4648; line breaks in it are ignored."""
+        """Take base64 of RFC 4648 in either alphabet; line breaks are ignored, and the padding may be missing."""
         blanks = sum(text.count(blank) for blank in " \n\r\t")  # a fast look first: no thread runs during the next line
         _check_bytes((len(text) - blanks) * 3 // 4 - 2, limits)
-        letters = "".join(text.split()) if blanks else text
+        letters = ("".join(text.split()) if blanks else text).replace("-", "+").replace("_", "/").rstrip("=")
+        letters += "=" * (-len(letters) % 4)
         try:
             data = base64.b64decode(letters, validate=True)
         except (binascii.Error, ValueError) as error:  # ValueError: characters beyond ASCII

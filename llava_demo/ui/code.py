@@ -19,6 +19,7 @@ MAX_SAFE_INTEGER = 2**53 - 1  # of JavaScript
 WIDTH = 88
 
 _OPENAIS_OWN = ("temperature", "top_p", "max_tokens", "frequency_penalty", "presence_penalty", "seed", "stop")
+_RESPONSES_OWN = ("temperature", "top_p", "max_output_tokens")
 _CLOUDFLARES_OWN = (*_OPENAIS_OWN[:-1], "top_k", "repetition_penalty")
 _SHUT = "This server has a login and no API key, so it takes no such requests."
 _ONE_PICTURE = (
@@ -90,6 +91,8 @@ def snippets_of(call: Call) -> list[Snippet]:
     return [
         Snippet("Python", "python", _gradio_client(call)),
         Snippet("OpenAI", "python", _openai(call), shut),
+        Snippet("Responses", "python", _responses(call), shut),
+        Snippet("Ollama", "python", _ollama(call), shut),
         Snippet("Cloudflare", "python", _cloudflare(call), shut)
         if is_cloudflares
         else Snippet("Cloudflare", "text", "", _ONE_PICTURE),
@@ -122,24 +125,72 @@ def picture(path):
     with open(path, "rb") as file:
         data = base64.b64encode(file.read()).decode()
     url = f"data:{mimetypes.guess_type(path)[0]};base64,{data}"
-    return {"type": "image_url", "image_url": {"url": url}}
+    return PART
 
 """
 
 
-def _openai(call: Call) -> str:
-    arguments = {"model": call.model, "messages": call.turns(lambda file: Code(f"picture({python_string(file)})"))}
+def _openai_client(call: Call, part: str) -> str:
     modules = ["base64", "mimetypes"] * bool(call.files()) + ["os"] * call.takes_key
     imports = "".join(f"import {module}\n" for module in modules) + "\n" * bool(modules)
     return f"""# pip install openai
 {imports}from openai import OpenAI
-{_PICTURE_FUNCTION if call.files() else ""}
-client = OpenAI(base_url={python_string(call.url + "/v1")}, api_key={_key(call)})
+{_PICTURE_FUNCTION.replace("PART", part) if call.files() else ""}
+client = OpenAI(base_url={python_string(call.url + "/v1")}, api_key={_key(call)})"""
+
+
+def _openai(call: Call) -> str:
+    arguments = {"model": call.model, "messages": call.turns(_picture)}
+    return f"""{_openai_client(call, '{"type": "image_url", "image_url": {"url": url}}')}
 completion = client.chat.completions.create(
 {_arguments(arguments | call.knobs_and_extra(_OPENAIS_OWN))}
 )
 print(completion.choices[0].message.content)
 """
+
+
+def _responses(call: Call) -> str:
+    def item(turn: dict[str, Any]) -> dict[str, Any]:
+        parts = turn["content"] if isinstance(turn["content"], list) else []
+        typed = [part | {"type": "input_text"} if isinstance(part, dict) else part for part in parts]
+        return turn | {"content": typed or turn["content"]}
+
+    limit = {"max_output_tokens": call.knobs["max_tokens"]} if "max_tokens" in call.knobs else {}
+    extra = {name: value for name, value in call.knobs.items() if name not in (*_RESPONSES_OWN, "max_tokens")}
+    own = {name: value for name, value in call.knobs.items() if name in _RESPONSES_OWN}
+    arguments = {"model": call.model, "input": [item(turn) for turn in call.turns(_picture)]} | own | limit
+    return f"""{_openai_client(call, '{"type": "input_image", "image_url": url}')}
+response = client.responses.create(
+{_arguments(arguments | ({"extra_body": extra} if extra else {}))}
+)
+print(response.output_text)
+"""
+
+
+def _ollama(call: Call) -> str:
+    names = {"max_tokens": "num_predict", "repetition_penalty": "repeat_penalty"}
+    options = {names.get(name, name): value for name, value in call.knobs.items()}
+    messages = [_ollama_message(call, message) for message in call.request.messages]
+    arguments = {"model": call.model, "messages": messages} | ({"options": options} if options else {})
+    headers = f', headers={{"Authorization": "Bearer " + {_key(call)}}}' if call.takes_key else ""
+    return f"""# pip install ollama
+{"import os" + chr(10) * 2 if call.takes_key else ""}from ollama import Client
+
+client = Client(host={python_string(call.url)}{headers})
+answer = client.chat(
+{_arguments(arguments)}
+)
+print(answer.message.content)
+"""
+
+
+def _ollama_message(call: Call, message: Message) -> dict[str, Any]:
+    files = [call.file_names[image.digest] for image in message.images]
+    return {"role": message.role, "content": message.text} | ({"images": files} if files else {})
+
+
+def _picture(file: str) -> "Code":
+    return Code(f"picture({python_string(file)})")
 
 
 def _cloudflare(call: Call) -> str:

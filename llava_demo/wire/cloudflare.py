@@ -31,14 +31,14 @@ from llava_demo.errors import (
 )
 from llava_demo.images import Image, ImageLimits
 from llava_demo.wire.bodies import Knobs
-from llava_demo.wire.messages import Pictures, Turns, messages_of
+from llava_demo.wire.messages import Pictures, Turns, is_web_address, messages_of
 from llava_demo.wire.openai import UsageJSON, usage_json
 
 MODEL = "@cf/llava-hf/llava-1.5-7b-hf"
 MAX_CHARACTERS = 6144  # of a message, as Cloudflare's schema says; longer text is refused, never cut
 DEFAULT_PROMPT = "Describe this image."
 
-_BASE64 = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/= \t\r\n")
+_BASE64 = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_= \t\r\n")
 
 _IMAGE = {
     "anyOf": [{"type": "array", "items": {"type": "number", "minimum": 0, "maximum": 255}}, {"type": "string"}],
@@ -92,8 +92,12 @@ def request_of(body: RunRequest, limits: ImageLimits) -> ChatRequest:
     _check_lengths([body.prompt or "", *(turn.text for turn in body.messages or ())])
     image = image_from(body.image, limits)
     prompt = Message("user", DEFAULT_PROMPT if body.prompt is None else body.prompt)
-    messages = (prompt,) if body.messages is None else messages_of(body.messages, Pictures(limits))
+    messages = (prompt,) if body.messages is None else messages_of(body.messages, Pictures(limits, _not_fetched))
     return ChatRequest(_with_image(messages, image), sampling, bool(body.raw))
+
+
+def _not_fetched(_: str) -> Image:
+    raise InvalidImage("Cloudflare's interface fetches no web addresses; send the picture's file.", "image")
 
 
 def _check_lengths(texts: Iterable[str]) -> None:
@@ -120,7 +124,9 @@ def image_from(value: Any, limits: ImageLimits) -> Image:
         return Image.from_ints(value, limits)
     if not isinstance(value, str):
         raise InvalidImage("image must be a list of byte values or a string.", "image")
-    if value[:8].lower().startswith(("data:", "http://", "https://")):
+    if is_web_address(value):
+        return _not_fetched(value)
+    if value[:5].lower() == "data:":
         return Image.from_data_url(value, limits)
     if _BASE64.issuperset(value[:1000]):
         return Image.from_base64(value, limits)
