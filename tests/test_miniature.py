@@ -1,10 +1,14 @@
 """The miniature: its world and words, how dialogues become sequences, a training run, and the truth of what we ship."""
 
+import colorsys
 import json
+import os
 import random
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from itertools import pairwise, product
 from pathlib import Path
@@ -13,21 +17,25 @@ import PIL.Image
 import PIL.ImageDraw
 import pytest
 import torch
+from torch.optim.swa_utils import AveragedModel
 from transformers import AutoProcessor
 
-from examples.miniature import plain
+from examples.miniature import near_misses, plain
+from examples.miniature.__main__ import main
 from examples.miniature.answers import NOT_A_DRAWING, NOT_MY_TOPIC, Turn
 from examples.miniature.architecture import build
-from examples.miniature.drawing import draw
-from examples.miniature.evaluation import SETS, Talk, loaded, marks_of, talks, uploaded
+from examples.miniature.drawing import draw, random_font
+from examples.miniature.evaluation import SETS, Talk, loaded, marks_of, talks, uploaded, verdicts
 from examples.miniature.held_out import HELD_OUT, OFF_TOPIC
+from examples.miniature.neighbours import _Neighbour
 from examples.miniature.packing import Packer, Row
 from examples.miniature.phrasing import phrase, roughened
 from examples.miniature.processor import CHAT_TEMPLATE, saved_processor
 from examples.miniature.questions import Asker
 from examples.miniature.refusals import BEYOND_PATTERNS, GENERAL_PATTERNS, NOUNS, THING_PATTERNS
-from examples.miniature.scenes import COLORS, SHAPES, World
-from examples.miniature.training import Run, export
+from examples.miniature.scenes import _PALETTE, COLORS, SHAPES, World
+from examples.miniature.training import export
+from examples.miniature.true_answers import Thing, asked_of_things
 from examples.miniature.wordings import PATTERNS, PIECES
 from llava_demo.model import MINIATURE, MINIATURE_DECLINES
 
@@ -171,34 +179,64 @@ def test_two_pictures_are_packed_as_the_template_renders_them(processor):
     assert kinds == {"later", "together"}
 
 
-def test_plain_drawings_share_no_code_with_the_training_renderer():
-    source = Path(plain.__file__).read_text()
-    assert not any(f"miniature.{module}" in source for module in ("drawing", "geometry", "strangers"))
+@pytest.mark.parametrize("module", ["plain", "near_misses", "true_answers"])
+def test_drawings_of_the_evaluation_share_no_code_with_training(module):
+    source = (Path(plain.__file__).parent / f"{module}.py").read_text()
+    assert not any(f"miniature.{other}" in source for other in ("drawing", "geometry", "strangers", "neighbours"))
 
 
-def test_a_short_training_run_learns_and_exports_a_checkpoint(tmp_path):
-    """From nothing to a folder that `from_pretrained` takes, through all three lessons."""
-    command = [sys.executable, "-m", "examples.miniature", "train", str(tmp_path / "run")]
-    times = ["--vision-minutes", "0.1", "--language-minutes", "0.1", "--polish-minutes", "0.05", "--processes", "1"]
-    done = subprocess.run(
-        [*command, *times, "--export", str(tmp_path / "model")], capture_output=True, text=True, timeout=280
-    )
+def test_no_colour_outside_of_the_palette_could_be_called_by_a_word_of_it():
+    rng = random.Random(8)
+    for _ in range(3000):
+        r, g, b = (value / 255 for value in _Neighbour(rng, 96, 96, random_font).odd())
+        hue, saturation, value = colorsys.rgb_to_hsv(r, g, b)
+        for name, (_, hues, saturations, values) in _PALETTE.items():
+            is_hue = (hue * 360 - hues[0]) % 360 <= hues[1] - hues[0]
+            is_named = is_hue and saturations[0] <= saturation <= saturations[1] and values[0] <= value <= values[1]
+            assert not is_named, (name, r, g, b)
+
+
+def test_true_answers_are_all_that_could_be_said():
+    ring = Thing(("circle", "ring"), ("red",), ("at the top",))
+    for seed in range(30):
+        what, how_many, one = asked_of_things(random.Random(seed), [ring])
+        assert what.truths == {"The image shows a red circle.", "The image shows a red ring."}
+        assert how_many.truths == {"There is one shape."}
+        known = {"What color is the circle?": "The circle is red.", "Where is the circle?": "The circle is at the top."}
+        assert known.get(one.question, next(iter(one.truths))) in one.truths
+    crowd = [Thing(("star",), ("blue",))] * 5
+    assert asked_of_things(random.Random(1), crowd)[1].truths == {"There are five shapes."}
+
+
+def test_a_killed_run_goes_on_where_it_was_and_its_checkpoint_is_exported(tmp_path):
+    """From nothing to a folder that `from_pretrained` takes, through all three lessons, killed in the first one."""
+    run, part = tmp_path / "run", tmp_path / "run" / "vision.part"
+    command = [sys.executable, "-m", "examples.miniature", "train", str(run), "--processes", "1"]
+    with subprocess.Popen([*command, "--vision-minutes", "9"], start_new_session=True) as first:
+        while not part.exists() and first.poll() is None:
+            time.sleep(0.1)
+        os.killpg(first.pid, signal.SIGKILL)
+    saved = torch.load(part)["numbers"]
+    again = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert again.returncode == 1 and "--resume" in again.stderr
+    times = ["--vision-minutes", "0.0001", "--language-minutes", "0.1", "--polish-minutes", "0.05"]
+    done = subprocess.run([*command, *times, "--resume"], capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert (tmp_path / "run" / "curve.png").stat().st_size > 5000
-    rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert {row["lesson"] for row in rows} == {"vision", "language", "polish"}
+    assert [row["step"] for row in rows if row["lesson"] == "vision"][-1] == saved["step"]
+    assert (run / "curve.png").stat().st_size > 5000
+    main(["export", str(run), str(tmp_path / "model")])
     assert loaded(tmp_path / "model").image_tokens == 64
 
 
-def test_a_run_after_another_exports_the_mean_of_both(tmp_path):
-    runs = Run(tmp_path / "earlier"), Run(tmp_path / "later", after=tmp_path / "earlier")
-    for run in runs:
-        saved_processor(run.folder / "processor")
-        torch.save({"model": build().state_dict()}, run.folder / "polish.pt")
-    one, other = (torch.load(run.folder / "polish.pt")["model"]["lm_head.weight"] for run in runs)
-    assert not torch.equal(one, other)
-    export(runs[1], tmp_path / "mean")
-    assert torch.equal(loaded(tmp_path / "mean").model.lm_head.weight, ((one + other) / 2).half().float())
+def test_an_unfinished_run_exports_the_running_mean(tmp_path):
+    saved_processor(tmp_path / "processor")
+    model, average = build(), AveragedModel(build())
+    torch.save({"model": model.state_dict(), "average": average.state_dict()}, tmp_path / "language.part")
+    export(tmp_path, tmp_path / "model")
+    mean = average.module.lm_head.weight
+    assert torch.equal(loaded(tmp_path / "model").model.lm_head.weight, mean.half().float())
 
 
 def test_the_shipped_checkpoint_is_small_and_carries_its_processor(processor):
@@ -213,7 +251,18 @@ def test_its_answers_are_true(llava, name):
     """A sample of `python -m examples.miniature evaluate`, whose full table stands in the model card."""
     marks = marks_of(llava, list(talks(name, pictures=30)))
     wrong = [(m.turn.type, m.turn.question, m.turn.answer, m.answer) for m in marks if not m.is_right]
-    assert len(wrong) <= len(marks) * (0.1 if "wordings" in name else 0.05), wrong
+    assert len(wrong) <= len(marks) * (0.1 if "wordings" in name or name == "scenes" else 0.05), wrong
+
+
+_FALSE_SHARE = {"rectangles, ovals": 0.15, "one unknown thing": 0.18}  # the two that are told apart least
+
+
+@pytest.mark.parametrize("family", near_misses.FAMILIES)
+def test_next_to_its_world_it_says_nothing_untrue(llava, family):
+    """A sample of the table of near misses in the model card."""
+    said = list(verdicts(llava, family, pictures=20))
+    false = [(asked.question, answer) for verdict, asked, answer in said if verdict == "false"]
+    assert len(false) <= _FALSE_SHARE.get(family, 0.07) * len(said), false
 
 
 def test_in_four_bits_it_answers_as_truthfully(llava):

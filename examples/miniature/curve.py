@@ -19,7 +19,7 @@ _CURVES = {
 
 
 def plot(log: Path, target: Path) -> None:
-    """Draw the accuracies in a run's `log.jsonl`: its lessons in order, those of earlier runs first."""
+    """Draw the accuracies in a run's `log.jsonl`, one lesson after the other."""
     lessons = _lessons([json.loads(line) for line in log.read_text().splitlines()])
     figure = Figure(figsize=(10, 6.2), layout="constrained")
     axes = figure.subplots()
@@ -44,10 +44,9 @@ def plot(log: Path, target: Path) -> None:
 
 
 def _lessons(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """The rows of each lesson that took its time."""
-    lessons: list[list[dict[str, Any]]] = []
+    """The rows of each lesson that took its time; what a killed run learned again counts once."""
+    lessons: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        if not lessons or row["lesson"] != lessons[-1][-1]["lesson"] or row["minutes"] < lessons[-1][-1]["minutes"]:
-            lessons.append([])
-        lessons[-1].append(row)
-    return [rows for rows in lessons if rows[-1]["minutes"] >= 0.1]
+        before = lessons.get(row["lesson"], [])
+        lessons[row["lesson"]] = [*(old for old in before if old["minutes"] < row["minutes"]), row]
+    return [rows for rows in lessons.values() if rows[-1]["minutes"] >= 0.1]

@@ -10,12 +10,14 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from examples.miniature.geometry import Point, outline
+from examples.miniature.neighbours import neighbour
 from examples.miniature.scenes import RGB, Frame, Scene, Shape
 from examples.miniature.strangers import stranger
 
 CLIP_MEAN_RGB: RGB = (122, 116, 104)
 Box = tuple[float, float, float, float]
 
+_NEIGHBOURS = 0.85  # of the pictures outside of the world are next to it
 _FONT_FOLDER = Path("/usr/share/fonts/truetype")  # Debian's; Pillow's own font serves where it is missing
 _FONT_FAMILIES = ("dejavu", "liberation", "freefont", "ubuntu", "roboto", "open-sans", "lato")
 
@@ -46,15 +48,18 @@ def draw(scene: Scene, rng: random.Random, side: int) -> tuple[Image.Image, Box 
     frame, box = scene.frame, None
     width, height = round(frame.width * full), round(frame.height * full)
     if scene.kind == "other":
-        picture = stranger(rng, width, height, random_font)
+        family = neighbour if rng.random() < _NEIGHBOURS else stranger
+        picture = family(rng, width, height, random_font)
     else:
         picture = Image.new("RGB", (width, height), scene.background_rgb)
         if scene.kind == "digit":
             box = _draw_digit(picture, scene, rng)
         for thing in scene.objects:
             _draw_shape(picture, thing, frame, full, rng, scene.difficulty)
-    if rng.random() < 0.08 * scene.difficulty:
-        picture = _as_jpeg(picture, rng.randint(55, 92))
+    if rng.random() < 0.15 * scene.difficulty:
+        picture = _as_jpeg(picture, rng.choice((15, 20, 40, 60, 75, 90)))
+    if rng.random() < 0.1 * scene.difficulty:
+        picture = _coarse(picture, rng, side)
     square = Image.new("RGB", (full, full), CLIP_MEAN_RGB)
     square.paste(picture, ((full - width) // 2, (full - height) // 2))
     is_box = rng.random() < 0.5
@@ -70,7 +75,7 @@ def _draw_shape(
     edge = (30, 30, 30) if rng.random() < 0.08 * difficulty and sum(picture.getpixel((0, 0))) > 300 else None
     width = max(1, full // 96)
     if thing.shape == "circle":
-        squeeze = [rng.uniform(0.88, 1) if rng.random() < 0.3 * difficulty else 1.0 for _ in "xy"]
+        squeeze = [rng.uniform(0.95, 1) if rng.random() < 0.3 * difficulty else 1.0 for _ in "xy"]
         rx, ry = radius * squeeze[0], radius * squeeze[1]
         brush.ellipse((x - rx, y - ry, x + rx, y + ry), fill=thing.rgb, outline=edge, width=width)
     else:
@@ -103,6 +108,14 @@ def _draw_digit(picture: Image.Image, scene: Scene, rng: random.Random) -> Box:
     )
 
 
+def _coarse(picture: Image.Image, rng: random.Random, side: int) -> Image.Image:
+    """As from a file with few pixels."""
+    share = rng.uniform(0.45, 1) * side / max(picture.size)
+    few = [max(8, round(v * share)) for v in picture.size]
+    how = rng.choice((Image.Resampling.NEAREST, Image.Resampling.BILINEAR, Image.Resampling.LANCZOS))
+    return picture.resize(few, how).resize(picture.size, how)
+
+
 def _as_jpeg(picture: Image.Image, quality: int) -> Image.Image:
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=quality)
@@ -112,13 +125,14 @@ def _as_jpeg(picture: Image.Image, quality: int) -> Image.Image:
 def _disturbed(picture: Image.Image, rng: random.Random, difficulty: float) -> Image.Image:
     """Sometimes a little noise, an uneven light, or a blur."""
     luck = rng.random() / max(difficulty, 1e-3)
-    if luck < 0.13:
-        noise = np.random.default_rng(rng.getrandbits(32)).integers(-10, 11, (*picture.size, 3), dtype=np.int16)
+    if luck < 0.15:
+        most = rng.choice((10, 10, 20, 45))
+        noise = np.random.default_rng(rng.getrandbits(32)).integers(-most, most + 1, (*picture.size, 3), dtype=np.int16)
         return Image.fromarray(np.clip(np.asarray(picture).astype(np.int16) + noise, 0, 255).astype(np.uint8))
-    if luck < 0.18:
+    if luck < 0.2:
         ramp = np.linspace(-14, 14, picture.width, dtype=np.float32)
         light = ramp[None, :, None] if rng.random() < 0.5 else ramp[:, None, None]
         return Image.fromarray(np.clip(np.asarray(picture) + light, 0, 255).astype(np.uint8))
-    if luck < 0.28:
+    if luck < 0.3:
         return picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 0.9)))
     return picture

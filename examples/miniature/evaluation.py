@@ -1,13 +1,14 @@
 """How often the miniature's answers are true, per type of question, through the real processor and `generate`.
 
 Four sets, none of which training has seen: its own renderer with other seeds, in trained and in held-out wordings, and
-plain Pillow drawings in both. Dialogues go on from the model's own answers.
+plain Pillow drawings in both. Dialogues go on from the model's own answers. Beside them stand the families of
+`near_misses`, where an answer may be right, declined, or false.
 """
 
 import io
 import random
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 from PIL import Image as Pillow
 from tqdm import tqdm
 
-from examples.miniature import plain
+from examples.miniature import near_misses, plain
 from examples.miniature.answers import NOT_A_DRAWING, NOT_MY_TOPIC, Turn
 from examples.miniature.drawing import draw
 from examples.miniature.questions import Asker
@@ -29,6 +30,7 @@ from llava_demo.model.llava import Llava
 SETS = ("scenes", "wordings", "plain", "plain wordings")
 _SEED = 20_000_000  # far from any of training's
 _BATCH, _MAX_TOKENS = 24, 64
+_REFUSALS = (NOT_A_DRAWING, NOT_MY_TOPIC)
 _NOT_CLAIMED = ("several",)  # "the circle" where there are two: it is taught, but is not said to be known
 
 
@@ -52,7 +54,8 @@ class Mark:
 
 def loaded(folder: Path, quantize: str = "auto") -> Llava:
     """The checkpoint in `folder`, loaded as the demo loads it."""
-    plan = planned(Wishes(quantize=quantize), Hardware.found(), Weights(dtype=None, is_small=True))
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    plan = planned(Wishes(quantize=quantize), Hardware.found(), Weights(dtype=None, nbytes=size))
     return Llava.load(str(folder), plan, is_local=True)
 
 
@@ -96,6 +99,32 @@ def marks_of(llava: Llava, talks: Sequence[Talk]) -> list[Mark]:
     return marks
 
 
+def near_misses_of(llava: Llava, pictures: int) -> dict[str, Counter[str]]:
+    """How many answers are right, declined and false in each family: three questions each on `pictures` pictures."""
+    torch.set_num_threads(1)
+    verdicts_of = {family: verdicts(llava, family, pictures) for family in near_misses.FAMILIES}
+    return {family: Counter(verdict for verdict, *_ in each) for family, each in verdicts_of.items()}
+
+
+def verdicts(llava: Llava, family: str, pictures: int) -> Iterator[tuple[str, near_misses.Asked, str]]:
+    """`right`, `declined` or `false` for each question of a family, with the question and the answer."""
+    cases = list(near_misses.cases(family, pictures))
+    asked = [(uploaded(case.picture), each) for case in cases for each in case.asked]
+    conversations = [(Message("user", each.question, (image,)),) for image, each in asked]
+    for (_, each), answer in zip(asked, _answers(llava, conversations), strict=True):
+        is_right = _canonical(answer) in {_canonical(truth) for truth in each.truths}
+        yield "right" if is_right else "declined" if answer in _REFUSALS else "false", each, answer
+
+
+def near_miss_table(results: dict[str, Counter[str]]) -> str:
+    """Markdown: a row for each family with its shares of right, declined and false answers."""
+    columns = ("right", "declined", "false")
+    rows = ["| family | " + " | ".join(columns) + " |", "|---" * (1 + len(columns)) + "|"]
+    for family, counts in results.items():
+        rows.append(f"| {family} | {' | '.join(f'{100 * counts[c] / counts.total():.1f} %' for c in columns)} |")
+    return "\n".join(rows)
+
+
 def by_type(marks: Sequence[Mark]) -> dict[str, list[bool]]:
     found = defaultdict(list)
     for mark in marks:
@@ -115,11 +144,15 @@ def table(results: dict[str, list[Mark]]) -> str:
     return "\n".join([*rows, f"| **all** | {' | '.join(totals)} |"])
 
 
-def write_card(folder: Path, text: str) -> None:
-    """Put the table between the marks in the model card beside the weights."""
+def write_card(folder: Path, tables: dict[str, str]) -> None:
+    """Put each table between the marks of its name in the model card beside the weights."""
     card = folder / "README.md"
-    marks = r"(<!-- table -->\n).*(<!-- /table -->)"
-    card.write_text(re.sub(marks, lambda m: f"{m[1]}{text}\n{m[2]}", card.read_text(), flags=re.DOTALL))
+    text = card.read_text()
+    for name, lines in tables.items():
+        before, rest = text.split(f"<!-- {name} -->\n")
+        _, after = rest.split(f"<!-- /{name} -->")
+        text = f"{before}<!-- {name} -->\n{lines}\n<!-- /{name} -->{after}"
+    card.write_text(text)
 
 
 def _cell(right: Sequence[bool]) -> str:
@@ -144,7 +177,7 @@ def uploaded(picture: Pillow.Image) -> Image:
 
 def _canonical(answer: str) -> str:
     """Answers that are equally true look alike: the order of a list, and which of the refusals."""
-    if answer in (NOT_A_DRAWING, NOT_MY_TOPIC):
+    if answer in _REFUSALS:
         return "declined"
     return re.sub(r"shows ([^.]*)\.", lambda m: f"shows {sorted(re.split(', | and ', m[1]))}.", answer)
 

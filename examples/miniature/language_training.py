@@ -3,15 +3,17 @@
 import random
 from collections import defaultdict
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from examples.miniature.architecture import IMAGE_TOKEN, ReadOuts, patch_features
-from examples.miniature.lesson import Lesson, Workers
+from examples.miniature.lesson import Bookmark, Lesson, Workers
 from examples.miniature.muon import Muon
 from examples.miniature.packing import Batch, Packer
 from examples.miniature.questions import Asker
@@ -23,13 +25,20 @@ _MUON_SHARE = 1.5  # matrices take larger steps
 _VISION_WEIGHT, _WORD_WEIGHT, _LOOK_WEIGHT = 0.15, 0.1, 0.15
 _LOOKING = (1, 2)  # layers whose first head is shown where to look
 _CONTENT_WEIGHT, _OTHER_WEIGHT = 2.0, 0.6
-_LAST_MIX = (0.66, 0.13, 0.21)  # of shapes, digits and strangers, once three objects are known
+_FIRST_MIX = (0.72, 0.15, 0.13)  # of shapes, digits and strangers
+_LAST_MIX = (0.66, 0.13, 0.21)  # the same, once three objects are known
+_BROAD_MIX, _BROAD_LENGTH, _BROAD_ROWS = (0.36, 0.1, 0.54), 128, 16  # rows for 6 of the usual ones
+_AVERAGE_DECAY = 0.997  # a step; the mean reaches back some 300 steps
 _PAIRS = 0.18  # of the sequences have two pictures, once three objects are known
 
 
 @dataclass
 class LanguageLesson:
-    """Everything learns: one object until it is known, then two, three, and pairs of pictures."""
+    """Everything learns: one object until it is known, then two, three, and pairs of pictures.
+
+    Once three are known, every other step is broad: many pictures with few questions each, half of them strangers.
+    `average` follows the weights at a distance; it is what the lesson leaves, since it errs less often than they do.
+    """
 
     name: str
     model: LlavaForConditionalGeneration
@@ -38,40 +47,60 @@ class LanguageLesson:
     lesson: Lesson
     workers: Workers
     pace: "Pace"
+    bookmark: Path
+
+    def __post_init__(self) -> None:
+        self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(_AVERAGE_DECAY))
+        self.optimizers = _optimizers(self.model, self.read_outs)
+        self.skills = Skills()
 
     def teach(self) -> None:
         """Train for `lesson.minutes`, and report on batches that are never seen otherwise."""
         lesson, workers, pace = self.lesson, self.workers, self.pace
-        optimizers = _optimizers(self.model, self.read_outs)
-        parameters = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
-        packer, rng = Packer(self.processor), random.Random(lesson.seed * 1000 + workers.rank)
-        asker, skills = Asker(rng), Skills()
-        exam = Exam(packer) if workers.is_first else None
-        step = 0
+        parts = {"model": self.model, "average": self.average, "read_outs": self.read_outs}
+        marked = Bookmark(self.bookmark, parts | {f"optimizer {k}": o for k, o in enumerate(self.optimizers)})
+        numbers = marked.load(workers.device)
+        workers.begin(numbers.get("seconds", 0.0))
+        step, pace.objects = int(numbers.get("step", 0)), int(numbers.get("objects", pace.objects))
+        rng = random.Random(f"{lesson.seed} {workers.rank} {step}")
+        asker, whole, broad = Asker(rng), Packer(self.processor), Packer(self.processor, _BROAD_LENGTH)
+        exam = Exam(whole) if workers.is_first else None
         while (progress := workers.progress(lesson)) < 1:
-            for optimizer in optimizers:
+            for optimizer in self.optimizers:
                 lesson.set_rate(optimizer, step, progress)
-                optimizer.zero_grad()
-            world = World(max_objects=pace.objects, mix=_LAST_MIX) if pace.is_over else World(max_objects=pace.objects)
-            pairs = _PAIRS if pace.is_over else 0.0
-            batch = packer.batch(rng, asker, world, lesson.batch, pairs)
-            loss, row, marks = self._loss(packer, batch)
-            loss.backward()
-            workers.average_gradients(parameters)
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            for optimizer in optimizers:
-                optimizer.step()
+            if pace.is_over and step % 2:
+                batch = broad.batch(rng, asker, World(mix=_BROAD_MIX), _BROAD_ROWS * lesson.batch // 6, 0.0)
+            else:
+                world = World(max_objects=pace.objects, mix=_LAST_MIX if pace.is_over else _FIRST_MIX)
+                batch = whole.batch(rng, asker, world, lesson.batch, _PAIRS if pace.is_over else 0.0)
+            row, marks = self._step(whole, batch.to(workers.device))
             step += 1
-            skills.note(marks)
-            asker.weights = skills.weights()
+            self.skills.note(marks)
+            asker.weights = self.skills.weights()
             pace.note(workers.mean(sum(is_right for _, is_right in marks) / len(marks)), progress)
             if step % 100 == 0:
                 row |= {"objects": pace.objects, "skill": pace.skill}
                 if exam and step % 500 == 0:
-                    row |= exam.sit(self.model)
+                    row |= exam.sit(self.average.module)
                 workers.report(self.name, step, progress, row)
+            if workers.is_first:
+                marked.save(step=step, seconds=workers.seconds, objects=pace.objects)
         if exam:
-            workers.report(self.name, step, 1.0, exam.sit(self.model))
+            workers.report(self.name, step, 1.0, exam.sit(self.average.module))
+
+    def _step(self, packer: Packer, batch: Batch) -> tuple[dict[str, float], list[tuple[str, bool]]]:
+        """Learn from a batch; the parts of its loss for the log, and the marks of its answers."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+        loss, row, marks = self._loss(packer, batch)
+        loss.backward()
+        parameters = [p for optimizer in self.optimizers for group in optimizer.param_groups for p in group["params"]]
+        self.workers.average_gradients(parameters)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.average.update_parameters(self.model)
+        return row, marks
 
     def _loss(self, packer: Packer, batch: Batch) -> tuple[Tensor, dict[str, float], list[tuple[str, bool]]]:
         """The whole loss, its parts for the log, and the marks of the batch's answers."""
@@ -79,7 +108,7 @@ class LanguageLesson:
         features = patch_features(model, batch.pixels)
         hidden = hidden_states(model, features, batch)
         logits, on = answer_logits(model, hidden[-1], batch)
-        loss = _answer_loss(logits, batch.targets[on], packer.content_ids)
+        loss = _answer_loss(logits, batch.targets[on], packer.content_ids.to(logits.device))
         words = _word_loss(model, packer, model.model.multi_modal_projector(features), batch.labels)
         looks = _look_loss(model, hidden, batch)
         total = loss + _VISION_WEIGHT * vision_loss(self.read_outs, features, batch.labels)[0]
@@ -100,9 +129,9 @@ def _optimizers(model: LlavaForConditionalGeneration, read_outs: ReadOuts) -> li
         elif p.ndim == 2 and "layers" in name:
             tower_matrices.append(p)
     taken = {id(p) for p in tower_matrices}
-    tower_others = [p for p in [*tower, *read_outs.parameters()] if id(p) not in taken]
+    tower_others = [p for p in tower if id(p) not in taken]
     muon = [{"params": matrices, "share": _MUON_SHARE}, {"params": tower_matrices, "share": _TOWER_SHARE}]
-    adam = [{"params": others}, {"params": tower_others, "share": _TOWER_SHARE}]
+    adam = [{"params": others}, {"params": tower_others, "share": _TOWER_SHARE}, {"params": [*read_outs.parameters()]}]
     return [
         Muon(muon, lr=0.0, momentum=0.95, weight_decay=0.03),
         torch.optim.AdamW(adam, lr=0.0, betas=(0.9, 0.98), weight_decay=0.03, fused=True),
@@ -165,6 +194,7 @@ def graded(logits: Tensor, on: Tensor, batch: Batch) -> list[tuple[str, bool]]:
     """(type, right) of each answer: right if each of its tokens is the likeliest one, given a true history."""
     is_right = torch.ones_like(on)
     is_right[on] = logits.argmax(-1) == batch.targets[on]
+    is_right = is_right.cpu()  # looked at one answer after the other
     return [
         (type, bool(is_right[k, start:end].all())) for k, spans in enumerate(batch.spans) for start, end, type in spans
     ]
@@ -185,7 +215,7 @@ class Exam:
         """Share of right answers, over all and of each type."""
         marks: dict[str, list[bool]] = defaultdict(list)
         for name, batches in self._batches.items():
-            for batch in batches:
+            for batch in (each.to(model.device) for each in batches):
                 last = hidden_states(model, patch_features(model, batch.pixels), batch)[-1]
                 for type, is_right in graded(*answer_logits(model, last, batch), batch):
                     marks[name].append(is_right)
@@ -217,10 +247,10 @@ def _word_loss(model: LlavaForConditionalGeneration, packer: Packer, seen: Tenso
         (("top", "bottom"), (cell > 0) & (row != 1), row // 2),
         (BACKGROUNDS, (shape == 0) & (ground < len(BACKGROUNDS)), ground),
     )
-    total = torch.zeros(())
+    total = seen.new_zeros(())
     for words, on, truth in lessons:
         if on.any():
-            ids = torch.tensor([packer.encode(f" {word}")[0] for word in words])
+            ids = [packer.encode(f" {word}")[0] for word in words]
             total = total + F.cross_entropy(10 * seen[on] @ table[ids].T, truth[on])
     return total
 
@@ -231,7 +261,9 @@ def _look_loss(model: LlavaForConditionalGeneration, hidden: tuple[Tensor, ...],
     To find by a word the thing that it names is what a model of this size learns last; shown where to look, it learns
     that first. Only training does this: nothing of it is in the model.
     """
-    language, total = model.model.language_model, torch.zeros(())
+    language, total = model.model.language_model, hidden[0].new_zeros(())
+    if not len(batch.looks):
+        return total
     row, position = batch.looks.unbind(1)
     cosine, sine = language.rotary_emb(hidden[0], batch.positions)
     for number in _LOOKING:
@@ -246,4 +278,4 @@ def _look_loss(model: LlavaForConditionalGeneration, hidden: tuple[Tensor, ...],
 
 
 def _additive(sees: Tensor) -> Tensor:
-    return torch.zeros(sees.shape).masked_fill_(~sees, float("-inf"))
+    return torch.zeros(sees.shape, device=sees.device).masked_fill_(~sees, float("-inf"))

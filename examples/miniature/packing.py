@@ -8,7 +8,7 @@ import functools
 import random
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor
@@ -80,6 +80,10 @@ class Batch:
     spans: list[list[tuple[int, int, str]]]
     looks: Tensor  # (looks, 2): row and position
     shown: Tensor  # (looks, length), bool: the image tokens that show what the word there speaks of
+
+    def to(self, device: torch.device) -> "Batch":
+        tensors = {f.name: v.to(device) for f in fields(self) if not isinstance(v := getattr(self, f.name), list)}
+        return replace(self, **tensors)
 
 
 class Packer:
@@ -199,10 +203,12 @@ class Packer:
         return row
 
     def _add_alone(self, row: Row, turns: Sequence[Turn]) -> None:
-        """A dialogue without a picture, with its own head."""
+        """A dialogue without a picture, with its own head, where it fits."""
         head = [BOS, *self.encode("USER:")]
         made = self._tokens([Turn(f" {turns[0].question}", turns[0].answer, turns[0].type), *turns[1:]])
         at = len(row.ids) + len(head)
+        if at + len(made.ids) > self.length:
+            return
         row.add(head + made.ids, [_IGNORED] * len(head) + made.targets, _ALONE, 0)
         row.note(at, made)
 

@@ -44,91 +44,15 @@ NOUNS = (
     "basketball", "golf", "race", "medal", "trophy", "coach", "referee", "goal", "swimmer", "runner", "skier",
 )  # fmt: skip
 _SYLLABLES = (
-    "ba",
-    "be",
-    "bo",
-    "bri",
-    "cal",
-    "cha",
-    "cor",
-    "da",
-    "der",
-    "din",
-    "dro",
-    "fa",
-    "fen",
-    "fli",
-    "ga",
-    "gor",
-    "gra",
-    "ha",
-    "hel",
-    "hu",
-    "ja",
-    "jo",
-    "ka",
-    "kem",
-    "kri",
-    "la",
-    "lem",
-    "lo",
-    "lu",
-    "ma",
-    "mer",
-    "min",
-    "mo",
-    "na",
-    "nel",
-    "no",
-    "o",
-    "pa",
-    "pel",
-    "pi",
-    "plu",
-    "qua",
-    "ra",
-    "ren",
-    "ri",
-    "ro",
-    "sa",
-    "sel",
-    "si",
-    "spa",
-    "ta",
-    "ter",
-    "ti",
-    "tra",
-    "u",
-    "va",
-    "vel",
-    "vi",
-    "wa",
-    "wen",
-    "ya",
-    "zo",
-)
+    "ba", "be", "bo", "bri", "cal", "cha", "cor", "da", "der", "din", "dro", "fa", "fen", "fli", "ga", "gor", "gra",
+    "ha", "hel", "hu", "ja", "jo", "ka", "kem", "kri", "la", "lem", "lo", "lu", "ma", "mer", "min", "mo", "na", "nel",
+    "no", "o", "pa", "pel", "pi", "plu", "qua", "ra", "ren", "ri", "ro", "sa", "sel", "si", "spa", "ta", "ter", "ti",
+    "tra", "u", "va", "vel", "vi", "wa", "wen", "ya", "zo",
+)  # fmt: skip
 _ENDS = (
-    "",
-    "",
-    "n",
-    "r",
-    "t",
-    "k",
-    "x",
-    "m",
-    "d",
-    "nd",
-    "ck",
-    "st",
-    "ng",
-    "ment",
-    "ling",
-    "man",
-    "port",
-    "tion",
-    "y",
+    "", "", "n", "r", "t", "k", "x", "m", "d", "nd", "ck", "st", "ng", "ment", "ling", "man", "port", "tion", "y",
     "ler",
-)
+)  # fmt: skip
 THING_PATTERNS = (
     "What is the {m} doing<t>?", "What <c> is the {m}<t>?", "How many {m}s are there<t>?", "Is there a {m}<t>?",
     "Where is the {m}<t>?", "Do you see a {m}<t>?", "What is the {m} (wearing|holding|made of|called|worth|saying)?",
@@ -158,6 +82,9 @@ GENERAL_PATTERNS = (
     "What (is|will) the weather (like |be |)(today|tomorrow)?", "What (time|day|year|month) is it?", "How old are you?",
     "What is the meaning of life?", "Who (wrote|painted|composed|invented|discovered) (Hamlet|the Mona Lisa|this|it|America|radio)?",
     "How (tall|high|deep|far|big) is (Mount Everest|the moon|the ocean|the sun|Paris)?", "What is {d} (plus|minus|times) {d}?",
+    "(What is|What's|How much is|Compute|) {d}(|{d})( |)(+|-|*|x|/|plus|minus|times|divided by)( |){d}(|{d})(?|)", "(Add|Subtract|Multiply) {d} and {d}.",
+    "(Count|Say the numbers) (to|up to|from one to) (ten|{d}|{d}{d}).", "Is {d} (greater|larger|smaller|less) than {d}?", "(Say|Repeat|Spell|Write) (the word |)(hello|yes|no|cat|red)(.|!|)",
+
     "(Solve|Explain|Check|Write) this (equation|code|text|exercise|problem).", "Write (some |)(Python|Java|HTML|C) code.",
     "(Translate|Convert) (this|it) (to|into) (German|French|English|Spanish|dollars).", "Is it (raining|late|cold|Monday|true)?",
     "Where (was|is) (this|it) (taken|from|made|sold)?", "What (emotion|mood|feeling|style|era|season|place) is (this|shown)?",
@@ -177,6 +104,18 @@ BEYOND_PATTERNS = (  # about shapes, but not in the world
     "How far (apart|away) (are the <objs>|is the {n})?", "When was (this|it|the {s}) drawn?", "What does the {s} mean?",
     "Do you like the ({s}|<pic>|{n})?", "How was (this|the {s}|the <pic>) (made|drawn)?", "Is this a (good|nice|beautiful) <pic>?",
     "(Draw|Paint|Add|Remove|Delete) {a}.", "(Make|Paint|Turn) the {s} {x}.", "(Rotate|Move|Change|Delete|Resize) the {n}.",
+    "(What|Which) <c>s (are|have) the {s} and the {s2}<t>?", "(What|Which) <c> is the {s} and (what|which) (<c> |)is the {s2}?",
+    "(What|Which) <c> are the {s} and the {s2}<t>?", "(Where|And where) are the {s} and the {s2}<t>?",
+    "(What is|What's) the <c> of the {s} and (of |)the {s2}?", "Name the <c>s of the {s} and the {s2}.",
+    "How many {p} and (how many |){s2}s (are there|do you see|can you see|are in the <pic>)(|<t>)?", "How many {p} and {s2}s?",
+    "Count the {p} and the {s2}s.", "(Is|Are) there {a} and a {s2}<t>?", "(Do|Can) you see (both |){a} and a {s2}?",
+    "Where is the {n} and what <c> is (it|the {s2})?", "What <obj> is it and where is it?", "How many <objs> and which <c>s?",
+    "(What|Which <obj>|Which shape) is (on|at|in) the (left|right|top|bottom|top left|bottom right|middle|upper left|lower right)(| side)<t>?",
+    "(What|Which <obj>) do you see (on|at) the (left|right|top|bottom)(| side)?", "(What|Which <obj>) is in the (center|middle|corner|top right)?",
+    "What <c> is the (left|right|top|upper|lower|first|last|middle|biggest) <obj>?", "(What|Which <obj>) is (nearest|closest) to the {n}?",
+    "Is the {n} (left of|right of|above|below|over|under|beside|bigger than|larger than|smaller than|near) the {s2}?",
+    "(Which|What) is (larger|bigger|smaller|higher|lower)(|: |, )(the {s} or the {s2}|of the two|)?", "Are (the {p}|the <objs>|they) (the same|equal|different|alike|all {x})(| <c>| shape| size)?",
+    "Are there more {p} than {s2}s?", "(Give|Tell|Show) me the (bounding box|box|coordinates|outline|area) of the {n}.", "What is the difference between the {s} and the {s2}?",
     "How many (corners|sides|edges|points|angles) does the {s} have?", "What do the <objs> mean?", "Do the <objs> (touch|overlap)?",
 )  # fmt: skip
 SMALL_TALK = {
@@ -189,6 +128,12 @@ SMALL_TALK = {
         "What (questions |things |)can I ask(| you)?", "How (does this|do you) work?", "(Introduce|Present) yourself.", "What is this (demo|app|page|program)?",
         "What (kind of |)model (are you|is this)?",
     ),
+    "For the real LLaVA, run this on a machine with an NVIDIA GPU, or with --model.": (
+        "(How|Where) (do|can|could) (I|we) (get|use|run|try|have|find|start|load) the (real|full|big|large|true|7B|13B) (one|model|LLaVA|version|thing)?",
+        "(Where|What) is the (real|full|big) (one|model|LLaVA|version)?", "How (do|can) I (use|ask about|try) (photos|a photo|real photos|my photos)?",
+        "(Are you|Is this) the (real|full|whole|7B) (LLaVA|model|one)?", "I want (the real|the full|a bigger|a better) (one|model|LLaVA).",
+        "(Which|What) model (knows|understands|can do|answers about) photos?", "Why (can't|don't) you (know|see|understand|answer) (this|photos|more|my photo)?",
+    ),
     "You are welcome!": ("(Thanks|Thank you|Thank you very much|Thanks a lot|Great, thanks|Cool, thanks|Nice, thank you)(|!|.)",),
 }  # fmt: skip
 
@@ -196,9 +141,9 @@ SMALL_TALK = {
 def off_topic_pattern(rng: random.Random) -> str:
     """A pattern of a question that is not about the drawing, its nouns filled in."""
     luck = rng.random()
-    if luck < 0.6:
+    if luck < 0.5:
         return rng.choice(THING_PATTERNS).replace("{m}", noun(rng)).replace("{m2}", noun(rng))
-    return rng.choice(GENERAL_PATTERNS if luck < 0.8 else BEYOND_PATTERNS)
+    return rng.choice(GENERAL_PATTERNS if luck < 0.66 else BEYOND_PATTERNS)
 
 
 def noun(rng: random.Random) -> str:

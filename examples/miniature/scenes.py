@@ -26,7 +26,7 @@ MAX_OBJECTS = 3
 # A colour's plain RGB, and the ranges (hue in degrees, saturation, value) that everyone would call by its name.
 _PALETTE: dict[str, tuple[RGB, tuple[float, float], tuple[float, float], tuple[float, float]]] = {
     "red": ((255, 0, 0), (-10, 6), (0.75, 1), (0.72, 1)),
-    "green": ((0, 128, 0), (95, 158), (0.55, 1), (0.42, 0.88)),
+    "green": ((0, 128, 0), (95, 158), (0.55, 1), (0.42, 1)),
     "blue": ((0, 0, 255), (208, 244), (0.62, 1), (0.58, 1)),
     "yellow": ((255, 255, 0), (48, 61), (0.72, 1), (0.9, 1)),
     "orange": ((255, 165, 0), (20, 40), (0.8, 1), (0.9, 1)),

@@ -1,6 +1,7 @@
 """Pictures that are not in the miniature's world, so that it learns to say so: flat graphics, textures, scenery.
 
-The families that evaluation uses as unseen (hearts, flowers, spirals, ladders, clouds; see `plain`) are not here.
+The families that evaluation uses as unseen (flowers, spirals, ladders, clouds; see `plain`) are not here; what lies
+next to the world is in `neighbours`.
 """
 
 import math
@@ -21,7 +22,7 @@ def stranger(rng: random.Random, width: int, height: int, font_of: FontOf) -> Im
     """An RGB picture of something else."""
     luck = rng.random()
     if luck < 0.68:
-        picture = _Graphic(rng, width, height, font_of).paint()
+        picture = Graphic(rng, width, height, font_of).paint()
         if rng.random() < 0.25:
             return picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.2) * width / 96))
         return picture
@@ -33,7 +34,7 @@ def stranger(rng: random.Random, width: int, height: int, font_of: FontOf) -> Im
     return _scenery(rng, noise, width, height)
 
 
-class _Graphic:
+class Graphic:
     """Flat graphics on a plain ground, one method a family."""
 
     def __init__(self, rng: random.Random, width: int, height: int, font_of: FontOf) -> None:

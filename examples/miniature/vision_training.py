@@ -6,6 +6,7 @@ It learns from labels of patches and pictures, without language. The pace is set
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from examples.miniature.architecture import (
     patch_features,
 )
 from examples.miniature.drawing import Box, draw
-from examples.miniature.lesson import Lesson, Workers
+from examples.miniature.lesson import Bookmark, Lesson, Workers
 from examples.miniature.scenes import BACKGROUNDS, COLORS, SHAPES, Scene, World
 
 _CLIP_MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(1, 3, 1, 1) * 255
@@ -38,6 +39,9 @@ class Labels:
     patches: Tensor  # (pictures, len(PATCH_CLASSES), PATCHES) of class numbers
     offsets: Tensor  # (pictures, 3, PATCHES): x, y to the middle of the shape and its radius, in patches
     pictures: Tensor  # (pictures, len(PICTURE_CLASSES)) of class numbers
+
+    def to(self, device: torch.device) -> "Labels":
+        return Labels(self.patches.to(device), self.offsets.to(device), self.pictures.to(device))
 
     @classmethod
     def of(cls, scenes: Iterable[tuple[Scene, Box | None]]) -> "Labels":
@@ -60,7 +64,7 @@ def vision_loss(read_outs: ReadOuts, features: Tensor, labels: Labels) -> tuple[
     shape = labels.patches[:, 0]
     is_shape, is_thing = (shape > 0) & (shape < _THING), shape > 0
     where = {"color": is_thing & (shape < _STRANGER), "digit": shape == _THING}
-    total, accuracy = torch.zeros(()), {}
+    total, accuracy = features.new_zeros(()), {}
     for k, (name, logits) in enumerate(zip(PATCH_CLASSES, per_patch, strict=True)):
         truth, on = labels.patches[:, k], where.get(name, is_shape)
         loss = F.cross_entropy(logits.flatten(0, 1), truth.flatten(), reduction="none").view_as(truth)
@@ -77,19 +81,24 @@ def vision_loss(read_outs: ReadOuts, features: Tensor, labels: Labels) -> tuple[
     return total, accuracy
 
 
-def teach_vision(model: LlavaForConditionalGeneration, read_outs: ReadOuts, lesson: Lesson, workers: Workers) -> None:
+def teach_vision(
+    model: LlavaForConditionalGeneration, read_outs: ReadOuts, lesson: Lesson, workers: Workers, bookmark: Path
+) -> None:
     """Train the tower for `lesson.minutes`, and report on pictures that it never sees otherwise."""
-    parameters = [*seeing_parameters(model), *read_outs.parameters()]
+    parameters, device = [*seeing_parameters(model), *read_outs.parameters()], workers.device
     optimizer = torch.optim.AdamW(parameters, lr=lesson.rate, betas=(0.9, 0.98), weight_decay=0.02, fused=True)
-    rng = random.Random(lesson.seed * 1000 + workers.rank)
     unseen = random.Random(1_000_007)
     exam = paint([World().sample(unseen) for _ in range(300)], unseen)
-    difficulty, skill, step = 0.0, 0.0, 0
+    marked = Bookmark(bookmark, {"model": model, "read_outs": read_outs, "optimizer": optimizer})
+    numbers = marked.load(device)
+    workers.begin(numbers.get("seconds", 0.0))
+    difficulty, skill, step = numbers.get("difficulty", 0.0), 0.0, int(numbers.get("step", 0))
+    rng = random.Random(f"{lesson.seed} {workers.rank} {step}")
     while (progress := workers.progress(lesson)) < 1:
         lesson.set_rate(optimizer, step, progress)
         worlds = [World(difficulty if rng.random() < 0.7 else rng.uniform(0, difficulty)) for _ in range(lesson.batch)]
         pixels, labels = paint([world.sample(rng) for world in worlds], rng)
-        loss, accuracy = vision_loss(read_outs, patch_features(model, pixels), labels)
+        loss, accuracy = vision_loss(read_outs, patch_features(model, pixels.to(device)), labels.to(device))
         optimizer.zero_grad()
         loss.backward()
         workers.average_gradients(parameters)
@@ -102,12 +111,14 @@ def teach_vision(model: LlavaForConditionalGeneration, read_outs: ReadOuts, less
         if step % 50 == 0:
             row = {"difficulty": difficulty, "skill": skill, "loss": loss.item()}
             workers.report("vision", step, progress, row | (_marks(model, read_outs, exam) if step % 300 == 0 else {}))
+        if workers.is_first:
+            marked.save(step=step, seconds=workers.seconds, difficulty=difficulty)
     workers.report("vision", step, 1.0, _marks(model, read_outs, exam))
 
 
 @torch.no_grad()
 def _marks(model: LlavaForConditionalGeneration, read_outs: ReadOuts, exam: tuple[Tensor, Labels]) -> dict[str, float]:
-    return vision_loss(read_outs, patch_features(model, exam[0]), exam[1])[1]
+    return vision_loss(read_outs, patch_features(model, exam[0].to(model.device)), exam[1].to(model.device))[1]
 
 
 def seeing_parameters(model: LlavaForConditionalGeneration) -> list[torch.nn.Parameter]:
