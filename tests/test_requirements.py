@@ -37,7 +37,8 @@ def imported_by(*folders: str) -> set[str]:
 
 
 def test_the_program_imports_nothing_that_is_not_pinned() -> None:
-    assert imported_by("app.py", "llava_demo/**/*.py") <= set(pinned("requirements.txt"))
+    brought = {"triton"}  # by torch's CUDA builds, in the version that each needs
+    assert imported_by("app.py", "llava_demo/**/*.py") - brought <= set(pinned("requirements.txt"))
 
 
 def test_the_examples_import_nothing_that_is_not_pinned() -> None:

@@ -132,7 +132,7 @@ class SpanAttention:
         self.drawn = torch.tensor(
             [end - 1 for span, end in zip(spans, ends, strict=True) if span.is_drawn], dtype=torch.long
         ).to(cache.device)
-        tables = [(span.request.table.pages if span.request.table else [], span) for span in spans]
+        tables = [(span.request.pages, span) for span in spans]
         self._writes = torch.cat([cache.places(pages, span.past, span.keys) for pages, span in tables])
         drawn = iter(range(len(spans)))
         self._parts = [

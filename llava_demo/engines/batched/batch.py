@@ -7,10 +7,11 @@ from torch import Tensor
 
 from llava_demo.engines.answer import TokenLikelihood
 from llava_demo.engines.batched.attention import Cache, CacheShape, SpanAttention
+from llava_demo.engines.batched.decode import DecodeSteps
 from llava_demo.engines.batched.pages import PAGE_TOKENS, Pages
 from llava_demo.engines.batched.products import keep_freed_memory
 from llava_demo.engines.batched.schedule import BatchSize, Request, Scheduler, Span
-from llava_demo.engines.batched.step import Decoder
+from llava_demo.engines.batched.step import Decoder, add_norm, gated
 from llava_demo.engines.sampler import likelihood, tokens_of
 from llava_demo.model.image_tokens import ImageTokens
 from llava_demo.model.llava import Llava
@@ -51,7 +52,10 @@ class Batch:
         self.pages = Pages(size.pages, size.is_sharing)
         self.scheduler = Scheduler(size, self.pages)
         like = torch.empty(0, dtype=llava.model.dtype, device=llava.model.device)
-        self.cache = Cache(CacheShape.of(llava.model.config.get_text_config()), size.pages, like)
+        spare = 1  # page, which no request holds; see `DecodeSteps`
+        self.cache = Cache(CacheShape.of(llava.model.config.get_text_config()), size.pages + spare, like)
+        self._embeddings, self._context = llava.model.get_input_embeddings(), llava.context_tokens
+        self.decode = self.decode_steps() if self._is_on_gpu else None  # else all spans of a step are computed together
 
     def add(self, request: Request) -> None:
         self.scheduler.add(request)
@@ -109,11 +113,46 @@ class Batch:
         spans = step.spans
         if not spans:
             return
+        decoding = [span for span in spans if self.decode is not None and span.request.is_decoding]
+        prompts = [span for span in spans if span not in decoding]
+        logits = [self._logits(prompts)] if prompts else []
+        step.requests = [span.request for span in [*prompts, *decoding] if span.is_drawn]
+        if self.decode is not None and decoding:
+            logits.append(self.decode.run([span.request for span in decoding]))
+        self.scheduler.computed(spans)
+        if step.requests:
+            step.logits = logits[0] if len(logits) == 1 else torch.cat(logits)
+            step.tokens = tokens_of(step.logits, [request.draw for request in step.requests])
+
+    def decode_steps(self) -> DecodeSteps:
+        """New static steps for as many requests as there may be, of as many tokens as each may have."""
+        pages = -(-min(self._context, self.size.tokens) // PAGE_TOKENS)
+        return DecodeSteps(self.model, self._embeddings, self.cache, self.size.requests, pages)
+
+    def warm_up(self) -> str:
+        """Have a GPU compile its kernels and capture its graphs; a sentence about what could be had.
+
+        Where anything fails there, the steps run as they do on a CPU.
+        """
+        if self.decode is None:
+            return "Steps run one operation after the other: graphs are for GPUs."
+        try:
+            from llava_demo.engines.batched import kernels
+
+            self.model.add_norm, self.model.gated = kernels.add_norm, kernels.gated
+            self.decode.attend = kernels.attend
+            self.decode.capture()
+        except Exception as error:  # noqa: BLE001, whatever a driver, a compiler or a kernel raises
+            self.model.add_norm, self.model.gated = add_norm, gated
+            self.decode = self.decode_steps()
+            words = (str(error).splitlines() or [""])[0][:200]
+            return f"Decode steps run one operation after the other: no CUDA graph, {type(error).__name__}: {words}."
+        return f"Decode steps are CUDA graphs, of up to {self.decode.sizes[-1]} chats."
+
+    def _logits(self, spans: list[Span]) -> Tensor:
+        """The logits of those of `spans` that a token is drawn for."""
         hidden = self._images.embedded([token for span in spans for token in span.request.ids[span.past : span.keys]])
         positions = torch.cat([torch.arange(span.past, span.keys) for span in spans]).to(self.cache.device)
         attention = SpanAttention(self.cache, spans, self.model.rotary_of(positions, hidden))
-        logits = self.model(hidden, attention)
-        step.requests = [span.request for span in spans if span.is_drawn]
-        self.scheduler.computed(spans)
-        if step.requests:
-            step.logits, step.tokens = logits, tokens_of(logits, [request.draw for request in step.requests])
+        logits: Tensor = self.model(hidden, attention)
+        return logits

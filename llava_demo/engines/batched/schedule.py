@@ -45,6 +45,11 @@ class Request:
         self.prompt_tokens = len(self.ids)
 
     @property
+    def pages(self) -> list[int]:
+        """Its pages in order; the list is another one each time that it is admitted."""
+        return self.table.pages if self.table is not None else []
+
+    @property
     def is_decoding(self) -> bool:
         return self.table is not None and self.computed == len(self.ids) - 1 and self.computed >= self.prompt_tokens
 

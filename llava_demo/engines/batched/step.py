@@ -38,8 +38,23 @@ class _Layer:
         self.gate_and_up = joined([mlp.gate_proj, mlp.up_proj])
 
 
+def add_norm(hidden: Tensor, delta: Tensor | None, norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """`hidden` + `delta`, both (rows, width), and its norm."""
+    hidden = hidden if delta is None else hidden + delta
+    return hidden, norm(hidden)
+
+
+def gated(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) * up, both (rows, width)."""
+    product: Tensor = functional.silu(gate, inplace=True).mul_(up)
+    return product
+
+
 class Decoder(nn.Module):
-    """The language model of `model`, its head included."""
+    """The language model of `model`, its head included.
+
+    `add_norm` and `gated` are those above, or the GPU's kernels that do the same.
+    """
 
     def __init__(self, model: PreTrainedModel) -> None:
         """Raises:
@@ -52,6 +67,7 @@ class Decoder(nn.Module):
         self._layers = [_Layer(layer) for layer in decoder.layers]
         self._norm = decoder.norm
         self._head = product_of(model.get_output_embeddings())
+        self.add_norm, self.gated = add_norm, gated
 
     def rotary_of(self, positions: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """Cosine and sine of `positions` (rows), both (rows, width of a head), in the type of `like`."""
@@ -60,16 +76,16 @@ class Decoder(nn.Module):
 
     def forward(self, hidden: Tensor, attention: Attention) -> Tensor:
         """Embeddings (rows, width) in, logits (drawn rows, vocabulary) in float32 out."""
+        delta: Tensor | None = None  # what the layer before adds to `hidden`
         for number, layer in enumerate(self._layers):
-            x = layer.norms[0](hidden)
+            hidden, x = self.add_norm(hidden, delta, layer.norms[0])
             heads = (x.unflatten(-1, (-1, layer.head_width)) for x in layer.query_key_value(x))
             attended = attention(number, *heads).flatten(1)
             if layer is self._layers[-1]:
                 hidden = hidden[attention.drawn]
-            hidden = hidden + layer.output(attended)
-            gate, up = layer.gate_and_up(layer.norms[1](hidden))
-            hidden = hidden + layer.down(functional.silu(gate, inplace=True).mul_(up))
-        return self._head(self._norm(hidden)).float()
+            hidden, x = self.add_norm(hidden, layer.output(attended), layer.norms[1])
+            delta = layer.down(self.gated(*layer.gate_and_up(x)))
+        return self._head(self.add_norm(hidden, delta, self._norm)[1]).float()
 
 
 def check_decoder(model: PreTrainedModel) -> None:
