@@ -181,6 +181,13 @@ class Settings(BaseSettings):
         le=1000,
         description="most requests answered at once; if not set, 16 on a CPU and 64 on a GPU, or what its memory holds",
     )
+    gpu_memory: float = Field(
+        0.85,
+        ge=0.1,
+        le=1,
+        title="a number from 0.1 to 1",
+        description="share of a GPU's memory that this program may take, weights and cache together",
+    )
     max_queue: int = Field(64, ge=0, le=10_000, description="most requests in line; one more is refused as busy")
 
     @property
@@ -259,7 +266,18 @@ GROUPS = {
     "model": ("model", "engine", "quantize", "dtype", "attention", "cache"),
     "remote": ("remote_url", "remote_key"),
     "pictures": ("image_mode", "max_images", "max_image_mb", "max_image_megapixels"),
-    "server": ("host", "port", "share", "auth", "api_key", "fetch_urls", "log_format", "max_concurrent", "max_queue"),
+    "server": (
+        "host",
+        "port",
+        "share",
+        "auth",
+        "api_key",
+        "fetch_urls",
+        "log_format",
+        "max_concurrent",
+        "gpu_memory",
+        "max_queue",
+    ),
 }
 
 

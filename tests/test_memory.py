@@ -6,7 +6,7 @@ import psutil
 import pytest
 
 from llava_demo.engines.batched import memory
-from llava_demo.engines.batched.memory import batch_size, free_ram, token_bytes
+from llava_demo.engines.batched.memory import GIB, batch_size, free_ram, gpu_budget, token_bytes
 from llava_demo.errors import EngineUnavailable
 from llava_demo.model.llava import Llava
 
@@ -73,3 +73,9 @@ def test_too_little_for_one_chat_is_told(tiny_llava: Llava, monkeypatch: pytest.
     monkeypatch.setattr(memory, "free_ram", lambda: 100 * token_bytes(tiny_llava))
     with pytest.raises(EngineUnavailable, match="room for 40 tokens in memory; one chat takes 528"):
         batch_size(tiny_llava, None)
+
+
+def test_of_a_gpu_only_the_share_that_was_allowed_is_taken_weights_and_all() -> None:
+    """80 GB, of which weights take 5 and other programs 10."""
+    assert gpu_budget(free=65 * GIB, total=80 * GIB, share=0.85) == (68 - 15 - 1) * GIB
+    assert gpu_budget(free=65 * GIB, total=80 * GIB, share=0.1) < 0

@@ -40,6 +40,7 @@ OTHER_VALUES: dict[str, tuple[str, Any]] = {
     "api_key": ("k3y-1, k3y-2", ("k3y-1", "k3y-2")),
     "log_format": ("json", "json"),
     "max_concurrent": ("3", 3),
+    "gpu_memory": ("0.5", 0.5),
     "max_queue": ("0", 0),
 }
 
@@ -115,6 +116,7 @@ BAD_VALUES = [
     ("port", "http", "'http'; a whole number from 1 to 65535"),
     ("port", "nan", "'nan'; a whole number from 1 to 65535"),
     ("log_format", "xml", "'xml'; one of text, json"),
+    ("gpu_memory", "1.5", "'1.5'; a number from 0.1 to 1"),
     ("max_queue", "-1", "'-1'; a whole number from 0 to 10000"),
 ]
 

@@ -150,7 +150,7 @@ def _batched(llava: "Llava", info: EngineInfo, settings: Settings) -> Engine:
     from llava_demo.engines.batched.memory import batch_size
 
     try:
-        size, words = batch_size(llava, settings.max_concurrent)
+        size, words = batch_size(llava, settings.max_concurrent, settings.gpu_memory)
         batched = replace(info, engine="batched", attention=BATCHED_ATTENTION, reasons=(*info.reasons, words))
         return BatchedEngine(llava, batched, settings.max_queue, size)
     except (EngineUnavailable, ValueError, torch.OutOfMemoryError) as error:

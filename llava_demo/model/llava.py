@@ -165,6 +165,10 @@ class Llava:
         (run,), inputs = self._encoded([self._prepared(image)])
         return run, inputs
 
+    def sample_inputs(self) -> dict[str, torch.Tensor]:
+        """What `features` takes of an empty picture: for a first run that nobody waits for."""
+        return self._encoded([PIL.Image.new("RGB", (self.side, self.side))])[1]
+
     @torch.inference_mode()
     def features(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """What the language model gets in place of a picture's image ids, (rows, width)."""

@@ -1,20 +1,25 @@
 """`Batch`: requests that are answered together, one step of the model at a time, in the thread that calls it."""
 
-from dataclasses import dataclass, field
+import time
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from llava_demo.chat import SamplingParams
 from llava_demo.engines.answer import TokenLikelihood
 from llava_demo.engines.batched.attention import Cache, CacheShape, SpanAttention
-from llava_demo.engines.batched.decode import DecodeSteps
+from llava_demo.engines.batched.graphs import DecodeSteps
 from llava_demo.engines.batched.pages import PAGE_TOKENS, Pages
 from llava_demo.engines.batched.products import keep_freed_memory
-from llava_demo.engines.batched.schedule import BatchSize, Request, Scheduler, Span
+from llava_demo.engines.batched.schedule import BIG_CHUNK, BatchSize, Request, Scheduler, Span
 from llava_demo.engines.batched.step import Decoder, add_norm, gated
-from llava_demo.engines.sampler import likelihood, tokens_of
+from llava_demo.engines.sampler import Draw, likelihood, tokens_of
 from llava_demo.model.image_tokens import ImageTokens
 from llava_demo.model.llava import Llava
+
+LONGEST_PAUSE_S = 0.1  # that a chunk of a newcomer's prompt may cost the others
+SMALL_CHUNK = 256  # where a big one takes longer
 
 
 @dataclass(frozen=True)
@@ -129,25 +134,41 @@ class Batch:
         pages = -(-min(self._context, self.size.tokens) // PAGE_TOKENS)
         return DecodeSteps(self.model, self._embeddings, self.cache, self.size.requests, pages)
 
-    def warm_up(self) -> str:
-        """Have a GPU compile its kernels and capture its graphs; a sentence about what could be had.
+    def warm_up(self) -> str | None:
+        """Have a GPU compile its kernels, capture its graphs and read a prompt; a sentence about what could be had.
 
-        Where anything fails there, the steps run as they do on a CPU.
+        Where anything fails there, the steps run one operation after the other. None on a CPU, which needs no warmth.
         """
         if self.decode is None:
-            return "Steps run one operation after the other: graphs are for GPUs."
+            return None
+        words = self._captured(self.decode)
+        seconds = [self._prompt_seconds(first_id) for first_id in (1, 2)]  # the first one compiles
+        if seconds[-1] > LONGEST_PAUSE_S:
+            self.scheduler.size = replace(self.size, chunk=min(self.size.chunk, SMALL_CHUNK))
+        return words
+
+    def _captured(self, decode: DecodeSteps) -> str:
         try:
             from llava_demo.engines.batched import kernels
 
             self.model.add_norm, self.model.gated = kernels.add_norm, kernels.gated
-            self.decode.attend = kernels.attend
-            self.decode.capture()
+            decode.attend = kernels.attend
+            decode.capture()
         except Exception as error:  # noqa: BLE001, whatever a driver, a compiler or a kernel raises
             self.model.add_norm, self.model.gated = add_norm, gated
             self.decode = self.decode_steps()
             words = (str(error).splitlines() or [""])[0][:200]
             return f"Decode steps run one operation after the other: no CUDA graph, {type(error).__name__}: {words}."
-        return f"Decode steps are CUDA graphs, of up to {self.decode.sizes[-1]} chats."
+        return f"Decode steps are CUDA graphs, for up to {decode.sizes[-1]} chats at once."
+
+    def _prompt_seconds(self, token: int) -> float:
+        """How long a prompt of one big chunk takes, made of one token only."""
+        started, tokens = time.perf_counter(), min(BIG_CHUNK, self._context - 1, self.size.tokens - PAGE_TOKENS)
+        draw = Draw(SamplingParams(temperature=0), torch.tensor([token], device=self.cache.device), -1, 2)
+        request = Request([token] * tokens, 1, draw)
+        self.scheduler.add(request)
+        self.step()
+        return time.perf_counter() - started
 
     def _logits(self, spans: list[Span]) -> Tensor:
         """The logits of those of `spans` that a token is drawn for."""

@@ -6,6 +6,7 @@ nothing of endpoints.
 
 import asyncio
 import gc
+import logging
 import threading
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -39,6 +40,8 @@ RESERVED_ANSWER_TOKENS = 256  # what an answer is thought to need; a longer one 
 SMALLEST_CHUNK = 64
 READ_AHEAD = 4  # waiting requests whose prompts and pictures are prepared; the others keep their pictures as bytes
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass(eq=False)
 class _Chat:
@@ -70,6 +73,7 @@ class BatchedEngine(JobEngine):
         self.images = ImageTokens(llava, max_rows=size.tokens)
         self.size = size
         self.batch = Batch(llava, self.images, size)
+        self._warm_up()
         self._changed = threading.Condition()  # its lock is over the five below
         self._queue: FairQueue[Job] = FairQueue(size.requests, max_queue)  # all that have not ended
         self._ready: dict[Job, _Chat] = {}  # those that were read and wait
@@ -82,6 +86,13 @@ class BatchedEngine(JobEngine):
         ]
         for thread in self._threads:
             thread.start()
+
+    def _warm_up(self) -> None:
+        """Do once what a GPU does slowly for the first time: a picture's features take over a second then."""
+        if (words := self.batch.warm_up()) is not None:
+            self.llava.features(self.llava.sample_inputs())
+            self.info = replace(self.info, reasons=(*self.info.reasons, words))
+            _log.info(words)
 
     def status(self) -> EngineStatus:
         with self._changed:
@@ -289,6 +300,7 @@ class BatchedEngine(JobEngine):
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             self.batch = Batch(self.llava, self.images, self.size)
+            self.batch.warm_up()
         except Exception as again:  # noqa: BLE001, whatever it is, nothing can be answered any more
             failure_of(again)
             self._refuse_all("The engine failed and could not be started again; the server must be restarted.")

@@ -8,20 +8,21 @@ from transformers import PreTrainedConfig
 
 from llava_demo.engines.batched.attention import CacheShape
 from llava_demo.engines.batched.pages import PAGE_TOKENS
-from llava_demo.engines.batched.schedule import BatchSize
+from llava_demo.engines.batched.schedule import BIG_CHUNK, BatchSize
 from llava_demo.errors import EngineUnavailable
 from llava_demo.model.llava import Llava
 
 GIB = 2**30
 CHATS_ON_CPU, CHATS_ON_GPU = 16, 64  # at most; more would make each of them slow to read
 TEXT_AND_ANSWER_TOKENS = 512  # of an ordinary chat, beside its picture
-SHARE_OF_RAM, SHARE_OF_GPU = 0.4, 0.8  # of what is free; the rest is for others, and for the steps themselves
+SHARE_OF_RAM = 0.4  # of what is free; the rest is for others, and for the steps themselves
+KEPT_ON_CPU, KEPT_ON_GPU = 1.0, 0.5  # earlier chats whose pages stay, for each chat that may run
 ENCODING_BYTES = GIB  # of the GPU, for the vision tower at work
 CGROUPS = Path("/sys/fs/cgroup")
 
 
-def batch_size(llava: Llava, max_concurrent: int | None) -> tuple[BatchSize, str]:
-    """What fits, and a sentence about it.
+def batch_size(llava: Llava, max_concurrent: int | None, gpu_memory: float = 0.85) -> tuple[BatchSize, str]:
+    """What fits, and a sentence about it; `gpu_memory` is the share of a GPU's memory that this process may take.
 
     Raises:
         EngineUnavailable: not even one chat does.
@@ -29,25 +30,30 @@ def batch_size(llava: Llava, max_concurrent: int | None) -> tuple[BatchSize, str
     device = llava.model.device
     is_gpu = device.type == "cuda"
     if is_gpu:
-        budget = int(torch.cuda.mem_get_info(device)[0] * SHARE_OF_GPU) - ENCODING_BYTES
+        free, total = torch.cuda.mem_get_info(device)
+        budget = gpu_budget(free, total, gpu_memory)
     else:
         budget = int(free_ram() * SHARE_OF_RAM)
     wanted = max_concurrent or (CHATS_ON_GPU if is_gpu else CHATS_ON_CPU)
     each = token_bytes(llava)
     chat = min(llava.image_tokens + TEXT_AND_ANSWER_TOKENS, llava.context_tokens)
-    tokens = budget // each
-    if not is_gpu:  # others need the memory, too: for twice as many chats as there can be, so that earlier ones stay
-        tokens = min(tokens, max(2 * wanted * chat, 2 * llava.context_tokens))
+    useful = int(wanted * chat * (1 + (KEPT_ON_GPU if is_gpu else KEPT_ON_CPU)))
+    tokens = min(budget // each, max(useful, 2 * llava.context_tokens))
     fitting = tokens // chat
     if fitting < 1:
         raise EngineUnavailable(f"There is room for {max(tokens, 0):,} tokens in memory; one chat takes {chat:,}.")
     requests = min(wanted, fitting)
-    size = BatchSize(pages=tokens // PAGE_TOKENS, requests=requests, chunk=256 if is_gpu else 128)
+    size = BatchSize(pages=tokens // PAGE_TOKENS, requests=requests, chunk=BIG_CHUNK if is_gpu else 128)
     words = (
         f"Up to {requests} chats are answered at once; the cache holds {size.tokens:,} tokens "
         f"({size.tokens * each / GIB:.1f} GB), {fitting} chats of {chat:,}."
     )
     return size, words
+
+
+def gpu_budget(free: int, total: int, share: float) -> int:
+    """Bytes for pages and features: `share` of a GPU's memory, less what is taken and what the vision tower needs."""
+    return int(total * share) - (total - free) - ENCODING_BYTES
 
 
 def token_bytes(llava: Llava) -> int:
