@@ -23,13 +23,15 @@ class Hardware:
     free_bytes: int = 0  # of the GPU's memory
     why_no_gpu: str = "there is no CUDA GPU"  # where there is none, and the way out if it is a matter of software
     has_fast_int8: bool = False  # a CPU that multiplies 8-bit integers faster than float32
+    index: int = 0  # of the GPU among several: the freest one
 
     @classmethod
     def found(cls) -> "Hardware":
         if not torch.cuda.is_available():
             return cls("CPU", why_no_gpu=_why_no_gpu())
-        free, _ = torch.cuda.mem_get_info()
-        return cls(torch.cuda.get_device_name(), torch.cuda.get_device_capability(), free)
+        index = max(range(torch.cuda.device_count()), key=lambda index: torch.cuda.mem_get_info(index)[0])
+        free, _ = torch.cuda.mem_get_info(index)
+        return cls(torch.cuda.get_device_name(index), torch.cuda.get_device_capability(index), free, index=index)
 
     def measured(self) -> "Hardware":
         """The same, and on a CPU whether it is fast with 8-bit integers, which takes some tenths of a second."""

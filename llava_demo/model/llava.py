@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,15 +99,22 @@ class Llava:
         is_kept = plan.is_int8_on_cpu and kept is not None and kept.exists()
         # None as keyword would hide what a copy's own config says (transformers 5.23)
         options = {} if is_kept else {"quantization_config": _quantization(plan, checkpoint, is_local)}
-        model, found = AutoModelForImageTextToText.from_pretrained(
+        load = partial(
+            AutoModelForImageTextToText.from_pretrained,
             kept if is_kept else checkpoint,
             local_files_only=is_local or is_kept,
             dtype=plan.dtype,
-            device_map="auto" if plan.hardware.has_gpu else "cpu",
             attn_implementation=plan.attention,
             output_loading_info=True,
             **options,
         )
+        try:  # one GPU whole: a model that is spread over several cannot be batched
+            model, found = load(device_map={"": plan.hardware.index} if plan.hardware.has_gpu else "cpu")
+        except torch.OutOfMemoryError:
+            if torch.cuda.device_count() < 2:
+                raise
+            torch.cuda.empty_cache()
+            model, found = load(device_map="auto")
         _check_weights(found)
         if plan.is_int8_on_cpu:
             if kept and not is_kept:

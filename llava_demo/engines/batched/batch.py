@@ -141,8 +141,9 @@ class Batch:
         """
         if self.decode is None:
             return None
-        words = self._captured(self.decode)
-        seconds = [self._prompt_seconds(first_id) for first_id in (1, 2)]  # the first one compiles
+        with torch.cuda.device_of(self.cache.layers[0]):
+            words = self._captured(self.decode)
+            seconds = [self._prompt_seconds(token) for token in (1, 2)]  # the first one compiles
         if seconds[-1] > LONGEST_PAUSE_S:
             self.scheduler.size = replace(self.size, chunk=min(self.size.chunk, SMALL_CHUNK))
         return words
