@@ -8,14 +8,16 @@ It needs a token that may write: `hf auth login`, or the variable HF_TOKEN.
 
 import argparse
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import HfApi, Volume
+from huggingface_hub import HfApi, SpaceCard, Volume
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, LocalTokenNotFoundError
 from huggingface_hub.utils import filter_repo_objects, validate_repo_id
 
@@ -40,6 +42,7 @@ class Plan:
     secrets: dict[str, str]
     volumes: tuple[Volume, ...]
     files: dict[str, int]  # path: bytes
+    front_matter: dict[str, Any]  # of README.md, in place of what stands there
 
     @property
     def url(self) -> str:
@@ -94,6 +97,7 @@ def planned(options: argparse.Namespace, manifest: dict[str, Any]) -> Plan:
         secrets={name: os.environ[name] for name in options.secret},
         volumes=tuple(Volume(type="model", **volume) for volume in manifest["volumes"]),
         files=files,
+        front_matter=manifest["front_matter"].get(options.hardware, {}),
     )
 
 
@@ -112,6 +116,7 @@ def described(plan: Plan) -> Iterator[str]:
     yield from (f"Variable   {name}={value}" for name, value in plan.variables.items())
     yield from (f"Secret     {name}" for name in plan.secrets)
     yield from (f"Volume     {volume.source} at {volume.mount_path}" for volume in plan.volumes)
+    yield from (f"README.md  {name}: {value}" for name, value in plan.front_matter.items())
     yield f"Files      {len(plan.files)}, {sum(plan.files.values()) / 1e6:.1f} MB; what else the Space has is deleted"
     yield from (f"  {size:>9,}  {path}" for path, size in plan.files.items())
 
@@ -126,16 +131,26 @@ def carry_out(plan: Plan) -> None:
         api.add_space_secret(plan.space, name, value)
     if plan.volumes:
         api.set_space_volumes(plan.space, list(plan.volumes))
-    api.upload_folder(
-        repo_id=plan.space,
-        repo_type="space",
-        folder_path=ROOT,
-        allow_patterns=list(plan.files),
-        delete_patterns="*",
-        commit_message="Deploy",
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        write_files(plan, Path(folder))
+        api.upload_folder(
+            repo_id=plan.space, repo_type="space", folder_path=folder, delete_patterns="*", commit_message="Deploy"
+        )
     if plan.hardware:
         api.request_space_hardware(plan.space, plan.hardware, sleep_time=plan.sleep_time_s)
+
+
+def write_files(plan: Plan, folder: Path) -> None:
+    """What is uploaded, with the front matter that fits the hardware: no 14 GB are preloaded that are not served."""
+    for path in plan.files:
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / path, target)
+    card = SpaceCard.load(folder / "README.md", ignore_metadata_errors=False)
+    for name, value in plan.front_matter.items():
+        card.data[name] = value
+    if plan.front_matter:
+        card.save(folder / "README.md")
 
 
 def _parser(manifest: dict[str, Any]) -> argparse.ArgumentParser:

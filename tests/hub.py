@@ -20,7 +20,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 TOKEN = "hf_stand_in"
@@ -134,6 +134,7 @@ class ModelsHub:
     name: str
     folder: Path
     url: str = ""
+    broken_after: int | None = None  # bytes of a file of weights, after which the connection is closed
 
     @property
     def app(self) -> Starlette:
@@ -141,13 +142,14 @@ class ModelsHub:
         return Starlette(
             routes=[
                 Route(api + "/revision/{revision}", self.info),
+                Route(api, self.info),
                 Route(api + "/tree/{revision}", self.tree),
                 Route("/{user}/{name}/resolve/{revision}/{path:path}", self.file),
             ]
         )
 
     async def info(self, _: Request) -> Response:
-        siblings = [{"rfilename": path.name} for path in self.folder.iterdir()]
+        siblings = [{"rfilename": path.name, "size": path.stat().st_size} for path in self.folder.iterdir()]
         return JSONResponse({"id": self.name, "sha": "0" * 40, "siblings": siblings, "private": False, "tags": []})
 
     async def tree(self, _: Request) -> Response:
@@ -160,8 +162,16 @@ class ModelsHub:
 
     async def file(self, request: Request) -> Response:
         path = self.folder / request.path_params["path"]
+        if not path.is_file():
+            return JSONResponse({}, 404, headers={"X-Error-Code": "EntryNotFound"})
         tag = hashlib.sha1(path.read_bytes()).hexdigest()
+        if self.broken_after is not None and path.suffix == ".safetensors" and request.method == "GET":
+            return StreamingResponse(self.cut(path), headers={"Content-Length": str(path.stat().st_size)})
         return FileResponse(path, headers={"X-Repo-Commit": "0" * 40, "ETag": f'"{tag}"'})
+
+    def cut(self, path: Path) -> Iterator[bytes]:
+        yield path.read_bytes()[: self.broken_after]
+        raise ConnectionError("the connection broke off, as it was told to")
 
 
 @contextmanager

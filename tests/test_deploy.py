@@ -15,6 +15,7 @@ from huggingface_hub import SpaceCard, SpaceHardware
 from packaging.version import Version
 from processes import other_server
 
+from llava_demo.engines.checkpoint import SMALL_LLAVA
 from llava_demo.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -159,6 +160,21 @@ def test_what_was_uploaded_runs(hub: Hub, tmp_path: Path) -> None:
         assert Client(server.url, verbose=False).predict(**asked) == "The image shows a red circle and a blue square."
 
 
+def test_a_space_without_a_gpu_preloads_and_suggests_what_it_serves(hub: Hub) -> None:
+    assert deploy("me/demo", "--hardware", "cpu-basic", **online(hub)).returncode == 0
+    data = SpaceCard(hub.files["README.md"].decode()).data.to_dict()
+    here = SpaceCard.load(ROOT / "README.md")
+    assert data["suggested_hardware"] == "cpu-basic"
+    assert data["models"] == [SMALL_LLAVA]
+    [preloaded] = data["preload_from_hub"]
+    repository, files = preloaded.split()
+    assert repository == SMALL_LLAVA
+    assert "model.safetensors" in files.split(",")
+    unchanged = data.keys() - MANIFEST["front_matter"]["cpu-basic"].keys()
+    assert {name: data[name] for name in unchanged} == {name: here.data.to_dict()[name] for name in unchanged}
+    assert hub.files["README.md"].decode().endswith(here.text[-2000:])
+
+
 # --- the front matter and the manifest
 
 
@@ -185,6 +201,7 @@ def test_the_manifest_names_only_what_there_is() -> None:
         warnings.simplefilter("ignore")
         known = {hardware.value for hardware in SpaceHardware}
     assert MANIFEST["hardware"].keys() <= known
+    assert MANIFEST["front_matter"].keys() <= MANIFEST["hardware"].keys()
     ours = {f"LLAVA_{name.upper()}" for name in Settings.model_fields}
     assert MANIFEST["variables"].keys() <= ours
     assert set(MANIFEST["secrets"]) <= ours | {"HF_TOKEN"}

@@ -128,7 +128,7 @@ def test_ask_ends_before_a_stop_string(tiny_folder: str, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "arguments are required: serve|ask|check"),
+        ([], "arguments are required: serve|ask|caption|check"),
         (["bogus"], "invalid choice: 'bogus'"),
         (["ask"], "arguments are required"),
         (["ask", QUESTION, "--temperature", "3"], "temperature is 3; it must be a number from 0 to 2."),

@@ -25,10 +25,13 @@ def our_engine(settings: Settings) -> Engine:
 
 
 def plain_way(settings: Settings) -> Engine:
-    """The model card's way with the same weights, loaded as ours are."""
+    """The model card's way with the same weights: loaded as ours are on a GPU, in float32 on a CPU."""
+    import torch
+
     from examples.bench.plain import PlainWay
 
-    engine = load_engine(settings.model_copy(update={"engine": "generate"}))
+    quantize = settings.quantize if torch.cuda.is_available() else "none"
+    engine = load_engine(settings.model_copy(update={"engine": "generate", "quantize": quantize}))
     return PlainWay(engine.llava, engine.info)  # type: ignore[attr-defined]
 
 
