@@ -1,45 +1,109 @@
-"""Callers: how requests are told apart for fairness, by key, else by address. What names a caller is never logged."""
+"""Callers: how requests are told apart, by key, else by address; the page adds a login. They are never logged."""
 
 import hashlib
+import secrets
+import time
 from collections.abc import Sequence
-from ipaddress import IPv6Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Scope
+
+from llava_demo.errors import TooManyRequests
+
+Network = IPv4Network | IPv6Network
+
+WRONG_KEYS = 10  # that a caller may try at once; one more every KEY_S seconds
+KEY_S = 6.0
 
 _SCOPE_KEY = "llava_demo.caller"
-_SITE_BITS = 64  # of an IPv6 address: the rest is the caller's own to vary
+_HEADER = b"x-llava-demo-caller"
+_SITE_BITS = 64  # of an IPv6 address; the rest is the caller's own to vary
 
 
 def caller_of(connection: HTTPConnection | None) -> str:
-    """The name that `NameCallers` gave to the caller of an HTTP request; "" outside of one."""
-    return connection.scope.get(_SCOPE_KEY, "") if connection else ""
+    """The name of the caller of an HTTP request; "" outside of one."""
+    return caller_name(connection.scope) if connection else ""
 
 
-class NameCallers:
-    """ASGI middleware: names the caller of each request. A bearer token counts only where it is one of `keys`."""
+def caller_name(scope: Scope) -> str:
+    """The same for the ASGI scope of a request that `Callers` has named."""
+    name: str = scope.get(_SCOPE_KEY, "")
+    return name
 
-    def __init__(self, app: ASGIApp, keys: Sequence[str] = ()) -> None:
-        self._app = app
+
+class Callers:
+    """Names the callers of a server.
+
+    A bearer token counts only where it is one of `keys`. `X-Forwarded-For` counts only where one of `proxies` sent it:
+    the last address in it that is no proxy's.
+    """
+
+    def __init__(self, keys: Sequence[str] = (), proxies: Sequence[Network] = ()) -> None:
         self._names = {f"Bearer {key}": f"key {hashlib.sha256(key.encode()).hexdigest()[:16]}" for key in keys}
+        self._proxies = tuple(proxies)
+        self._secret = secrets.token_hex(16).encode()
+        self._wrong_keys: dict[str, float] = {}  # when, by caller, all that were tried are forgotten
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            given = Headers(scope=scope).get("authorization", "")
-            host = scope["client"][0] if scope.get("client") else ""
-            scope[_SCOPE_KEY] = self._names.get(given) or site_of(host)
-        await self._app(scope, receive, send)
+    def name(self, scope: Scope) -> None:
+        """Write the caller's name, and its true address and scheme, into an HTTP scope.
+
+        Gradio's MCP server asks this server again, with the headers of its caller: a header of ours tells whose they
+        are. One that somebody else made up is dropped.
+        """
+        headers = Headers(scope=scope)
+        peer = scope["client"][0] if scope.get("client") else ""
+        if self._is_proxy(peer):
+            peer = self._forwarded(headers.getlist("x-forwarded-for")) or peer
+            scope["client"] = (peer, 0)
+            if (scheme := headers.get("x-forwarded-proto", "").strip()) in ("http", "https"):
+                scope["scheme"] = scheme
+        secret, _, passed_on = headers.get(_HEADER.decode(), "").encode("latin-1").partition(b" ")
+        is_ours = secrets.compare_digest(secret, self._secret)
+        name = passed_on.decode() if is_ours else self._names.get(headers.get("authorization", "")) or _site_of(peer)
+        scope[_SCOPE_KEY] = name
+        scope["headers"] = [(key, value) for key, value in scope["headers"] if key != _HEADER]
+        if scope["path"].startswith("/gradio_api/mcp"):
+            scope["headers"].append((_HEADER, self._secret + b" " + name.encode()))
+
+    def check_attempts(self, scope: Scope) -> None:
+        """Raises:
+        TooManyRequests: this caller tried too many keys or passwords that were wrong.
+        """
+        over_s = self._wrong_keys.get(caller_name(scope), 0) - time.monotonic() - (WRONG_KEYS - 1) * KEY_S
+        if over_s > 0:
+            words = "Too many wrong keys or passwords; try again in a while."
+            raise TooManyRequests(words, limit=WRONG_KEYS, retry_after_s=int(over_s) + 1)
+
+    def note_wrong_key(self, scope: Scope) -> None:
+        """Count a key or password that was wrong."""
+        caller, now = caller_name(scope), time.monotonic()
+        if caller not in self._wrong_keys:
+            self._wrong_keys = {name: until for name, until in self._wrong_keys.items() if until > now}
+        self._wrong_keys[caller] = max(self._wrong_keys.get(caller, 0), now) + KEY_S
+
+    def _forwarded(self, values: Sequence[str]) -> str | None:
+        hosts = [host.strip() for value in values for host in value.split(",")]
+        hosts = [host for host in hosts if _address(host)]
+        return next((host for host in reversed(hosts) if not self._is_proxy(host)), hosts[0] if hosts else None)
+
+    def _is_proxy(self, host: str) -> bool:
+        address = _address(host)
+        return address is not None and any(address in network for network in self._proxies)
 
 
-def site_of(host: str) -> str:
-    """The address that a caller cannot vary: an IPv4 address, or the /64 network of an IPv6 address."""
+def _address(host: str) -> IPv4Address | IPv6Address | None:
     try:
-        address = ip_address(host)
+        address = ip_address(host.strip("[]"))
     except ValueError:
-        return host
-    if not isinstance(address, IPv6Address):
-        return host
-    if address.ipv4_mapped:
-        return str(address.ipv4_mapped)
-    return str(ip_network((address, _SITE_BITS), strict=False))
+        return None
+    return (address.ipv4_mapped if isinstance(address, IPv6Address) else None) or address
+
+
+def _site_of(host: str) -> str:
+    """The part of an address that a caller cannot vary: all of IPv4, the /64 network of IPv6."""
+    address = _address(host)
+    if isinstance(address, IPv6Address):
+        return str(ip_network((address, _SITE_BITS), strict=False))
+    return str(address or host)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from llava_demo import __version__, log
 from llava_demo.chat import KNOBS, MAX_SEED, MAX_STOP_STRINGS, ChatRequest, Message, SamplingParams, number_from
 from llava_demo.errors import DemoError, InvalidImage, InvalidRequest
+from llava_demo.folder import claim_upload_folder
 from llava_demo.images import Image, ImageLimits
 from llava_demo.settings import OneLineParser, SettingError, Settings, add_options, reach_own_address, unknown_variables
 
@@ -60,6 +61,7 @@ def serve(arguments: Sequence[str], program: str) -> int:
     settings = Settings.from_command_line(arguments, program)
     reach_own_address(settings.host)  # before Gradio is imported, which makes HTTP clients
     _announce("Starting: the page is up in a few seconds.")
+    claim_upload_folder(settings.port)
     from llava_demo.serve import launch
 
     launch(settings)

@@ -5,12 +5,14 @@
     │   ├── UnsupportedParameter  400  unsupported_parameter    it would change the answer, and we do not do it
     │   ├── ModelNotFound         404  model_not_found          a model that is not served here
     │   ├── RequestTooLarge       413  request_too_large        more bytes than a request may have
+    │   ├── RequestTimeout        408  request_timeout          the body came too slowly
     │   ├── InvalidImage          400  invalid_image            not a picture, or one that we refuse
     │   │   └── ImageTooLarge     413  image_too_large          more bytes or pixels than are taken
     │   └── PromptTooLong         400  context_length_exceeded  more tokens than the context holds
     ├── UnknownRoute          404  not_found                nothing is served at this path
     ├── WrongMethod           405  method_not_allowed       not with this method
     ├── WrongKey                  401  invalid_api_key          no key of this server
+    ├── ForeignOrigin         403  foreign_origin           a web page of another site asks
     ├── LoginOnly                 403  login_only               the page asks for a login, and REST has no keys
     ├── TooManyRequests       429  rate_limit_exceeded      the caller has its share; others may still come
     ├── GenerationFailed          500  generation_failed        the model raised while it answered
@@ -54,6 +56,11 @@ class RequestTooLarge(InvalidRequest):
     code = "request_too_large"
 
 
+class RequestTimeout(InvalidRequest):
+    status = 408
+    code = "request_timeout"
+
+
 class InvalidImage(InvalidRequest):
     code = "invalid_image"
 
@@ -80,6 +87,11 @@ class WrongMethod(DemoError):
 class WrongKey(DemoError):
     status = 401
     code = "invalid_api_key"
+
+
+class ForeignOrigin(DemoError):
+    status = 403
+    code = "foreign_origin"
 
 
 class LoginOnly(DemoError):

@@ -7,12 +7,13 @@ in the code, but without their words, which may quote a prompt.
 import asyncio
 import json
 import logging
+import sys
 import time
 import traceback
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, TextIO
 
 from llava_demo import metrics
 from llava_demo.chat import Chunk, FinishReason, Usage
@@ -20,17 +21,36 @@ from llava_demo.errors import DemoError
 
 LogFormat = Literal["text", "json"]
 
+MOST_ALIKE, MINUTE_S, MOST_KINDS = 5, 60.0, 1000
+
 logger = logging.getLogger("llava_demo")
 
 
 def setup(log_format: LogFormat = "text") -> None:
-    """Write the program's log to stderr. A second call replaces the first one's format."""
-    handler = logging.StreamHandler()
+    """Write the program's log to stderr, and what libraries warn of. A second call replaces the first one's format."""
+    handler = _Stderr()
     handler.setFormatter(_Formatter(log_format))
-    for old in [h for h in logger.handlers if isinstance(h.formatter, _Formatter)]:
-        logger.removeHandler(old)
-    logger.addHandler(handler)
+    handler.addFilter(_Repeats())
+    for each in (logger, logging.getLogger()):
+        for old in [h for h in each.handlers if isinstance(h.formatter, _Formatter)]:
+            each.removeHandler(old)
+        each.addHandler(handler)
     logger.setLevel(logging.INFO)
+    logger.propagate = False
+    # Gradio 6.31 prints what its events raise, and so what was written in them.
+    traceback.print_exc = _log_current  # type: ignore[assignment]
+
+
+def take_over(name: str) -> None:
+    """Have a library's logger write here in place of its own handlers, which log the words of exceptions."""
+    for each in (name, f"{name}.error", f"{name}.access"):
+        logging.getLogger(each).handlers.clear()
+        logging.getLogger(each).propagate = True
+
+
+def _log_current(*_: object, **__: object) -> None:
+    """In place of `traceback.print_exc`."""
+    logger.warning("a library reported an exception", exc_info=True)
 
 
 class AnswerRecord:
@@ -103,6 +123,36 @@ def _fields(
     return {name: value for name, value in fields.items() if value is not None}
 
 
+class _Stderr(logging.StreamHandler[TextIO]):
+    """Writes to what is `sys.stderr` at that moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+
+class _Repeats(logging.Filter):
+    """Lets a warning through MOST_ALIKE times a minute; the next one after it says how many there were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: dict[tuple[str, str], tuple[float, int]] = {}  # the start of the minute, and how many since
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno < logging.WARNING:
+            return True
+        key = (record.name, str(record.msg))
+        if len(self._seen) > MOST_KINDS:
+            self._seen.clear()
+        start, count = self._seen.get(key, (record.created, 0))
+        if record.created - start >= MINUTE_S:
+            left_out, start, count = max(0, count - MOST_ALIKE), record.created, 0
+            if left_out:
+                record.msg = f"{record.msg} (and {left_out} times in the minute before)"
+        self._seen[key] = (start, count + 1)
+        return count < MOST_ALIKE
+
+
 class _Formatter(logging.Formatter):
     def __init__(self, log_format: LogFormat) -> None:
         super().__init__()
@@ -113,11 +163,13 @@ class _Formatter(logging.Formatter):
         when = self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z")
         error = record.exc_info[1] if record.exc_info else None
         trace = trace_of(error) if error else getattr(record, "trace", "")
+        # asyncio's messages go on with the exception, words and all.
+        words = record.getMessage() if record.name.startswith(logger.name) else record.getMessage().partition("\n")[0]
         if self._is_json:
-            line = {"time": when, "level": record.levelname.lower(), "message": record.getMessage(), **fields}
+            line = {"time": when, "level": record.levelname.lower(), "message": words, **fields}
             return json.dumps(line | ({"traceback": trace} if trace else {}), default=str)
         pairs = "".join(f" {name}={value}" for name, value in fields.items())
-        return f"{when} {record.levelname} {record.getMessage()}{pairs}" + (f"\n{trace}" if trace else "")
+        return f"{when} {record.levelname} {words}{pairs}" + (f"\n{trace}" if trace else "")
 
 
 def trace_of(error: BaseException | None) -> str:

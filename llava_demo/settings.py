@@ -8,6 +8,7 @@ import argparse
 import difflib
 import os
 from collections.abc import Mapping, Sequence
+from ipaddress import ip_network
 from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin
 from urllib.parse import urlsplit
 from urllib.request import getproxies
@@ -83,6 +84,11 @@ def reach_own_address(host: str) -> None:
             f"The address of a proxy in {names} cannot be used; it must begin with http://, https://, socks5:// or "
             "socks5h://, and be followed by a host and a port."
         ) from error
+
+
+def _default_proxies() -> tuple[str, ...]:
+    private = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")  # where a Space's containers and their proxy are
+    return private if os.environ.get("SYSTEM") == "spaces" else ()
 
 
 class Settings(BaseSettings):
@@ -173,6 +179,19 @@ class Settings(BaseSettings):
             title="a key of printable ASCII letters, or several with blanks or commas between",
             description="a key that the REST APIs ask for; may be given several times; better as a variable",
         )
+    )
+    trusted_proxy: Annotated[
+        tuple[Annotated[str, AfterValidator(lambda text: str(ip_network(text, strict=False)))], ...],
+        NoDecode,
+        BeforeValidator(_several),
+    ] = Field(
+        default_factory=_default_proxies,
+        title="an address or a network, as 10.0.0.0/8, or several with blanks or commas between",
+        description="proxies in front of this server: callers are told apart by the X-Forwarded-For that they send; on "
+        "Spaces, the platform's",
+    )
+    grace: int = Field(
+        20, ge=0, le=3600, description="seconds that running answers may take to finish when the server is ended"
     )
     log_format: Literal["text", "json"] = Field("text", description="the log's lines, for people or for programs")
     max_concurrent: int | None = Field(
@@ -266,18 +285,8 @@ GROUPS = {
     "model": ("model", "engine", "quantize", "dtype", "attention", "cache"),
     "remote": ("remote_url", "remote_key"),
     "pictures": ("image_mode", "max_images", "max_image_mb", "max_image_megapixels"),
-    "server": (
-        "host",
-        "port",
-        "share",
-        "auth",
-        "api_key",
-        "fetch_urls",
-        "log_format",
-        "max_concurrent",
-        "gpu_memory",
-        "max_queue",
-    ),
+    "server": ("host", "port", "share", "auth", "api_key", "trusted_proxy", "fetch_urls", "log_format", "grace"),
+    "load": ("max_concurrent", "gpu_memory", "max_queue"),
 }
 
 

@@ -25,6 +25,7 @@ RANKS = {
     "llava_demo.model": 2,
     "llava_demo.wire": 2,
     "llava_demo.callers": 2,
+    "llava_demo.folder": 0,
     "llava_demo.log": 2,
     "llava_demo.metrics": 2,
     "llava_demo.chat": 1,
@@ -123,4 +124,4 @@ def test_only_settings_reads_the_environment() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv")
     }
-    assert readers == {"llava_demo.settings"}
+    assert readers == {"llava_demo.settings", "llava_demo.folder"}  # the latter tells Gradio by a variable

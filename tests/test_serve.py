@@ -42,10 +42,10 @@ def test_a_space_that_asks_for_server_side_rendering_still_answers_health(
         assert server.health()["status"] == "ready"
 
 
-def test_the_line_is_as_long_as_it_was_set(tiny_llava: Llava) -> None:
-    """Gradio by itself holds back what is over 40, so that neither the engine nor those who wait know of it."""
+def test_the_queue_is_as_long_as_it_was_set(tiny_llava: Llava) -> None:
+    """Gradio by itself holds back what is over 40, so that neither the engine nor the callers know of it."""
     call = {"messages": [{"role": "user", "content": "Tell me a long story."}], "max_tokens": 900}
-    with serving(engine_of(tiny_llava, max_queue=50), max_queue=50) as server, server.slow(0.1):
+    with serving(engine_of(tiny_llava, max_queue=64), max_queue=64) as server, server.slow(0.1):
         with httpx.Client(base_url=server.url) as client:
             for _ in range(45):
                 assert client.post("gradio_api/call/v2/chat", json=call).status_code == 200

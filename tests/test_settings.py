@@ -38,6 +38,8 @@ OTHER_VALUES: dict[str, tuple[str, Any]] = {
     "share": ("true", True),
     "auth": ("ann:secret", ("ann", "secret")),
     "api_key": ("k3y-1, k3y-2", ("k3y-1", "k3y-2")),
+    "trusted_proxy": ("10.1.2.3, 192.168.0.0/16", ("10.1.2.3/32", "192.168.0.0/16")),
+    "grace": ("5", 5),
     "log_format": ("json", "json"),
     "max_concurrent": ("3", 3),
     "gpu_memory": ("0.5", 0.5),

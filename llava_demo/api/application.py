@@ -51,6 +51,11 @@ _BODIES = (
 _SAFE_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 
 
+def is_rest(path: str) -> bool:
+    """Whether a path is one of the REST APIs'."""
+    return any(path == prefix or path.startswith(f"{prefix}/") for prefix in (*PREFIXES, *PREFIXES_WITHOUT_V1))
+
+
 class RestRoutes(BaseRoute):
     """A route for everything under `PREFIXES`, so that unknown paths there get the error form of their interface."""
 
@@ -67,7 +72,7 @@ class RestRoutes(BaseRoute):
             swagger_ui_oauth2_redirect_url="/v1/docs/oauth2-redirect",
             swagger_ui_parameters={"validatorUrl": None},  # else documents of public servers are sent to swagger.io
             redirect_slashes=False,
-            exception_handlers={DemoError: _demo_error, HTTPException: _http_error, ClientDisconnect: _disconnected},
+            exception_handlers={DemoError: demo_error, HTTPException: _http_error, ClientDisconnect: _disconnected},
         )
         self.app.openapi = partial(_document, self.app)  # type: ignore[method-assign]  # FastAPI's own way
         self.app.add_middleware(_Outermost)
@@ -82,10 +87,7 @@ class RestRoutes(BaseRoute):
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """FULL for the paths that are answered here, whatever the method."""
-        path = scope["path"]
-        is_ours = scope["type"] == "http" and any(
-            path == prefix or path.startswith(f"{prefix}/") for prefix in (*PREFIXES, *PREFIXES_WITHOUT_V1)
-        )
+        is_ours = scope["type"] == "http" and is_rest(scope["path"])
         return (Match.FULL if is_ours else Match.NONE), {}
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -106,7 +108,8 @@ def _document(app: FastAPI) -> dict[str, Any]:
 # --- errors in the form of the interface that was called
 
 
-async def _demo_error(request: Request, error: Exception) -> Response:
+async def demo_error(request: Request, error: Exception) -> Response:
+    """The answer that tells of an error of ours."""
     assert isinstance(error, DemoError)
     headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else {}
     if isinstance(error, EngineUnavailable | TooManyRequests):
@@ -172,5 +175,5 @@ class _Outermost:
         except Exception:  # noqa: BLE001, the top of a request: whatever it is, the caller must hear of it
             logger.exception("a defect ended a request")
             if not has_started:
-                failure = await _demo_error(request, DemoError("The server failed; please report this."))
+                failure = await demo_error(request, DemoError("The server failed; please report this."))
                 await failure(scope, receive, send_with_id)

@@ -73,6 +73,11 @@ def error_documents(model: Any, *statuses: int) -> dict[int | str, dict[str, Any
 # --- bodies
 
 
+def max_body_bytes(limits: ImageLimits) -> int:
+    """One largest picture as numbers, or three of them in base64."""
+    return LETTERS_PER_BYTE * limits.max_bytes + WORDS_BYTES
+
+
 async def _bytes_of(request: Request, max_bytes: int) -> bytes:
     """The whole body; what is over the limit is not read.
 
@@ -167,7 +172,7 @@ class Asking:
         Raises:
             RequestTooLarge: it is longer than the largest picture needs; or whatever `parse` raises.
         """
-        data = await _bytes_of(request, LETTERS_PER_BYTE * self.limits.max_bytes + WORDS_BYTES)
+        data = await _bytes_of(request, max_body_bytes(self.limits))
         return await while_connected(request, asyncio.to_thread(parse, data))
 
     def check_model(self, name: str | None) -> None:

@@ -1,11 +1,23 @@
-"""Serving: the page, its API and the REST APIs on one port. `python -m llava_demo serve` and app.py call this."""
+"""Serving: the page, its API and the REST APIs on one port. `python -m llava_demo serve` and app.py call this.
 
-import os
+guard        the ASGI middleware in front of everything
+bodies       how large, how many, how slow and how nested bodies may be
+connections  how many there may be, and how long a head may take
+origins      which web pages may call the server
+uploads      the folder of uploaded files
+gate         what is under way, and that no more is taken
+ending       SIGTERM, SIGINT and SIGHUP
+sessions     what Gradio keeps of its visitors
+"""
+
+import asyncio
 import socket
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from ipaddress import ip_network
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -16,20 +28,26 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llava_demo import log
-from llava_demo.api import Access, RestRoutes
-from llava_demo.callers import NameCallers
+from llava_demo.api import Access, RestRoutes, max_body_bytes
+from llava_demo.callers import Callers
 from llava_demo.engines import Engine
 from llava_demo.engines.load import engine_at_once
 from llava_demo.engines.loading import LoadingEngine
 from llava_demo.images.download import Downloads
+from llava_demo.serve.bodies import Bodies, BodyLimits
+from llava_demo.serve.connections import limit_connections
+from llava_demo.serve.ending import Ending
+from llava_demo.serve.gate import Gate
+from llava_demo.serve.guard import Guard, Rules
+from llava_demo.serve.origins import Origins, listens_locally
+from llava_demo.serve.sessions import SESSIONS, forget_sessions, keep_no_analytics
+from llava_demo.serve.uploads import UploadFolder, check_upload
 from llava_demo.settings import SettingError, Settings, reach_own_address
 from llava_demo.ui import LinkPreview, build_page, card, look, scripts
 
-# Who waits, waits in the engine, which knows the line and tells it. Gradio by itself runs at most 40 events at once and
+# Requests wait in the engine, which knows the queue and tells it. Gradio by itself runs at most 40 events at once and
 # on ZeroGPU lets only one wait.
-PLACES_BESIDE_THE_LINE = 80  # for who is being answered (64 by default), and who hears that the line is full
-
-INTERRUPTED = 130  # what shells report for Ctrl-C: 128 + SIGINT
+PLACES_BESIDE_THE_QUEUE = 80  # for requests that are running (64 by default), and those that are refused
 
 
 def launch(settings: Settings, engine: Engine | None = None, **options: Any) -> tuple[gr.Blocks, str]:
@@ -46,19 +64,44 @@ def launch(settings: Settings, engine: Engine | None = None, **options: Any) -> 
     log.setup(settings.log_format)
     reach_own_address(settings.host)
     _check_address(settings.host, settings.port)
-    is_ours = engine is None
+    is_ours, is_waiting = engine is None, not options.pop("prevent_thread_lock", False)
     engine = engine or engine_at_once(settings)
     page = build_page(engine, settings)
-    routes = rest_routes(engine, settings)
-    is_waiting = not options.pop("prevent_thread_lock", False)
-    places = settings.max_queue + (settings.max_concurrent or 0) + PLACES_BESIDE_THE_LINE
-    _, local_url, share_url = page.queue(max_size=places).launch(
+    rules = _rules(page, settings)
+    ending = Ending(engine, rules.gate, settings.grace, partial(_clean_up, page, rules.uploads))
+    if is_waiting:
+        ending.listen()
+    owned = engine if is_ours else None
+    app_kwargs = {
+        "routes": [rest_routes(engine, settings), scripts(), card()],
+        "lifespan": partial(_lifespan, page, rules, owned),
+        "middleware": [
+            Middleware(LinkPreview),
+            *([Middleware(_CallersOfRest)] if settings.is_zero_gpu else []),
+        ],
+    }
+    url = _open(page, settings, app_kwargs, options)
+    _say(f"\n  Ask a picture   {url}\n")
+    if isinstance(engine, LoadingEngine):
+        engine.when_loaded(lambda: _say(what_answers(engine)))
+    else:
+        _say(what_answers(engine))
+    if is_waiting:
+        ending.wait()
+    return page, url
+
+
+def _open(page: gr.Blocks, settings: Settings, app_kwargs: dict[str, Any], options: dict[str, Any]) -> str:
+    """Put the page on its port; returns its address."""
+    places = settings.max_queue + (settings.max_concurrent or 0) + PLACES_BESIDE_THE_QUEUE
+    app, local_url, share_url = page.queue(max_size=places).launch(
         server_name=settings.host,
         server_port=settings.port,
         share=settings.share,
         auth=settings.credentials,
         max_file_size=settings.image_limits.max_bytes,
         max_threads=places,
+        state_session_capacity=SESSIONS,
         prevent_thread_lock=True,
         quiet=True,
         ssr_mode=False,  # a Space turns it on, and Node would answer /health with the page's HTML
@@ -67,44 +110,49 @@ def launch(settings: Settings, engine: Engine | None = None, **options: Any) -> 
         pwa=False,
         footer_links=["api"],
         mcp_server=settings.auth is None,
-        app_kwargs={
-            "routes": [routes, scripts(), card()],
-            "lifespan": partial(_lifespan, [engine] if is_ours else []),
-            "middleware": [
-                Middleware(LinkPreview),
-                Middleware(NameCallers, keys=settings.api_keys),
-                *([Middleware(_CallersOfRest)] if settings.is_zero_gpu else []),
-            ],
-        },
+        app_kwargs=app_kwargs,
         **look(),
         **options,
     )
+    limit_connections(page.server.config, app)
+    keep_no_analytics(page)
+    log.take_over("uvicorn")
     _log_why_no_tools(page, settings)
     if settings.share and not share_url:
         log.logger.warning("--share: there is no public link, since Gradio's tunnel cannot be reached from here.")
-    url = share_url or local_url
-    _say(f"\n  Ask a picture   {url}\n")
-    if isinstance(engine, LoadingEngine):
-        engine.when_loaded(lambda: _say(what_answers(engine)))
-    else:
-        _say(what_answers(engine))
-    if is_waiting:
-        _wait(page, engine)
-    return page, url
+    url: str = share_url or local_url
+    return url
 
 
-def _wait(page: gr.Blocks, engine: Engine) -> None:
-    """Until Ctrl-C, or until it is clear that the model cannot be loaded, which is raised."""
-    if isinstance(engine, LoadingEngine):
-        try:
-            engine.loaded()
-        except KeyboardInterrupt:
-            page.close(verbose=False)
-            os._exit(INTERRUPTED)  # the thread that loads cannot be ended; torch aborts where Python ends around it
-        except BaseException:
-            page.close(verbose=False)
-            raise
-    page.block_thread()
+@asynccontextmanager
+async def _lifespan(page: gr.Blocks, rules: Rules, engine: Engine | None, app: Starlette) -> AsyncIterator[None]:
+    """Put the guard in front before the first request; `engine` is closed with the server."""
+    assert app.middleware_stack is not None  # Starlette called this through it
+    app.middleware_stack = Guard(app.middleware_stack, page, rules)  # around Gradio's own for CORS, which is too open
+    rules.uploads.start()
+    forgetting = asyncio.create_task(forget_sessions(page))
+    yield
+    forgetting.cancel()
+    if engine is not None:
+        await engine.aclose()
+
+
+def _rules(page: gr.Blocks, settings: Settings) -> Rules:
+    limits = settings.image_limits
+    shown = [Path(path) for block in page.blocks.values() for path in getattr(block, "keep_in_cache", ())]
+    is_local = listens_locally(settings.host) and not settings.share and not settings.trusted_proxy
+    return Rules(
+        Callers(settings.api_keys, [ip_network(proxy) for proxy in settings.trusted_proxy]),
+        Origins(is_local, has_login=settings.auth is not None, has_keys=bool(settings.api_keys)),
+        Gate(),
+        Bodies(BodyLimits.of(limits, max_body_bytes(limits))),
+        UploadFolder(Path(gr.utils.get_upload_folder()), partial(check_upload, limits=limits), shown),
+    )
+
+
+def _clean_up(page: gr.Blocks, uploads: UploadFolder) -> None:
+    page.close(verbose=False)
+    uploads.close()
 
 
 def _say(words: str) -> None:
@@ -161,10 +209,3 @@ class _CallersOfRest:
         if scope["type"] == "http":
             LocalContext.request.set(gr.Request(Request(scope)))
         await self._app(scope, receive, send)
-
-
-@asynccontextmanager
-async def _lifespan(engines: Sequence[Engine], _: Starlette) -> AsyncIterator[None]:
-    yield
-    for engine in engines:
-        await engine.aclose()

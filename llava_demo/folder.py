@@ -1,0 +1,28 @@
+"""The folder of uploads, chosen before Gradio is imported, for one server of one user."""
+
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+
+def claim_upload_folder(port: int) -> Path:
+    """Have Gradio, which must not be imported yet, keep uploads in a folder of this user's and this port's server.
+
+    Its own folder is shared by all users of a machine: it belongs to the first, and the others' servers do not start.
+    Where the name is taken by somebody else, the folder has another one.
+    """
+    given = os.environ.get("GRADIO_TEMP_DIR") or tempfile.gettempdir()
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    folder = Path(given) / f"llava_demo-{user}-{port}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True, parents=True)
+        found = folder.lstat()
+        is_ours = stat.S_ISDIR(found.st_mode) and (not hasattr(os, "getuid") or found.st_uid == user)
+    except OSError:
+        is_ours = False
+    if not is_ours:
+        folder = Path(tempfile.mkdtemp(prefix="llava_demo-"))
+    folder.chmod(0o700)
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    return folder

@@ -1,0 +1,202 @@
+"""Bodies of requests: how large, how many at once, how slow, and how nested, before anything reads them."""
+
+import asyncio
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
+from starlette.types import Message, Receive, Scope
+
+from llava_demo.callers import caller_name
+from llava_demo.errors import DemoError, EngineBusy, InvalidRequest, RequestTimeout, RequestTooLarge, TooManyRequests
+from llava_demo.images import ImageLimits
+
+MEGABYTE = 2**20
+JSON_BYTES = 2 * MEGABYTE
+MAX_VALUES = 20_000  # of a JSON body for the web page: a conversation of a hundred turns has a tenth of them
+MAX_DEPTH = 32
+MAX_FILES = 10  # in one upload
+SILENCE_S, BODY_S = 15.0, 300.0  # the longest pause in a body, and the time for all of it: 20 MB at 70 KB/s
+
+_BOUNDARY = re.compile(r"""boundary=(?:"([^"]{1,70})"|([^\s;,"]{1,70}))""", re.IGNORECASE)
+_WITH_PICTURES = ("/gradio_api/queue/join", "/gradio_api/call/", "/gradio_api/mcp")
+
+
+@dataclass(frozen=True)
+class BodyLimits:
+    """The largest bodies, in bytes, by what may travel in them."""
+
+    image_bytes: int
+    rest_bytes: int  # a picture as a list of numbers, or several in base64
+    total_bytes: int  # of all requests under way; a caller may have half
+
+    @classmethod
+    def of(cls, limits: ImageLimits, rest_bytes: int) -> "BodyLimits":
+        return cls(limits.max_bytes, rest_bytes, 4 * rest_bytes)
+
+    def most(self, path: str, is_rest: bool) -> int:
+        """The largest body for `path`."""
+        if is_rest:
+            return self.rest_bytes
+        if path.startswith("/gradio_api/upload"):
+            return MAX_FILES * self.image_bytes + MEGABYTE
+        if path.startswith(_WITH_PICTURES):
+            return self.image_bytes * 4 // 3 + JSON_BYTES
+        return JSON_BYTES
+
+
+class Bodies:
+    """The bodies of all requests under way, counted by caller."""
+
+    def __init__(self, limits: BodyLimits) -> None:
+        self.limits = limits
+        self._held: dict[str, int] = {}
+
+    @property
+    def held_bytes(self) -> int:
+        return sum(self._held.values())
+
+    @contextmanager
+    def counted(self, scope: Scope, receive: Receive, is_rest: bool) -> Iterator["Body"]:
+        """The body of a request; its bytes count until the block ends.
+
+        Raises:
+            RequestTooLarge: it says itself that it is.
+        """
+        body = Body(self, scope, receive, self.limits.most(scope["path"], is_rest))
+        try:
+            yield body
+        finally:
+            self._add(body.caller, -body.held_bytes)
+
+    def add(self, caller: str, count: int) -> None:
+        """Count bytes that have come.
+
+        Raises:
+            EngineBusy: all callers together send too much at once.
+            TooManyRequests: this one does.
+        """
+        self._add(caller, count)
+        if self.held_bytes > self.limits.total_bytes:
+            raise EngineBusy("Too much is being sent to this server at once; try again in a few seconds.")
+        if self._held.get(caller, 0) > self.limits.total_bytes // 2:
+            raise TooManyRequests("You are sending too much at once; try again when a request has ended.", limit=1)
+
+    def _add(self, caller: str, count: int) -> None:
+        self._held[caller] = self._held.get(caller, 0) + count
+        if self._held[caller] <= 0:
+            del self._held[caller]
+
+
+class Body:
+    """One request's body on its way; `receive` is an ASGI `receive` that refuses what is over a limit.
+
+    All ways of reading it raise:
+        RequestTooLarge, RequestTimeout, EngineBusy, TooManyRequests; InvalidRequest: too many files.
+    """
+
+    def __init__(self, bodies: Bodies, scope: Scope, receive: Receive, most: int) -> None:
+        headers = Headers(scope=scope)
+        self.caller = caller_name(scope)
+        self.held_bytes = 0
+        self.refusal: DemoError | None = None  # what `receive` raised
+        self._bodies, self._receive, self._most = bodies, receive, most
+        self._deadline = asyncio.get_running_loop().time() + BODY_S
+        self._is_upload = scope["path"].startswith("/gradio_api/upload")  # which goes to the disk, not to memory
+        boundary = _BOUNDARY.search(headers.get("content-type", "")) if self._is_upload else None
+        self._delimiter = b"--" + (boundary.group(1) or boundary.group(2)).encode("latin-1") if boundary else None
+        self._parts, self._tail = 0, b""
+        self._is_whole = scope["method"] in ("GET", "HEAD", "OPTIONS")  # nothing is waited for
+        length = headers.get("content-length", "")
+        if length.isdecimal() and len(length) < 20 and int(length) > most:
+            raise self._too_large()
+
+    async def receive(self) -> Message:
+        """The next message, a piece of the body or the caller's leaving."""
+        if self._is_whole:
+            return await self._receive()
+        now = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout(min(SILENCE_S, self._deadline - now)):
+                message = await self._receive()
+        except TimeoutError:
+            raise RequestTimeout(f"The body of the request did not come within {SILENCE_S:g} seconds.") from None
+        if message["type"] == "http.request":
+            try:
+                self._check(message.get("body", b""))
+            except DemoError as error:
+                self.refusal = error
+                raise
+            self._is_whole = not message.get("more_body", False)
+        return message
+
+    async def whole(self) -> bytes:
+        """All of it.
+
+        Raises:
+            ClientDisconnect: the caller has gone before its end.
+        """
+        parts = bytearray()
+        while not self._is_whole:
+            message = await self.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            parts += message.get("body", b"")
+        return bytes(parts)
+
+    def replayed(self, body: bytes) -> Receive:
+        """A `receive` that gives `body` in one piece, then what comes."""
+        is_given = False
+
+        async def receive() -> Message:
+            nonlocal is_given
+            if is_given:
+                return await self._receive()
+            is_given = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        return receive
+
+    def _check(self, part: bytes) -> None:
+        self.held_bytes += 0 if self._is_upload else len(part)
+        self._most -= len(part)
+        if self._most < 0:
+            raise self._too_large()
+        if not self._is_upload:
+            self._bodies.add(self.caller, len(part))
+        elif self._delimiter:
+            seen = self._tail + part
+            self._parts += seen.count(self._delimiter)
+            self._tail = seen[-len(self._delimiter) + 1 :]
+            if self._parts > MAX_FILES + 1:  # and the end
+                raise InvalidRequest(f"An upload may have at most {MAX_FILES} files.")
+
+    def _too_large(self) -> RequestTooLarge:
+        return RequestTooLarge("The request is larger than this endpoint takes; pictures are best sent as uploads.")
+
+
+def check_json(body: bytes) -> Any:
+    """Decode a JSON body for the web page's routes, which would read it on the event loop at any cost.
+
+    Raises:
+        InvalidRequest: no JSON, or more values or a deeper nest than any conversation has.
+    """
+    if body.count(b",") + body.count(b"[") + body.count(b"{") > MAX_VALUES:
+        raise InvalidRequest(f"The body has more than {MAX_VALUES:,} values.")
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest("The body is not valid JSON.") from error
+    waiting = [(value, 1)]
+    while waiting:
+        inner, depth = waiting.pop()
+        if depth > MAX_DEPTH:
+            raise InvalidRequest(f"The body is nested more than {MAX_DEPTH} deep.")
+        if isinstance(inner, dict | list):
+            waiting += [(each, depth + 1) for each in (inner.values() if isinstance(inner, dict) else inner)]
+    return value

@@ -1,0 +1,81 @@
+"""`Gate`: what is under way, and the end of it: takes no more, lets answers finish, then tells the rest."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from starlette.types import Scope
+
+from llava_demo.engines.jobs import SHUTTING_DOWN
+from llava_demo.errors import EngineUnavailable
+
+# Requests that carry on with an answer that has begun, or tell how the server is. An event of Gradio's is started by
+# one request and read by others.
+_CARRY_ON = (
+    "/gradio_api/queue/data",
+    "/gradio_api/call/",
+    "/gradio_api/cancel",
+    "/gradio_api/heartbeat/",
+    "/gradio_api/file=",
+    "/gradio_api/mcp",
+    "/health",
+    "/metrics",
+)
+_IDLE = ("/gradio_api/heartbeat/", "/gradio_api/mcp", "/gradio_api/startup-events")  # open as long as a page or client
+
+
+class Gate:
+    """Counts requests under way, on the event loop and for the thread that ends the server."""
+
+    def __init__(self) -> None:
+        self._closing = threading.Event()
+        self._lock = threading.Lock()
+        self._under_way = 0
+
+    @property
+    def is_closing(self) -> bool:
+        return self._closing.is_set()
+
+    @property
+    def under_way(self) -> int:
+        """Number of requests that are being answered."""
+        return self._under_way
+
+    def close(self) -> None:
+        """Take no more from now on."""
+        self._closing.set()
+
+    @contextmanager
+    def passing(self, scope: Scope) -> Iterator[None]:
+        """Count a request until the block ends.
+
+        Raises:
+            EngineUnavailable: the server is ending, and this would be new work.
+        """
+        path, is_reading = scope["path"], scope["method"] in ("GET", "HEAD")
+        is_cancelling = path == "/gradio_api/cancel"
+        if self.is_closing and not (path.startswith(_CARRY_ON) and (is_reading or is_cancelling)):
+            raise EngineUnavailable(SHUTTING_DOWN, retry_after_s=10)
+        counts = 0 if path.startswith(_IDLE) and is_reading else 1
+        self._add(counts)
+        try:
+            yield
+        finally:
+            self._add(-counts)
+
+    def is_idle_within(self, limit_s: float, is_engine_idle: Callable[[], bool]) -> bool:
+        """Wait until nothing is under way here and in the engine; False if that takes longer than `limit_s`.
+
+        Between a request of Gradio's that starts an event and the one that reads it, only the engine knows of it.
+        """
+        deadline = time.monotonic() + limit_s
+        while self._under_way or not is_engine_idle():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+        return True
+
+    def _add(self, count: int) -> None:
+        with self._lock:
+            self._under_way += count

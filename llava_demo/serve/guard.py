@@ -1,0 +1,214 @@
+"""`Guard`: the ASGI middleware in front of Gradio and the REST APIs. No request passes that could stop the server.
+
+It knows no model. What it refuses, it refuses in the form of the interface that was called, with words.
+"""
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from llava_demo.api import demo_error, is_rest
+from llava_demo.callers import Callers
+from llava_demo.errors import DemoError, InvalidRequest, UnknownRoute
+from llava_demo.serve.bodies import Bodies, Body, check_json
+from llava_demo.serve.gate import Gate
+from llava_demo.serve.origins import Origins
+from llava_demo.serve.uploads import UploadFolder
+
+WRITE_S = 60.0  # for a piece of an answer to be taken; a caller that reads nothing would hold its connection for ever
+_SMALL_BYTES = 32_768  # JSON that is checked in less time than a thread takes
+
+# What Gradio 6.31 serves and the page, gradio_client and MCP use. Among the others: process_recording keeps 19 MB and
+# may run ffmpeg, deep_link keeps 9 MB a call, and dev/reload, component_server, proxy= and vibe-edit are for authors.
+_OPEN = (
+    *("upload", "upload_progress", "queue/join", "queue/data", "cancel", "call", "run", "api", "heartbeat", "mcp"),
+    *(
+        "info",
+        "openapi.json",
+        "file=",
+        "login_check",
+        "user",
+        "token",
+        "app_id",
+        "startup-events",
+        "theme.css",
+        "reset",
+    ),
+)
+_CLOSED = ("/monitoring", "/svelte", "/pwa_icon")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a `Guard` asks, one question a part."""
+
+    callers: Callers
+    origins: Origins
+    gate: Gate
+    bodies: Bodies
+    uploads: UploadFolder
+
+
+class Guard:
+    """Wraps an application that serves `page`."""
+
+    def __init__(self, app: ASGIApp, page: gr.Blocks, rules: Rules) -> None:
+        self._app, self._page, self._rules = app, page, rules
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        answer = _Answer(scope, send, self._rules.origins)
+        try:
+            await self._guarded(scope, receive, answer)
+            if _tries_key(scope) and answer.status in (400, 401):
+                self._rules.callers.note_wrong_key(scope)
+        except DemoError as error:
+            await answer.refuse(scope, receive, error)
+        except (ClientDisconnect, HTTPException, TimeoutError) as error:
+            if not answer.status and isinstance(error, HTTPException):
+                raise
+        except Exception:  # noqa: BLE001, the top of a request: uvicorn would log its words, which may quote a prompt
+            _log.warning("a request failed", exc_info=True)
+            await answer.refuse(scope, receive, DemoError("The server failed; please report this."))
+
+    async def _guarded(self, scope: Scope, receive: Receive, answer: "_Answer") -> None:
+        rules, path = self._rules, scope["path"]
+        rules.callers.name(scope)
+        rules.origins.check(scope, is_rest(path))
+        if _tries_key(scope):
+            rules.callers.check_attempts(scope)
+        if _is_closed(path):
+            raise UnknownRoute("There is no such route.")
+        if answer.origin is not None:
+            asked = Headers(scope=scope)
+            if scope["method"] == "OPTIONS" and "access-control-request-method" in asked:
+                headers = rules.origins.preflight_headers(asked.get("access-control-request-headers"))
+                await Response(status_code=204, headers=headers)(scope, receive, answer.send)
+                return
+            # Gradio's own middleware for CORS would reflect it, with credentials.
+            scope["headers"] = [(name, value) for name, value in scope["headers"] if name != b"origin"]
+        with rules.gate.passing(scope), rules.bodies.counted(scope, receive, is_rest(path)) as body:
+            try:
+                await self._answered(scope, body, answer)
+            except InvalidRequest as error:  # Starlette first tells of an exception with a 500, which is refused too
+                raise (body.refusal or error) from None
+
+    async def _answered(self, scope: Scope, body: Body, answer: "_Answer") -> None:
+        path, is_post = scope["path"], scope["method"] == "POST"
+        if is_post and path.startswith("/gradio_api/upload"):
+            await self._upload(scope, body, answer)
+        elif is_post and path.startswith("/gradio_api/"):
+            await self._app(scope, await self._checked_json(path, body), answer.send)
+        else:
+            await self._app(scope, body.receive, answer.send)
+
+    async def _checked_json(self, path: str, body: Body) -> Receive:
+        data = await body.whole()
+        value = await asyncio.to_thread(check_json, data) if len(data) > _SMALL_BYTES else check_json(data)
+        if not path.startswith("/gradio_api/mcp"):
+            self._check_event(path, value)
+        return body.replayed(data)
+
+    def _check_event(self, path: str, value: Any) -> None:
+        """Raises:
+        UnknownRoute: an event or endpoint that the page does not have; Gradio 6.31 answers with 500.
+        """
+        if not isinstance(value, dict):
+            raise InvalidRequest("The body must be a JSON object.")
+        functions = self._page.fns
+        name = path.removeprefix("/gradio_api/call/").removeprefix("v2/").rstrip("/")
+        if path.startswith("/gradio_api/call/") and name not in {each.api_name for each in functions.values()}:
+            raise UnknownRoute("There is no such endpoint; see /gradio_api/info.")
+        index = value.get("fn_index")
+        if (path.startswith("/gradio_api/queue/join") or index is not None) and (
+            not isinstance(index, int) or index not in functions
+        ):
+            raise UnknownRoute("The page has no such event; open it anew.")
+        if "data" in value and not isinstance(value["data"], list):
+            raise InvalidRequest("data must be a list, one value for each input.", "data")
+
+    async def _upload(self, scope: Scope, body: Body, answer: "_Answer") -> None:
+        """Have Gradio write the files, then look at them; what is no picture is deleted and refused."""
+        uploads = self._rules.uploads
+        uploads.check_room(body.caller)
+        kept: list[Message] = []
+
+        async def keep(message: Message) -> None:
+            if message.get("status") == 500:  # Gradio's parser raises
+                raise InvalidRequest("An upload must be files, each with a name.", "files")
+            kept.append(message)
+
+        with uploads.receiving():
+            await self._app(scope, body.receive, keep)
+        if kept and kept[0].get("status") == 200:
+            content = b"".join(message.get("body", b"") for message in kept)
+            await asyncio.to_thread(uploads.check, content, body.caller)
+        for message in kept:
+            await answer.send(message)
+
+
+class _Answer:
+    """An answer on its way out: has it started, and may the page that asked read it?"""
+
+    def __init__(self, scope: Scope, send: Send, origins: Origins) -> None:
+        self.origin, self.status = Headers(scope=scope).get("origin"), 0  # 0 before the answer has begun
+        self._is_rest = is_rest(scope["path"])
+        self._send, self._origins = send, origins
+
+    async def send(self, message: Message) -> None:
+        """Pass a message on.
+
+        Raises:
+            TimeoutError: the caller does not take it.
+            InvalidRequest: in place of a 500 of Gradio's, which has no words.
+        """
+        if message["type"] == "http.response.start":
+            if message["status"] == 500 and not self._is_rest:
+                raise InvalidRequest("This request does not fit the page; open it anew.")
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            headers["X-Content-Type-Options"] = "nosniff"
+            if self.origin is not None:
+                self._origins.allow(self.origin, headers)
+        async with asyncio.timeout(WRITE_S):
+            await self._send(message)
+
+    async def refuse(self, scope: Scope, receive: Receive, error: DemoError) -> None:
+        """Answer with an error, unless an answer has begun."""
+        if self.status:
+            return
+        request = Request(scope)
+        response = await demo_error(request, error)
+        if not is_rest(scope["path"]):
+            words = {"error": str(error), "detail": str(error)}
+            kept = {name: value for name, value in response.headers.items() if not name.startswith("content-")}
+            response = JSONResponse(words, error.status, kept)
+        if error.status in (403, 408, 413, 503):
+            response.headers["Connection"] = "close"  # what may still come of a body is not read
+        origin, self.origin = self.origin, None if error.status == 403 else self.origin
+        await response(scope, receive, self.send)
+        self.origin = origin
+
+
+def _tries_key(scope: Scope) -> bool:
+    is_login = scope["path"].rstrip("/") == "/login" and scope["method"] == "POST"
+    return is_login or (is_rest(scope["path"]) and "authorization" in Headers(scope=scope))
+
+
+def _is_closed(path: str) -> bool:
+    if not path.startswith("/gradio_api/"):
+        return path.startswith(_CLOSED)
+    rest = path.removeprefix("/gradio_api/")
+    return not (rest in _OPEN or rest.startswith(("file=", *(f"{name}/" for name in _OPEN))))

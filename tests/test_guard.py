@@ -1,0 +1,337 @@
+"""No request stops the server: sizes, nests, silence, other origins, wrong keys; each refusal has words and a 4xx."""
+
+import asyncio
+import json
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from ipaddress import ip_network
+from pathlib import Path
+
+import gradio as gr
+import httpx
+import pytest
+from checkpoints import engine_of
+from pictures import png
+from servers import Server, serving
+
+from llava_demo.callers import Callers
+from llava_demo.errors import InvalidRequest, RequestTimeout, RequestTooLarge, TooManyRequests
+from llava_demo.images import ImageLimits
+from llava_demo.model.llava import Llava
+from llava_demo.serve import bodies, connections
+from llava_demo.serve.bodies import Bodies, BodyLimits, check_json
+from llava_demo.serve.connections import LimitedProtocol
+
+JSON = {"content-type": "application/json"}
+HELLO = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 2}
+
+
+def answered(server: Server, path: str, **call: object) -> httpx.Response:
+    """The answer to a POST; a refusal must have words."""
+    response = httpx.post(f"{server.url}{path}", timeout=60, **call)  # type: ignore[arg-type]
+    if response.status_code >= 400:
+        told = response.json()
+        assert told.get("detail") or told.get("error") or told["errors"], response.text
+    return response
+
+
+# Sizes
+
+
+@pytest.mark.parametrize("path", ["gradio_api/queue/join", "gradio_api/call/ask", "gradio_api/run/predict", "login"])
+def test_a_body_beyond_any_use_is_refused_by_its_length_alone(tiny: Server, path: str) -> None:
+    """Only the head is sent: 45 MB of [],[],... took 3.6 GB and 19 s."""
+    with socket.create_connection(("127.0.0.1", httpx.URL(tiny.url).port or 0), timeout=20) as connection:
+        head = f"POST /{path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        connection.sendall(f"{head}Content-Length: 45000000\r\n\r\n".encode())
+        assert connection.recv(100).startswith(b"HTTP/1.1 413")
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b'{"data":[' + b"[]," * 300_000 + b"[]]}", "more than 20,000 values"),
+        (b'{"data":' + b"[" * 5_000 + b"]" * 5_000 + b"}", "nested more than 32 deep|not valid JSON"),
+        (b'{"data":' + b'{"a":' * 40 + b"1" + b"}" * 41, "nested more than 32 deep"),
+        (b"\xff\xfe", "not valid JSON"),
+        (b"[1]", "must be a JSON object"),
+        (b'{"data": "text"}', "data must be a list"),
+    ],
+)
+@pytest.mark.parametrize("path", ["gradio_api/call/ask", "gradio_api/run/predict"])
+def test_a_json_body_that_no_conversation_has_is_refused(tiny: Server, path: str, body: bytes, words: str) -> None:
+    response = answered(tiny, path, content=body, headers=JSON)
+    assert response.status_code == 400
+    assert any(each in response.json()["detail"] for each in words.split("|"))
+
+
+def test_megabytes_of_empty_lists_are_counted_not_parsed(tiny: Server) -> None:
+    """15 MB, parsed on the event loop, gave 6.6 s without any answer, and 650 MB."""
+    body = b'{"data":[' + b"[]," * 1_000_000 + b"[]]}"
+    start = time.perf_counter()
+    with pytest.raises(InvalidRequest):
+        check_json(body)
+    checked_at = time.perf_counter()
+    json.loads(body)
+    assert time.perf_counter() - checked_at > 3 * (checked_at - start)
+    assert answered(tiny, "gradio_api/queue/join", content=body, headers=JSON).status_code == 400
+
+
+def test_what_a_conversation_has_passes() -> None:
+    assert check_json(b'{"data": [{"a": [1, 2, {"b": null}]}], "fn_index": 3}')["fn_index"] == 3
+
+
+def test_uploads_are_bounded_by_count(tiny: Server) -> None:
+    files = [("files", (f"{number}.png", png())) for number in range(bodies.MAX_FILES + 1)]
+    assert answered(tiny, "gradio_api/upload", files=files).status_code == 400
+    assert answered(tiny, "gradio_api/upload", files=files[1:]).status_code == 200
+
+
+@pytest.mark.parametrize("content", [b"#!/bin/sh", b"<svg/>", b"%PDF-1.7", b"", b"{not a conversation"])
+def test_what_is_no_picture_is_refused_at_upload_and_deleted(tiny: Server, content: bytes) -> None:
+    folder = Path(gr.utils.get_upload_folder())
+    before = set(folder.rglob("*"))
+    response = answered(tiny, "gradio_api/upload", files={"files": ("a.png", content)})
+    assert response.status_code == 400
+    assert set(folder.rglob("*")) <= before
+
+
+def scope_of(path: str, caller: str = "a", **headers: str) -> dict[str, object]:
+    pairs = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    return {"type": "http", "path": path, "method": "POST", "headers": pairs, "llava_demo.caller": caller}
+
+
+def test_bodies_under_way_are_bounded_together_and_by_caller() -> None:
+    """Ten callers that hold back the last byte of 100 MB held 1.2 GB."""
+    held = Bodies(BodyLimits(image_bytes=100, rest_bytes=100, total_bytes=250))
+
+    async def receive() -> dict[str, object]:
+        return {"type": "http.request", "body": b"x" * 90, "more_body": True}
+
+    async def scenario() -> None:
+        with ExitStack() as stack:
+            await stack.enter_context(held.counted(scope_of("/v1"), receive, is_rest=True)).receive()
+            with held.counted(scope_of("/v1"), receive, is_rest=True) as another, pytest.raises(TooManyRequests):
+                await another.receive()
+            await stack.enter_context(held.counted(scope_of("/v1", "b"), receive, is_rest=True)).receive()
+        assert held.held_bytes == 0
+        with held.counted(scope_of("/v1"), receive, is_rest=True) as body:
+            await body.receive()
+            with pytest.raises(RequestTooLarge):
+                await body.receive()
+        assert held.held_bytes == 0
+
+    asyncio.run(scenario())
+
+
+def test_a_body_that_stops_coming_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "SILENCE_S", 0.05)
+    held = Bodies(BodyLimits.of(ImageLimits(), 10**6))
+
+    async def receive() -> dict[str, object]:
+        await asyncio.sleep(60)
+        return {}
+
+    async def scenario() -> None:
+        with held.counted(scope_of("/v1"), receive, is_rest=True) as body, pytest.raises(RequestTimeout):
+            await body.receive()
+
+    asyncio.run(scenario())
+
+
+# Connections
+
+
+@contextmanager
+def silent(server: Server, count: int) -> Iterator[list[socket.socket]]:
+    with ExitStack() as stack:
+        port = httpx.URL(server.url).port or 0
+        yield [stack.enter_context(socket.create_connection(("127.0.0.1", port), 20)) for _ in range(count)]
+
+
+def test_silent_connections_are_bounded_and_closed(tiny_llava: Llava, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(engine_of(tiny_llava)) as server:
+        monkeypatch.setattr(LimitedProtocol, "most", 20)
+        monkeypatch.setattr(LimitedProtocol, "head_s", 1.0)
+        with silent(server, 30) as sockets:
+            refusals = 0
+            for each in sockets:
+                each.settimeout(30)
+                refusals += each.recv(100).startswith(b"HTTP/1.1 503")  # the others are closed without a word
+            assert refusals >= 10
+            assert httpx.get(f"{server.url}health/live").status_code == 200
+
+
+def test_a_head_that_never_ends_is_given_up(tiny_llava: Llava, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(engine_of(tiny_llava)) as server:
+        monkeypatch.setattr(LimitedProtocol, "head_s", 1.0)
+        with silent(server, 1) as (slow,):
+            slow.sendall(b"GET / HTTP/1.1\r\nX-Slow: ")
+            slow.settimeout(30)
+            assert slow.recv(100) == b""
+
+
+def test_there_are_fewer_connections_than_file_handles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections.resource, "getrlimit", lambda _: (120, 120))
+    assert connections.max_connections() == 60
+    monkeypatch.setattr(connections.resource, "getrlimit", lambda _: (1024, 1024))
+    assert connections.max_connections() == 960
+
+
+# Routes and events
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["deep_link?session_hash=a", "dev/reload", "runs", "proxy=https://a.hf.space/x", "vibe-code", "profiling/summary"],
+)
+def test_routes_of_gradio_that_the_page_does_not_need_are_closed(tiny: Server, path: str) -> None:
+    assert httpx.get(f"{tiny.url}gradio_api/{path}").status_code == 404
+
+
+@pytest.mark.parametrize("path", ["process_recording", "component_server", "vibe-edit", "stream/a"])
+def test_so_are_those_that_write(tiny: Server, path: str) -> None:
+    assert answered(tiny, f"gradio_api/{path}", files={"video": ("a.mp4", b"x")}).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("queue/join", {"data": [], "fn_index": 9999, "session_hash": "a"}, 404),
+        ("queue/join", {"data": [], "fn_index": "one", "session_hash": "a"}, 404),
+        ("queue/join", {"data": []}, 404),
+        ("call/nobody", {"data": []}, 404),
+        ("call/v2/nobody", {}, 404),
+        ("run/predict", {"data": ["x"], "fn_index": 9999}, 404),
+        ("run/nobody", {"data": ["x"]}, 400),
+        ("run/ask", {"data": []}, 400),
+        ("call/v2/ask", {"no_such_argument": 1}, 400),
+    ],
+)
+def test_unknown_events_and_wrong_inputs_are_the_callers_fault(
+    tiny: Server, path: str, body: dict[str, object], status: int
+) -> None:
+    response = answered(tiny, f"gradio_api/{path}", json=body)
+    assert response.status_code == status
+
+
+def test_no_event_of_the_page_answers_wrong_inputs_with_500(tiny: Server) -> None:
+    events = httpx.get(f"{tiny.url}config").json()["dependencies"]
+    assert len(events) > 10
+    for event in events:
+        for data in (["x"], [], [{"path": "/etc/passwd"}] * 40):
+            response = answered(tiny, "gradio_api/run/predict", json={"data": data, "fn_index": event["id"]})
+            assert response.status_code < 500, (event["api_name"], data)
+
+
+def test_an_upload_without_a_file_is_refused_with_words(tiny: Server) -> None:
+    for files in ({"files": (None, "just text")}, {"others": ("a.png", png())}):
+        response = httpx.post(f"{tiny.url}gradio_api/upload", files=files)
+        assert response.status_code in (200, 400), response.text
+
+
+# Origins
+
+
+FOREIGN = {"origin": "https://evil.example"}
+
+
+def test_on_this_machine_no_foreign_page_asks_a_question(tiny: Server) -> None:
+    """A form of a web page can send text/plain without asking first."""
+    for path in ("v1/chat/completions", "ai/run/@cf/llava-hf/llava-1.5-7b-hf", "gradio_api/call/ask"):
+        for headers in (FOREIGN, {"origin": "null"}, {"origin": "http://127.0.0.1.evil.example"}):
+            response = answered(tiny, path, json=HELLO, headers=headers | {"content-type": "text/plain"})
+            assert response.status_code == 403
+            assert "access-control-allow-origin" not in response.headers
+
+
+def test_on_this_machine_only_its_own_names_are_answered(tiny: Server) -> None:
+    port = httpx.URL(tiny.url).port
+    names = {"evil.example": 403, f"evil.example:{port}": 403, f"localhost:{port}": 200, "[::1]": 200}
+    for host, status in names.items():
+        assert httpx.get(f"{tiny.url}health/live", headers={"host": host}).status_code == status
+
+
+def test_other_pages_of_this_machine_may_ask(tiny: Server) -> None:
+    response = answered(tiny, "v1/chat/completions", json=HELLO, headers={"origin": "http://localhost:3000"})
+    assert response.headers["access-control-allow-origin"] == "http://localhost:3000"
+    assert "access-control-allow-credentials" not in response.headers
+
+
+def test_with_a_login_no_foreign_page_gets_anything_but_with_a_key(tiny_llava: Llava) -> None:
+    options = {"auth": "ada:secret", "api_key": ("key",), "host": "0.0.0.0"}
+    with serving(engine_of(tiny_llava), **options) as server:
+        url = server.url
+        for path in ("", "config", "gradio_api/info"):
+            response = httpx.get(f"{url}{path}", headers=FOREIGN)
+            assert response.status_code == 403
+            assert not [name for name in response.headers if name.startswith("access-control")]
+        asked = FOREIGN | {"access-control-request-method": "POST", "access-control-request-headers": "authorization"}
+        assert httpx.options(f"{url}login", headers=asked).status_code == 403
+        preflight = httpx.options(f"{url}v1/chat/completions", headers=asked)
+        assert preflight.headers["access-control-allow-headers"] == "authorization"
+        response = httpx.post(
+            f"{url}v1/chat/completions", json=HELLO, headers=FOREIGN | {"authorization": "Bearer key"}
+        )
+        assert response.status_code == 200
+        assert "access-control-allow-credentials" not in response.headers
+        assert httpx.get(f"{url}", headers={"origin": url.rstrip("/")}).status_code == 200
+
+
+# Callers
+
+
+def test_wrong_keys_and_passwords_are_slowed_down(tiny_llava: Llava) -> None:
+    with serving(engine_of(tiny_llava), auth="ada:secret", api_key=("key",)) as server:
+        wrong = {"authorization": "Bearer wrong"}
+        for _ in range(100):
+            response = answered(server, "v1/chat/completions", json=HELLO, headers=wrong)
+            if response.status_code != 401:
+                break
+        assert (response.status_code, int(response.headers["retry-after"]) > 0) == (429, True)
+        login = httpx.post(f"{server.url}login", data={"username": "ada", "password": "guess"})
+        assert login.status_code == 429
+        right = {"authorization": "Bearer key"}
+        assert answered(server, "v1/chat/completions", json=HELLO, headers=right).status_code == 200
+
+
+def named(callers: Callers, peer: str, **headers: str) -> str:
+    scope = scope_of("/", **headers) | {"client": (peer, 1)}
+    callers.name(scope)
+    return str(scope["llava_demo.caller"])
+
+
+def test_forwarded_addresses_count_only_from_a_trusted_proxy() -> None:
+    behind = Callers(proxies=[ip_network("10.0.0.0/8")])
+    assert named(Callers(), "10.0.0.1", x_forwarded_for="1.2.3.4") == "10.0.0.1"
+    assert named(behind, "10.0.0.1", x_forwarded_for="6.6.6.6, 1.2.3.4, 10.0.0.9") == "1.2.3.4"
+    assert named(behind, "192.0.2.1", x_forwarded_for="1.2.3.4") == "192.0.2.1"
+    assert named(behind, "10.0.0.1", x_forwarded_for="rubbish") == "10.0.0.1"
+
+
+def test_a_caller_cannot_rename_itself() -> None:
+    callers = Callers(keys=["key"])
+    assert named(callers, "2001:db8::1") == named(callers, "2001:db8::ffff"), "one /64 network, one caller"
+    assert named(callers, "::ffff:192.0.2.1") == "192.0.2.1"
+    assert named(callers, "192.0.2.1", authorization="Bearer made up") == "192.0.2.1"
+    assert named(callers, "192.0.2.1", x_llava_demo_caller="0 somebody else") == "192.0.2.1"
+    assert named(callers, "192.0.2.1", authorization="Bearer key").startswith("key ")
+    assert "key " not in named(callers, "192.0.2.1", authorization="Bearer key").removeprefix("key ")
+
+
+def test_mcp_callers_are_the_same_when_gradio_asks_itself() -> None:
+    callers = Callers()
+    scope = scope_of("/gradio_api/mcp/") | {"client": ("192.0.2.7", 1)}
+    callers.name(scope)
+    passed_on = {name.decode(): value.decode() for name, value in scope["headers"]}  # type: ignore[union-attr]
+    again = {"type": "http", "path": "/gradio_api/queue/join", "method": "POST", "client": ("127.0.0.1", 1)}
+    again["headers"] = [(name.encode(), value.encode()) for name, value in passed_on.items()]
+    callers.name(again)
+    assert again["llava_demo.caller"] == "192.0.2.7"
+
+
+def test_check_json_raises_invalid_request() -> None:
+    with pytest.raises(InvalidRequest):
+        check_json(b"{")
