@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect, sync_playwright
 
-PATIENCE_MS = int(os.environ.get("P", 60_000))  # of a machine that does other things too
+PATIENCE_MS = 60_000  # of a machine that does other things too
 OPTIONS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--use-fake-device-for-media-stream"]
 
 
