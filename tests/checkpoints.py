@@ -265,6 +265,7 @@ def info_of(llava: Llava, engine: str, max_images: int = 8) -> EngineInfo:
         image_tokens=llava.image_tokens,
         max_images=max_images,
         is_miniature=False,
+        image_mode=llava.mode,
     )
 
 
