@@ -185,9 +185,9 @@ def test_one_too_many_is_told_to_come_again(client: Client, tiny: Server, pictur
     with tiny.slow(0.1):
         jobs = [client.submit(image=file, api_name="/ask", **LONG)]
         tiny.wait_until(running=1, waiting=0)
-        jobs += [client.submit(image=file, api_name="/ask", **LONG) for _ in range(MAX_QUEUE)]
-        tiny.wait_until(running=1, waiting=MAX_QUEUE)
-        with pytest.raises(AppError, match="try again in a few seconds"):
+        jobs += [client.submit(image=file, api_name="/ask", **LONG) for _ in range(MAX_QUEUE - 1)]
+        tiny.wait_until(running=1, waiting=MAX_QUEUE - 1)
+        with pytest.raises(AppError, match="your share of this server now; try again"):
             client.predict(image=file, api_name="/ask", **LONG)
         for job in jobs:
             job.cancel()

@@ -17,7 +17,7 @@ from llava_demo.cli import run
 from llava_demo.settings import OneLineParser, SettingError, Settings, add_options
 
 PROGRAM = "python -m examples.bench"
-_OWN = ("shape", "chats", "max_tokens", "rounds", "suite", "parts", "out", "cache")  # the others are `Settings`
+_OWN = ("shape", "chats", "max_tokens", "rounds", "suite", "parts", "out")  # the others are `Settings`
 _MOST = 4096  # chats, tokens, rounds
 _DESCRIPTION = (
     "Measure the engine beside the model card's way (generate and a streamer, one question after the other), with the "
@@ -49,7 +49,7 @@ def bench(arguments: Sequence[str], program: str) -> int:
     command = f"{PROGRAM} {shlex.join(arguments)}".strip()
     with ExitStack() as stack:
         if "shape" in own:
-            folder = own.get("cache") or stack.enter_context(tempfile.TemporaryDirectory(prefix="llava-shape-"))
+            folder = settings.cache or stack.enter_context(tempfile.TemporaryDirectory(prefix="llava-shape-"))
             settings = settings.model_copy(update={"model": str(make_checkpoint(own["shape"], Path(folder)))})
         return _suite(settings, own, command) if "suite" in own else _run(settings, own, command)
 
@@ -96,9 +96,6 @@ def _parser(program: str) -> OneLineParser:
     )
     where = parser.add_argument_group("results")
     where.add_argument("--out", type=Path, metavar="FOLDER", help="also write bench.json, bench.md and bench.png there")
-    where.add_argument(
-        "--cache", type=Path, metavar="FOLDER", help="keep the weights of --shape there for the next run"
-    )
     where.add_argument(
         "--compare", type=Path, nargs=2, metavar=("A", "B"), help="run nothing: show B beside A, two runs of --out"
     )
