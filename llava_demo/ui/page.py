@@ -66,6 +66,7 @@ def build_page(engine: Engine, settings: Settings) -> gr.Blocks:
         parts = _Parts(box, refusal, chat, seen, progress)
         handlers = Handlers(engine, controls, examples, read_image)
         answering = _connect(handlers, parts, controls.components)
+        _connect_keeping(parts, answering)
         Pictures(engine, settings.image_limits).connect(box, refusal)
         _connect_what_answers(page, engine, examples, (served, about, chat), controls)
         code = CodePanel(engine, settings, controls, examples, read_image)
@@ -157,6 +158,26 @@ def _connect(handlers: Handlers, parts: _Parts, controls: list[gr.components.Com
     clearing = chat.clear(None, cancels=answering, **quiet)
     clearing.then(handlers.cleared, None, everything, queue=False, **quiet)
     return answering
+
+
+# js/keeping.js hears what changes, and says what is to be shown: a kept conversation, or none.
+_SHOW = """(box, chat) => {
+  const event = new CustomEvent("showing", { detail: { box, chat } });
+  document.dispatchEvent(event);
+  const idle = { __type__: "update", submit_btn: true, stop_btn: false };
+  return [{ ...idle, value: event.detail.box }, event.detail.chat, "", ""];
+}"""
+
+
+def _connect_keeping(parts: _Parts, answering: list[Any]) -> None:
+    """Conversations are kept in the visitor's browser; these events run there alone."""
+    box, chat = parts.box, parts.chat
+    for change, name in ((chat.change, "conversation-changed"), (box.change, "draft-changed")):
+        value = chat if name == "conversation-changed" else box
+        change(None, value, None, js=f"(detail) => document.dispatchEvent(new CustomEvent('{name}', {{ detail }}))")
+    chat.clear(None, js="() => document.dispatchEvent(new Event('conversation-cleared'))")
+    show = gr.Button("Show what is kept", visible="hidden", elem_id="show-kept")
+    show.click(None, [box, chat], [box, chat, parts.refusal, parts.progress], js=_SHOW, cancels=answering)
 
 
 def _connect_code(panel: CodePanel, inputs: list[gr.components.Component]) -> None:

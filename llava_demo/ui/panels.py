@@ -22,6 +22,7 @@ _MOON_AND_SUN = """<svg class="moon" viewBox="0 0 24 24" aria-hidden="true">
 <svg class="sun" viewBox="0 0 24 24" aria-hidden="true"><circle cx="12" cy="12" r="4.2"/>
 <path
 d="M12 3v1.6m0 14.8V21M3 12h1.6m14.8 0H21M5.6 5.6l1.2 1.2m10.4 10.4 1.2 1.2m0-12.8-1.2 1.2M6.8 17.2l-1.2 1.2"/></svg>"""
+_CHATS = '<svg viewBox="0 0 24 24" aria-hidden="true"><path d="M5 6.5h14M5 12h14M5 17.5h9"/></svg>'
 _CODE = '<svg viewBox="0 0 24 24" aria-hidden="true"><path d="M8.5 7 3.5 12l5 5m7-10 5 5-5 5"/></svg>'
 _KNOBS = """<svg viewBox="0 0 24 24" aria-hidden="true"><path d="M4 7h9m5 0h2M4 17h2m5 0h9"/>
 <circle cx="15.5" cy="7" r="2.3"/><circle cx="8.5" cy="17" r="2.3"/></svg>"""
@@ -54,6 +55,8 @@ LOAD = '<span class="load" role="status" aria-live="off"></span>'
 
 # js/main.js enables them once it listens to them.
 SWITCHES = f"""<div class="switches">
+<button disabled id="new-chat">New chat</button>
+<button disabled id="chats-switch" aria-label="Conversations" title="Conversations">{_CHATS}</button>
 <button disabled id="code-switch" aria-label="Use in code" title="Use in code">{_CODE}</button>
 <button disabled id="theme-switch" aria-label="Dark colours" title="Dark or light">{_MOON_AND_SUN}</button>
 <button disabled id="panel-switch" aria-label="Settings" title="Settings" aria-expanded="false">{_KNOBS}</button>

@@ -18,7 +18,20 @@ from starlette.staticfiles import StaticFiles
 from llava_demo.ui.panels import MARK
 
 STYLES = (  # later ones win
-    *("page", "masthead", "empty", "conversation", "answers", "box", "pictures", "lightbox", "panel", "code", "phone"),
+    *(
+        "page",
+        "masthead",
+        "empty",
+        "conversation",
+        "answers",
+        "box",
+        "pictures",
+        "lightbox",
+        "panel",
+        "code",
+        "drawer",
+        "phone",
+    ),
 )
 _FOLDER = Path(__file__).parent
 

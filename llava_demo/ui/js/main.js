@@ -7,6 +7,8 @@ import * as code from "./code.js";
 import * as colours from "./colours.js";
 import * as conversation from "./conversation.js";
 import { $, $$ } from "./dom.js";
+import * as drawer from "./drawer.js";
+import * as keeping from "./keeping.js";
 import * as keys from "./keys.js";
 import * as lightbox from "./lightbox.js";
 import * as markdown from "./markdown.js";
@@ -17,7 +19,7 @@ import * as status from "./status.js";
 
 const CONCERNS = [
   server, pictures, camera, keys, colours, panel, conversation, markdown, boxes, lightbox, chips, code, status,
-  accessibility,
+  accessibility, drawer, keeping,
 ];
 const PARTS = [".masthead .switches", "#panel .toggle-button", "#conversation .bubble-wrap", "#box textarea", "#chips div",
   "#giving ul", "#code dialog"];

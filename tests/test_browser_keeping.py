@@ -1,0 +1,150 @@
+"""Conversations are kept in the visitor's browser: reload, restart, other tabs, other visitors; in a real Chromium."""
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import gradio as gr
+import pytest
+from browsers import Tab
+from playwright.sync_api import expect
+from servers import Server, free_port, serving
+
+from llava_demo.engines.generate import GenerateEngine
+
+CIRCLE_AND_SQUARE = Path(__file__).parents[1] / "examples" / "circle-and-square.png"
+KEPT = """async () => (await new Promise(done => {
+    const opening = indexedDB.open("ask-a-picture", 1);
+    opening.onsuccess = () => {
+        const asking = opening.result.transaction("conversations").objectStore("conversations").getAll();
+        asking.onsuccess = () => done(asking.result);
+    };
+}))"""
+
+Open = Callable[..., Tab]
+
+
+def wait_until_kept(tab: Tab, words: str) -> None:
+    """Until the browser has kept a conversation with these words."""
+    tab.page.wait_for_function(f"async words => JSON.stringify(await ({KEPT})()).includes(words)", arg=words)
+
+
+def asked(tab: Tab) -> None:
+    tab.set("temperature", 0)
+    tab.ask("What is in this picture?", CIRCLE_AND_SQUARE)
+    expect(tab.notes.last).to_contain_text("tokens")
+    tab.wait_for_end()
+    wait_until_kept(tab, "tokens/s")
+
+
+def expect_all_of_it(tab: Tab) -> None:
+    expect(tab.answers.last).to_contain_text("red circle")
+    expect(tab.pictures).to_have_count(1)
+    expect(tab.page.locator("#conversation [data-testid=user]").last).to_contain_text("What is in this picture?")
+
+
+def test_a_reload_brings_back_the_conversation_its_picture_and_what_was_being_typed(
+    miniature: Server, open_tab: Open
+) -> None:
+    tab = open_tab(miniature.url)
+    asked(tab)
+    tab.question.fill("And what color")
+    wait_until_kept(tab, "And what color")
+    tab.page.reload()
+    expect_all_of_it(tab)
+    expect(tab.question).to_have_value("And what color")
+    tab.question.fill("What color is the square?")
+    tab.question.press("Enter")
+    expect(tab.answers.last).to_contain_text("blue")
+
+
+def test_a_tab_that_was_lost_comes_back_in_a_new_one_and_another_visitor_sees_nothing(
+    miniature: Server, open_tab: Open
+) -> None:
+    tab = open_tab(miniature.url)
+    asked(tab)
+    second = Tab(tab.page.context.new_page())
+    second.page.goto(miniature.url)
+    expect(second.cards.first).to_be_visible()  # the conversation is open in the first tab
+    second.page.close()
+    tab.page.close()
+    again = Tab(tab.page.context.new_page())
+    again.page.goto(miniature.url)
+    expect_all_of_it(again)
+    stranger = open_tab(miniature.url)
+    expect(stranger.cards.first).to_be_visible()
+    stranger.page.get_by_role("button", name="Conversations").click()
+    expect(stranger.page.locator("#drawer li")).to_have_count(0)
+
+
+def test_after_a_restart_the_pictures_are_uploaded_again(miniature_engine: GenerateEngine, open_tab: Open) -> None:
+    port = free_port()
+    llava, info = miniature_engine.llava, miniature_engine.info
+    with serving(GenerateEngine(llava, info, 2), port=port) as server:
+        tab = open_tab(server.url)
+        asked(tab)
+        tab.page.goto("about:blank")
+    shutil.rmtree(gr.utils.get_upload_folder())  # the server that comes up has none of the old one's files
+    with serving(GenerateEngine(llava, info, 2), port=port) as server:
+        tab.page.goto(server.url)
+        expect_all_of_it(tab)
+        tab.question.fill("What color is the square?")
+        tab.question.press("Enter")
+        expect(tab.answers.last).to_contain_text("blue")
+        tab.wait_for_end()
+        tab.page.close()
+
+
+def test_the_list_opens_renames_and_deletes_and_new_chat_keeps_what_was_there(
+    miniature: Server, open_tab: Open
+) -> None:
+    tab = open_tab(miniature.url)
+    asked(tab)
+    tab.page.get_by_role("button", name="New chat").first.click()
+    expect(tab.cards.first).to_be_visible()
+    tab.ask("How many shapes?")
+    expect(tab.notes.last).to_contain_text("tokens")
+    wait_until_kept(tab, "How many shapes?")
+    tab.page.get_by_role("button", name="Conversations").click()
+    rows = tab.page.locator("#drawer li")
+    expect(rows).to_have_count(2)
+    expect(rows.nth(1).locator("img")).to_be_visible()
+    tab.page.once("dialog", lambda dialog: dialog.accept("Shapes"))
+    rows.nth(1).get_by_role("button", name="Rename").click()
+    expect(rows.nth(1)).to_contain_text("Shapes")
+    rows.nth(1).locator(".open").click()
+    expect_all_of_it(tab)
+    tab.page.get_by_role("button", name="Conversations").click()
+    rows.nth(0).get_by_role("button", name="Delete").click()
+    expect(rows).to_have_count(1)
+    tab.page.once("dialog", lambda dialog: dialog.accept())
+    tab.page.get_by_role("button", name="Delete all").click()
+    expect(rows).to_have_count(0)
+
+
+def test_what_was_cleared_can_be_brought_back(miniature: Server, open_tab: Open) -> None:
+    tab = open_tab(miniature.url)
+    asked(tab)
+    tab.button("Clear").click()
+    expect(tab.cards.first).to_be_visible()
+    tab.page.locator("#cleared").get_by_role("button", name="Undo").click()
+    expect_all_of_it(tab)
+    tab.page.reload()
+    expect_all_of_it(tab)
+
+
+@pytest.mark.parametrize("blocked", ["indexedDB", "localStorage", "sessionStorage"])
+def test_without_storage_all_works_but_the_keeping(blocked: str, miniature: Server, open_tab: Open) -> None:
+    """Where a browser blocks storage, reading its name raises."""
+    tab = open_tab(miniature.url)
+    tab.page.add_init_script(
+        f"Object.defineProperty(window, {blocked!r}, {{get() {{ throw new DOMException('x', 'SecurityError'); }}}})"
+    )
+    tab.page.reload()
+    tab.set("temperature", 0)
+    tab.ask("What is in this picture?", CIRCLE_AND_SQUARE)
+    expect(tab.answers.last).to_contain_text("red circle")
+    tab.page.get_by_role("button", name="Conversations").click()
+    words = "This browser keeps nothing" if blocked == "indexedDB" else "Kept in this browser only"
+    expect(tab.page.locator("#drawer")).to_contain_text(re.compile(words))
