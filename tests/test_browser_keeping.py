@@ -26,8 +26,13 @@ Open = Callable[..., Tab]
 
 
 def wait_until_kept(tab: Tab, words: str) -> None:
-    """Until the browser has kept a conversation with these words."""
-    tab.page.wait_for_function(f"async words => JSON.stringify(await ({KEPT})()).includes(words)", arg=words)
+    """Until the browser has kept a conversation with these words (`wait_for_function` takes a promise for a yes)."""
+    tab.page.evaluate(
+        f"""async words => {{
+            while (!JSON.stringify(await ({KEPT})()).includes(words)) await new Promise(done => setTimeout(done, 50));
+        }}""",
+        words,
+    )
 
 
 def asked(tab: Tab) -> None:

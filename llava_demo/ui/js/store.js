@@ -34,6 +34,7 @@ async function asked(kind, mode, ask, instead) {
   return new Promise((resolve, reject) => {
     const transaction = database.transaction(kind, mode);
     const request = ask(transaction.objectStore(kind));
+    transaction.commit?.(); // at once: a page that is being left lives no longer than this task
     transaction.oncomplete = () => resolve(request.result);
     transaction.onabort = transaction.onerror = () => reject(transaction.error ?? request.error);
   });
