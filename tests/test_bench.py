@@ -152,7 +152,7 @@ def test_compare_shows_how_many_times_better_the_second_run_is(
         (["--chats", "0"], "'0' is not a whole number from 1 to 4096"),
         (["--chats", "1,,4"], "'' is not a whole number"),
         (["--max-tokens", "many"], "'many' is not a whole number"),
-        (["--shape", "70b"], "choose from '7b', 'small', 'miniature'"),
+        (["--shape", "70b"], "choose from '7b', 'interleave', 'small', 'miniature'"),
         (["--shape", "small", "--model", "auto"], "cannot both be given"),
         (["--engine", "turbo"], "--engine is 'turbo'"),
         (["--engine", "remote"], "another server is measured where it runs"),

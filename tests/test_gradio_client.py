@@ -167,8 +167,9 @@ def test_a_bad_value_comes_back_as_words(client: Client, picture: str, given: di
 
 def test_what_is_no_picture_comes_back_as_words(client: Client, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no picture")
-    with pytest.raises(AppError, match="send a JPEG, PNG"):
+    with pytest.raises(httpx.HTTPStatusError) as refused:  # at its upload
         client.predict(image=handle_file(tmp_path / "notes.txt"), prompt="Hello", api_name="/ask")
+    assert "send a JPEG, PNG" in refused.value.response.text
 
 
 def test_a_failure_inside_the_model_comes_back_as_words_and_the_next_question_is_answered(

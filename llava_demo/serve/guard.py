@@ -72,7 +72,7 @@ class Guard:
         answer = _Answer(scope, send, self._rules.origins)
         try:
             await self._guarded(scope, receive, answer)
-            if _tries_key(scope) and answer.status in (400, 401):
+            if answer.status in _wrong_key_statuses(scope):
                 self._rules.callers.note_wrong_key(scope)
         except DemoError as error:
             await answer.refuse(scope, receive, error)
@@ -205,6 +205,13 @@ class _Answer:
 def _tries_key(scope: Scope) -> bool:
     is_login = scope["path"].rstrip("/") == "/login" and scope["method"] == "POST"
     return is_login or (is_rest(scope["path"]) and "authorization" in Headers(scope=scope))
+
+
+def _wrong_key_statuses(scope: Scope) -> tuple[int, ...]:
+    """The statuses that mean a wrong key or password here: Gradio's login answers 400, a REST endpoint 401."""
+    if not _tries_key(scope):
+        return ()
+    return (401,) if is_rest(scope["path"]) else (400, 401)
 
 
 def _is_closed(path: str) -> bool:
