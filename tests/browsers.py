@@ -34,6 +34,7 @@ class Tab:
         self.refusal = page.locator("#refusal p")
 
     def add(self, *files: str | Path | dict[str, Any]) -> None:
+        self.page.locator("#theme-switch:enabled").wait_for()  # the scripts listen now
         before = self.thumbnails.count()
         self.page.locator("#box input[type=file]").set_input_files(list(files))  # type: ignore[arg-type]
         self.thumbnails.nth(before + len(files) - 1).wait_for()

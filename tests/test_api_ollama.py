@@ -64,7 +64,8 @@ def test_generate_with_a_system_prompt_and_a_raw_one(client: Client, tiny: Serve
 def test_a_program_that_knows_only_the_variable_is_answered(miniature: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OLLAMA_HOST", miniature.url)
     with Client() as client:
-        answer = client.chat("llava", [{"role": "user", "content": "What is in this picture?", "images": [DRAWING]}])
+        question = {"role": "user", "content": "What is in this picture?", "images": [DRAWING]}
+        answer = client.chat("llava", [question], options={"temperature": 0})
     assert "red circle" in (answer.message.content or "")
 
 

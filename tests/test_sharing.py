@@ -91,7 +91,7 @@ def json_with(**changed: object) -> bytes:
         (json_with(sampling={"speed": 1}), "not of the right form"),
         (json_with(sampling={"temperature": 9}), "temperature is 9"),
         (json_with(sampling={"stop": 5}), "stop must be"),
-        (json_with(messages=[{"role": "tool", "content": "x"}]), "messages"),
+        (json_with(messages=[{"role": "nobody", "content": "x"}]), "messages"),
     ],
 )
 def test_what_is_no_saved_conversation_is_said_to_be_none(data: bytes, words: str) -> None:
