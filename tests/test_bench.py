@@ -260,9 +260,11 @@ def test_the_suite_for_a_gpu_runs_dry_on_any_machine(
     assert rows[1]["found"] == "2 of 2 equal"
     for precision in ("4-bit NF4, float32 compute", "float32"):
         found = {row["what"]: row["found"] for row in rows if row["part"] == precision}
-        assert found["answers as the model card's way gives them"].endswith(" of 3 equal")
+        assert found["answers as the model card's way gives them"] in ("2 of 3 equal", "3 of 3 equal")  # near ties
         assert "chats of 2,048 tokens that free memory holds" in found
         assert any(what.startswith("roofline of one chat: ") for what in found)
         assert "throughput, 2 at once" in found
-    assert [row["what"] for row in rows if row["part"] == "settings"] == list(VARIANTS)
+    variants = [row for row in rows if row["part"] == "settings"]
+    assert [row["what"] for row in variants] == list(VARIANTS)
+    assert not [row["found"] for row in variants if row["found"].startswith("failed")]
     assert (tmp_path / "4bit" / PLOT_NAME).exists()

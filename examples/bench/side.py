@@ -25,12 +25,16 @@ def our_engine(settings: Settings) -> Engine:
 
 
 def plain_way(settings: Settings) -> Engine:
-    """The model card's way with the same weights: loaded as ours are on a GPU, in float32 on a CPU."""
+    """The model card's way with the same weights, loaded as ours are.
+
+    8-bit integers on a CPU are the exception: the model card has no such way there, so float32 stands beside them.
+    """
     import torch
 
     from examples.bench.plain import PlainWay
 
-    quantize = settings.quantize if torch.cuda.is_available() else "none"
+    is_int8 = settings.quantize in ("auto", "8bit") and not torch.cuda.is_available()
+    quantize = "none" if is_int8 else settings.quantize
     engine = load_engine(settings.model_copy(update={"engine": "generate", "quantize": quantize}))
     return PlainWay(engine.llava, engine.info)  # type: ignore[attr-defined]
 

@@ -149,13 +149,13 @@ def _settings(suite: Suite) -> None:
         for name, changes in VARIANTS.items():
             bar.set_description(f"batched: {name}")
             with suite.part("settings", name):
-                measured: Measured = side.run(_batched_with, changes, asked)
+                measured: Measured = side.run(_batched_with, changes, asked, suite.settings.max_queue)
                 base = base or measured
                 suite.add("settings", name, _told(base, measured))
             bar.update()
 
 
-async def _batched_with(engine: Engine, changes: dict[str, Any], asked: Measuring) -> Measured:
+async def _batched_with(engine: Engine, changes: dict[str, Any], asked: Measuring, max_queue: int) -> Measured:
     """In the other process: a new batched engine on the weights of `engine`, measured and ended."""
     import torch
 
@@ -166,7 +166,7 @@ async def _batched_with(engine: Engine, changes: dict[str, Any], asked: Measurin
         torch.cuda.empty_cache()  # else what the engine before has given back is counted as taken
     llava = engine.llava  # type: ignore[attr-defined]
     size, _ = batch_size(llava, max(asked.chats))
-    batched, measured = BatchedEngine(llava, engine.info, max(asked.chats), replace(size, **changes)), Measured()
+    batched, measured = BatchedEngine(llava, engine.info, max_queue, replace(size, **changes)), Measured()
     try:
         for step in steps_of(asked):
             result = await step.job(batched, *step.arguments)
