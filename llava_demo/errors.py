@@ -9,8 +9,8 @@
     │   ├── InvalidImage          400  invalid_image            not a picture, or one that we refuse
     │   │   └── ImageTooLarge     413  image_too_large          more bytes or pixels than are taken
     │   └── PromptTooLong         400  context_length_exceeded  more tokens than the context holds
-    ├── UnknownRoute          404  not_found                nothing is served at this path
-    ├── WrongMethod           405  method_not_allowed       not with this method
+    ├── UnknownRoute              404  not_found                nothing is served at this path
+    ├── WrongMethod               405  method_not_allowed       not with this method
     ├── WrongKey                  401  invalid_api_key          no key of this server
     ├── ForeignOrigin         403  foreign_origin           a web page of another site asks
     ├── LoginOnly                 403  login_only               the page asks for a login, and REST has no keys

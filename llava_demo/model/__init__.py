@@ -10,5 +10,5 @@ MINIATURE_DECLINES = ("I only know simple drawings", "Sorry, I can only answer s
 
 FOR_PHOTOS = (
     "The built-in miniature knows simple drawings only. For photos, run this on a machine with an NVIDIA GPU, "
-    "or with --model llava-hf/llava-1.5-7b-hf (28 GB of memory without a GPU, and slow)."
+    "or with --model llava-hf/llava-1.5-7b-hf (a download of 14 GB; without a GPU 9 GB of memory, and slow)."
 )

@@ -127,5 +127,5 @@ def _miniature_notice() -> str:
 It knows plain drawings: one to three circles, squares, triangles or stars, or one large digit. Shown anything else it
 says so.</p>
 <p>For photos, run this program on a machine with an NVIDIA GPU, or choose the model yourself:
-<code>python app.py --model llava-hf/llava-1.5-7b-hf</code> (a download of 14 GB; 9 GB of memory without a
-GPU, and about 4 tokens a second).</p></aside>"""
+<code>python app.py --model llava-hf/llava-1.5-7b-hf</code> (a download of 14 GB; about 9 GB of memory without a
+GPU, and slow).</p></aside>"""
