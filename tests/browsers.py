@@ -34,7 +34,6 @@ class Tab:
         self.refusal = page.locator("#refusal p")
 
     def add(self, *files: str | Path | dict[str, Any]) -> None:
-        self.page.locator("#theme-switch:enabled").wait_for()  # the scripts listen now
         before = self.thumbnails.count()
         self.page.locator("#box input[type=file]").set_input_files(list(files))  # type: ignore[arg-type]
         self.thumbnails.nth(before + len(files) - 1).wait_for()
@@ -95,6 +94,7 @@ def open_tab(browser: Browser) -> Iterator[Callable[..., Tab]]:
         page.goto(url)
         tab = Tab(page)
         tab.question.wait_for()
+        page.locator("#theme-switch:enabled").wait_for(state="attached")  # the page's scripts listen
         return tab
 
     yield open_at

@@ -33,6 +33,14 @@ def uploads_of_these_tests_only(tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 @pytest.fixture(autouse=True)
+def upload_folder_stays() -> Iterator[None]:
+    """`serve` chooses another folder for its process; servers of other tests would lose their pictures."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", os.environ["GRADIO_TEMP_DIR"])
+        yield
+
+
+@pytest.fixture(autouse=True)
 def log_of_this_test_only() -> Iterator[None]:
     """A handler that a test sets up writes to the standard error of that test, which is closed after it."""
     yield

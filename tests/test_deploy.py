@@ -77,7 +77,7 @@ def test_only_what_a_space_needs_is_uploaded() -> None:
         "LICENSE",
         "llava_demo/ui/css/page.css",
         "llava_demo/ui/js/main.js",
-        "llava_demo/serve.py",
+        "llava_demo/serve/guard.py",
     ):
         assert needed in files
     assert "llava_demo/miniature/model.safetensors" in files

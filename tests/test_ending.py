@@ -66,8 +66,8 @@ def test_running_answers_finish_new_ones_are_refused_and_uploads_are_deleted(
     assert folder in Path(uploaded[0]).parents
     begun = [threading.Event(), threading.Event()]
     with ThreadPoolExecutor() as threads:
-        by_rest = threads.submit(streamed, server, 600, begun[0])
-        by_gradio = threads.submit(grown, server, 600, begun[1])
+        by_rest = threads.submit(streamed, server, 900, begun[0])
+        by_gradio = threads.submit(grown, server, 900, begun[1])
         assert all(each.wait(SECONDS) for each in begun)
         server.process.send_signal(getattr(signal, name))
         refusals = 0

@@ -236,7 +236,7 @@ def test_a_picture_removed_on_its_way_is_not_added(tiny: Server, open_tab: Open)
 
 
 def test_a_refusal_names_the_file_comes_at_once_and_goes_with_it(tiny: Server, open_tab: Open) -> None:
-    tab = open_tab(tiny.url)
+    tab = open_tab(tiny.url, may_log="status of 400")
     refused = tab.page.locator("#refused li")
     tab.page.locator("#box input[type=file]").set_input_files(
         [file("notes.pdf", b"%PDF-1.4 x", "application/pdf"), file("good.png", png()), file("broken.png", png()[:60])]

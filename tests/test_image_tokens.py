@@ -75,8 +75,8 @@ def test_pictures_beside_each_other_are_two_runs(images: ImageTokens) -> None:
     features = torch.cat([one.features for one in prompt.pictures])
     for first, last in ((0, 2 * ROWS), (ROWS - 3, ROWS + 3)):
         with torch.no_grad():
-            embedded = images.embedded(torch.tensor([ids[first:last]]))
-        torch.testing.assert_close(embedded[0], features[first:last].to(embedded.dtype))
+            embedded = images.embedded(ids[first:last])
+        torch.testing.assert_close(embedded, features[first:last].to(embedded.dtype))
 
 
 def test_pictures_of_different_lengths_have_as_many_ids_as_rows(tmp_path: object) -> None:

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import httpx
 import PIL.Image
 import pytest
 from pictures import png
+from servers import serving
 
 from llava_demo.chat import KNOBS, ChatRequest, Chunk, Message, SamplingParams, Usage
 from llava_demo.engines import complete, stream_recorded
@@ -250,3 +252,10 @@ def test_a_picture_that_is_gone_is_said_to_be(tmp_path: Path) -> None:
 )
 def test_a_model_is_called_as_people_call_it(tiny_engine: GenerateEngine, model: str, name: str) -> None:
     assert panels.model_name(replace(tiny_engine.info, model=model)) == name
+
+
+def test_behind_a_proxy_the_preview_names_the_public_address(tiny_engine: GenerateEngine) -> None:
+    headers = {"host": "me-demo.example", "x-forwarded-proto": "https", "x-forwarded-host": "me-demo.example"}
+    with serving(tiny_engine, trusted_proxy="127.0.0.1") as server:
+        html = httpx.get(server.url, headers=headers).text
+    assert '<meta property="og:image" content="https://me-demo.example/card.png">' in html

@@ -105,7 +105,7 @@ class Body:
         self.caller = caller_name(scope)
         self.held_bytes = 0
         self.refusal: DemoError | None = None  # what `receive` raised
-        self._bodies, self._receive, self._most = bodies, receive, most
+        self._bodies, self._receive, self._most, self._limit = bodies, receive, most, most
         self._deadline = asyncio.get_running_loop().time() + BODY_S
         self._is_upload = scope["path"].startswith("/gradio_api/upload")  # which goes to the disk, not to memory
         boundary = _BOUNDARY.search(headers.get("content-type", "")) if self._is_upload else None
@@ -114,7 +114,7 @@ class Body:
         self._is_whole = scope["method"] in ("GET", "HEAD", "OPTIONS")  # nothing is waited for
         length = headers.get("content-length", "")
         if length.isdecimal() and len(length) < 20 and int(length) > most:
-            raise self._too_large()
+            raise _too_large(most)
 
     async def receive(self) -> Message:
         """The next message, a piece of the body or the caller's leaving."""
@@ -166,7 +166,7 @@ class Body:
         self.held_bytes += 0 if self._is_upload else len(part)
         self._most -= len(part)
         if self._most < 0:
-            raise self._too_large()
+            raise _too_large(self._limit)
         if not self._is_upload:
             self._bodies.add(self.caller, len(part))
         elif self._delimiter:
@@ -176,8 +176,9 @@ class Body:
             if self._parts > MAX_FILES + 1:  # and the end
                 raise InvalidRequest(f"An upload may have at most {MAX_FILES} files.")
 
-    def _too_large(self) -> RequestTooLarge:
-        return RequestTooLarge("The request is larger than this endpoint takes; pictures are best sent as uploads.")
+
+def _too_large(most: int) -> RequestTooLarge:
+    return RequestTooLarge(f"The request has more than {most / 2**20:,.0f} MB, the most that this endpoint takes.")
 
 
 def check_json(body: bytes) -> Any:

@@ -75,9 +75,18 @@ class Pictures:
     def _answer(self, question: dict[str, Any]) -> dict[str, Any]:
         try:
             image = self._uploads.opened({"path": question.get("path")}, _no_address)
+            return self._seen(image) if question.get("ask") == "seen" else self._checked(image)
         except InvalidRequest as error:
             return {"refusal": str(error)}
-        return self._seen(image) if question.get("ask") == "seen" else _checked(image)
+
+    def _checked(self, image: Image) -> dict[str, Any]:
+        """Raises:
+        InvalidImage: the pixels are damaged, which a header does not tell.
+        """
+        if image.mime_type not in _SHOWN_EVERYWHERE:
+            return {"jpeg": jpeg_url(image.pixels)}
+        _ = self._engine.seen(image) or image.pixels  # the square is remembered for the question
+        return {}
 
     def _seen(self, image: Image) -> dict[str, Any]:
         square = self._engine.seen(image)
@@ -117,10 +126,6 @@ def chips_html() -> str:
     """Questions for any picture; js/chips.js shows them while there is one."""
     chips = "".join(f'<button type="button" data-question="{words}">{name}</button>' for name, words in _CHIPS.items())
     return f'<div class="chips" role="group" aria-label="Questions to ask" hidden>{chips}</div>'
-
-
-def _checked(image: Image) -> dict[str, Any]:
-    return {} if image.mime_type in _SHOWN_EVERYWHERE else {"jpeg": jpeg_url(image.pixels)}
 
 
 def _no_address(_: str) -> Image:

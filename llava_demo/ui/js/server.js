@@ -67,7 +67,7 @@ export function upload(file, onProgress) {
     request.addEventListener("error", () => reject(new Error(UNREACHABLE.refusal)));
     request.addEventListener("load", () => {
       if (request.status === 413) return reject(new Error("The file is too large."));
-      if (request.status !== 200) return reject(new Error(`The server refused the file (${request.status}).`));
+      if (request.status !== 200) return reject(new Error(wordsOf(request)));
       const [path] = JSON.parse(request.responseText);
       const url = `${root()}${prefix}/file=${path}`;
       resolve({ path, url, orig_name: file.name, size: file.size, mime_type: file.type, meta: { _type: "gradio.FileData" } });
@@ -77,6 +77,18 @@ export function upload(file, onProgress) {
     request.open("POST", `${root()}${prefix}/upload`);
     request.send(body);
   });
+}
+
+/**
+ * @param {XMLHttpRequest} request - that was refused
+ * @returns {string} the server's words
+ */
+function wordsOf(request) {
+  try {
+    return JSON.parse(request.responseText).error;
+  } catch {
+    return `The server refused the file (${request.status}).`;
+  }
 }
 
 /** @type {((message: Message) => Message)[]} */
