@@ -14,12 +14,12 @@ from llava_demo.errors import TooManyRequests
 
 Network = IPv4Network | IPv6Network
 
-WRONG_KEYS = 10  # that a caller may try at once; one more every KEY_S seconds
+WRONG_KEYS = 10  # wrong keys a caller may try at once; one more every KEY_S seconds
 KEY_S = 6.0
 
 _SCOPE_KEY = "llava_demo.caller"
 _HEADER = b"x-llava-demo-caller"
-_SITE_BITS = 64  # of an IPv6 address; the rest is the caller's own to vary
+_SITE_BITS = 64  # network part of an IPv6 address; a caller can vary the rest
 
 
 def caller_of(connection: HTTPConnection | None) -> str:
@@ -50,7 +50,7 @@ class Callers:
         """Write the caller's name, and its true address and scheme, into an HTTP scope.
 
         Gradio's MCP server asks this server again, with the headers of its caller: a header of ours tells whose they
-        are. One that somebody else made up is dropped.
+        are. A forged one is dropped.
         """
         headers = Headers(scope=scope)
         peer = scope["client"][0] if scope.get("client") else ""

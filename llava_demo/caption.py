@@ -27,7 +27,7 @@ from llava_demo.images import Image, ImageLimits
 SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif"])
 READ_AHEAD = 8  # pictures that are decoded while others are answered
 ON_CPU, ON_GPU = 16, 64  # answered at once, unless the operator says otherwise
-TRIES = 5  # of a picture while nothing answers, before the run ends
+TRIES = 5  # attempts for a picture while the engine does not answer; then the run ends
 FIELDS = ("file", "caption", "error")
 
 
@@ -239,7 +239,7 @@ class Captions:
     waiting: list[Source]
     out: Path | None  # None: beside the pictures
     done: int  # before this run
-    errors: int = 0  # of this run
+    errors: int = 0  # in this run
 
     @classmethod
     def of(cls, places: Sequence[str], out: Path | None) -> "Captions":

@@ -158,7 +158,7 @@ class ChatRequest:
 
     With `is_raw` the text of the only message is the whole prompt as the model gets it, control tokens and all.
     `caller` tells callers apart for a fair queue (by key, else login, else address); it is never shown or logged, and
-    two requests that ask the same are equal whoever sent them.
+    two equal requests of different callers are equal.
 
     Raises:
         InvalidRequest: no messages, or the user's last one has neither text nor pictures; a raw prompt of several
@@ -196,7 +196,7 @@ class Usage:
 
     prompt_tokens: int
     completion_tokens: int
-    cached_tokens: int = 0  # of the prompt, those that were not computed again
+    cached_tokens: int = 0  # prompt tokens found in the prefix cache
 
 
 @dataclass(frozen=True)

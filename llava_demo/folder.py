@@ -10,7 +10,7 @@ def claim_upload_folder(port: int) -> Path:
     """Have Gradio, which must not be imported yet, keep uploads in a folder of this user's and this port's server.
 
     Its own folder is shared by all users of a machine: it belongs to the first, and the others' servers do not start.
-    Where the name is taken by somebody else, the folder has another one.
+    If another user owns that name, the folder gets a new one.
     """
     given = os.environ.get("GRADIO_TEMP_DIR") or tempfile.gettempdir()
     user = os.getuid() if hasattr(os, "getuid") else 0

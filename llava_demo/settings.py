@@ -69,7 +69,7 @@ def reach_own_address(host: str) -> None:
     Raises:
         SettingError: the proxy is one that httpx cannot use, so that no request could be made at all.
     """
-    proxies = getproxies()  # of the environment, or of the system's settings
+    proxies = getproxies()  # from the environment or the system's settings
     if not proxies:
         return
     excepted = [*proxies.pop("no", "").split(","), "127.0.0.1", "localhost", "::1", host]
@@ -207,7 +207,7 @@ class Settings(BaseSettings):
         title="a number from 0.1 to 1",
         description="share of a GPU's memory that this program may take, weights and cache together",
     )
-    max_queue: int = Field(64, ge=0, le=10_000, description="most requests in line; one more is refused as busy")
+    max_queue: int = Field(64, ge=0, le=10_000, description="most queued requests; one more is refused as busy")
 
     @property
     def is_remote(self) -> bool:

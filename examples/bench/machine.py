@@ -26,11 +26,11 @@ _PACKAGES = ("torch", "transformers", "accelerate", "bitsandbytes", "flash-attn"
 class Limits:
     """What the weights take and the memory holds, just after loading."""
 
-    weights_bytes: int  # of the whole model
+    weights_bytes: int  # size of the whole model
     read_bytes: int  # for each token of one chat: the language model and its head, without the embeddings
     cache_bytes: int  # keys and values, for each token of a chat
-    free_bytes: int  # of the GPU, or of the machine where there is none
-    threads: int  # that torch computes with on the CPU
+    free_bytes: int  # free memory of the GPU, or of the machine without one
+    threads: int  # torch's CPU threads
 
     @property
     def long_chats(self) -> int:

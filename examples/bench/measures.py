@@ -1,4 +1,4 @@
-"""What is measured: questions asked of an engine as a way in asks them, and the time until each piece of text comes.
+"""What is measured: questions asked of an engine as an endpoint asks them, and the time until each chunk of text comes.
 
 Knows engines by their `stream` only, so that every figure is what a user sees.
 """
@@ -30,7 +30,7 @@ class Reply:
 
     started: float = 0.0  # on the clock of `perf_counter`
     started_cpu: float = 0.0
-    arrivals: list[float] = field(default_factory=list)  # of each piece of text
+    arrivals: list[float] = field(default_factory=list)  # time of each chunk of text
     first_cpu_s: float = 0.0
     text: str = ""
     usage: Usage = field(default_factory=lambda: Usage(0, 0))
@@ -55,7 +55,7 @@ class Crowd:
 
     seconds: float
     cpu_s: float
-    tokens: int  # of all answers
+    tokens: int  # tokens of all answers
     step_s: float  # the median time between two tokens of a chat
     firsts: tuple[First, ...]
     texts: tuple[str, ...]
@@ -88,8 +88,8 @@ class Newcomer:
 class Memory:
     """Of the GPU where there is one, else of the machine."""
 
-    most_bytes: int  # that the process has held
-    bytes_per_s: float  # that a copy reads and writes
+    most_bytes: int  # peak memory of the process
+    bytes_per_s: float  # memory bandwidth of a copy
 
 
 async def crowd(engine: Engine, label: str, chats: int, max_tokens: int) -> Crowd:

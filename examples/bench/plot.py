@@ -9,7 +9,7 @@ from matplotlib.figure import Figure as Plot
 from examples.bench.figures import Figure
 
 _INK, _QUIET, _PLAIN, _OURS = "#111827", "#6b7280", "#b8bec9", "#c2410c"
-_WIDTH = 0.36  # of a bar, where the groups are 1 apart
+_WIDTH = 0.36  # width of a bar; groups are 1 apart
 _VISITS = {
     "first token, new picture": "new picture",
     "first token, next question on it": "next question\non it",

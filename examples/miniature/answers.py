@@ -17,7 +17,7 @@ CELLS = (
 )  # fmt: skip
 
 DIGIT = -1
-About = tuple[tuple[int, int], ...]  # of each thing the number of its picture, and its own in the scene, or DIGIT
+About = tuple[tuple[int, int], ...]  # for each thing: its picture's number, and its number in the scene or DIGIT
 
 
 @dataclass(frozen=True)

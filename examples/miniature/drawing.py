@@ -17,7 +17,7 @@ from examples.miniature.strangers import stranger
 CLIP_MEAN_RGB: RGB = (122, 116, 104)
 Box = tuple[float, float, float, float]
 
-_NEIGHBOURS = 0.85  # of the pictures outside of the world are next to it
+_NEIGHBOURS = 0.85  # share of near misses among the pictures outside the world
 _FONT_FOLDER = Path("/usr/share/fonts/truetype")  # Debian's; Pillow's own font serves where it is missing
 _FONT_FAMILIES = ("dejavu", "liberation", "freefont", "ubuntu", "roboto", "open-sans", "lato")
 

@@ -20,16 +20,16 @@ from examples.miniature.questions import Asker
 from examples.miniature.scenes import BACKGROUNDS, COLORS, DIGITS, MAX_OBJECTS, SHAPES, World
 from examples.miniature.vision_training import Labels, seeing_parameters, vision_loss
 
-_TOWER_SHARE = 0.25  # of the learning rate: the tower can see already
+_TOWER_SHARE = 0.25  # share of the learning rate: the tower is trained already
 _MUON_SHARE = 1.5  # matrices take larger steps
 _VISION_WEIGHT, _WORD_WEIGHT, _LOOK_WEIGHT = 0.15, 0.1, 0.15
 _LOOKING = (1, 2)  # layers whose first head is shown where to look
 _CONTENT_WEIGHT, _OTHER_WEIGHT = 2.0, 0.6
-_FIRST_MIX = (0.72, 0.15, 0.13)  # of shapes, digits and strangers
+_FIRST_MIX = (0.72, 0.15, 0.13)  # shares of shapes, digits and strangers
 _LAST_MIX = (0.66, 0.13, 0.21)  # the same, once three objects are known
 _BROAD_MIX, _BROAD_LENGTH, _BROAD_ROWS = (0.36, 0.1, 0.54), 128, 16  # rows for 6 of the usual ones
 _AVERAGE_DECAY = 0.997  # a step; the mean reaches back some 300 steps
-_PAIRS = 0.18  # of the sequences have two pictures, once three objects are known
+_PAIRS = 0.18  # share of sequences with two pictures, once three objects are known
 
 
 @dataclass

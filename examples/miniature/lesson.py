@@ -16,12 +16,12 @@ import torch
 import torch.distributed
 from torch import nn
 
-_SAVE_EVERY_S = 120.0  # of the clock
+_SAVE_EVERY_S = 120.0  # wall time between two saves
 
 
 @dataclass(frozen=True)
 class Lesson:
-    minutes: float  # of CPU of one process
+    minutes: float  # CPU minutes of one process
     rate: float  # learning rate after the warm-up
     batch: int  # pictures per process and step
     seed: int

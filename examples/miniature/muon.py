@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_A, _B, _C = 3.4445, -4.7750, 2.0315  # of the quintic Newton-Schulz iteration, as published
+_A, _B, _C = 3.4445, -4.7750, 2.0315  # coefficients of the quintic Newton-Schulz iteration, as published
 _ITERATIONS = 5
 
 

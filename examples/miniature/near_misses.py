@@ -103,7 +103,7 @@ def _glyph(texts: Sequence[str]) -> Callable[[random.Random], NearMiss]:
         size = int(rng.uniform(0.45, 0.85) * picture.width / (1 if len(text) == 1 else 1.5))
         try:
             font = ImageFont.truetype(file, size) if file else ImageFont.load_default(size)
-        except OSError:  # that font is not installed
+        except OSError:  # the font is not installed
             font = ImageFont.load_default(size)
         at = picture.width * rng.uniform(0.42, 0.58), picture.width * rng.uniform(0.45, 0.55)
         brush.text(at, text, font=font, fill=paint, anchor="mm")

@@ -21,7 +21,7 @@ from examples.miniature.scenes import BACKGROUNDS, COLORS, DIGITS, SHAPES, Scene
 from examples.miniature.vision_training import Labels, paint
 
 _IGNORED = -100  # as a target: nothing is learned there
-_ITEM = re.compile(r" an? \w+ \w+| the number \d in \w+")  # of a description
+_ITEM = re.compile(r" an? \w+ \w+| the number \d in \w+")  # an item of a description
 _PICTURE, _ALONE, _PADDING = 0, -2, -1  # segments; dialogues count from 1, _ALONE has no picture
 _CONTENT = (
     *COLORS, *SHAPES, *(f"{shape}s" for shape in SHAPES), *BACKGROUNDS, *DIGITS,

@@ -5,7 +5,7 @@
     ollama        /api: chat, generate, and what clients ask about models
     cloudflare    /client/v4/accounts/{id}/ai and /ai/run
     monitoring    /health, /healthz and /metrics
-    access        who may use them
+    access        API keys
     asking        from a body to its answers, for as long as the caller is connected
 
 Like the page they make `ChatRequest`s and read `Chunk`s; no route knows the model or another route's format.

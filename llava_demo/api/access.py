@@ -31,17 +31,17 @@ class Access:
         return [Depends(self.refuse)] if self._has_login else []
 
     def check_key(self, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]) -> None:
-        """Let pass who has a key.
+        """Let a caller with a valid key pass.
 
         Raises:
-            WrongKey: who has none.
+            WrongKey: the key is missing or wrong.
         """
         key = given.credentials.encode() if given else b""
         if not any(secrets.compare_digest(key, known) for known in self._keys):
             raise WrongKey("The API key is missing or wrong; send it as Authorization: Bearer KEY.")
 
     def refuse(self) -> None:
-        """Let nobody pass.
+        """Refuse every caller.
 
         Raises:
             LoginOnly: always.

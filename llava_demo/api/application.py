@@ -38,7 +38,7 @@ DESCRIPTION = """Ask LLaVA about pictures with programs written for OpenAI (chat
 Ollama or Cloudflare Workers AI: they only change their base URL. With `gradio_client`, see the page's own
 *Use via API*."""
 
-DISCONNECTED = 499  # nginx's number for a caller that did not wait; nobody receives it
+DISCONNECTED = 499  # nginx's code for a caller that disconnected
 
 _BODIES = (
     openai.ChatCompletionRequest,

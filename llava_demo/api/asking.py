@@ -28,7 +28,7 @@ from llava_demo.wire.messages import Pictures, Turn, web_addresses
 # The model's names where it is hosted or built in, and those that clients send when they know none.
 OTHER_NAMES = (LLAVA_7B, cloudflare.MODEL, "llava", "llava:7b", "dummy", "default")
 
-LETTERS_PER_BYTE = 5  # of a picture's file as numbers, the longest form it is sent in: "255, "
+LETTERS_PER_BYTE = 5  # longest form of a picture's bytes: a list of numbers, "255, "
 WORDS_BYTES = 2**20  # for all that is not picture
 MAX_VALUES = 100_000  # beside a picture's; a string of 20 MB in latin-1 has 80,000 commas
 
@@ -41,7 +41,7 @@ _PART_BYTES = 100_000  # with fewer values than MAX_VALUES, however short they a
 
 T = TypeVar("T")
 
-Pieces = AsyncGenerator[tuple[int, Chunk], None]  # of several answers, each with the number of its request
+Pieces = AsyncGenerator[tuple[int, Chunk], None]  # chunks of several answers, each with its request's number
 
 
 # --- documentation
@@ -131,7 +131,7 @@ def _loads(body: bytes) -> Any:
     if body.count(b",") > MAX_VALUES:
         raise InvalidRequest(f"The body has more than {MAX_VALUES:,} values.")
     try:
-        return json.loads(body.decode("utf-8-sig"))  # of bytes it takes twice as long; some send a mark first
+        return json.loads(body.decode("utf-8-sig"))  # twice as fast as from bytes; some send a BOM
     except json.JSONDecodeError as error:
         raise InvalidRequest(f"The body is not valid JSON: {error.msg} at character {error.pos:,}.") from error
     except (ValueError, RecursionError) as error:  # ValueError: no UTF-8, or a number of over 4,300 digits

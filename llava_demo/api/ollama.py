@@ -18,7 +18,7 @@ from llava_demo.errors import DemoError, UnsupportedParameter
 from llava_demo.wire import ollama
 from llava_demo.wire.bodies import body_from
 
-VERSION = f"0.12.0+llava-demo-{__version__}"  # of the API that is spoken: clients compare it with what they need
+VERSION = f"0.12.0+llava-demo-{__version__}"  # the Ollama API spoken here; clients check it
 NOT_DONE = ("pull", "push", "create", "copy", "delete", "embed", "embeddings", "blobs/{digest:path}")
 _LINES = "The answer; unless `stream` is false, lines of JSON."
 

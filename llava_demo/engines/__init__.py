@@ -24,8 +24,8 @@ class EngineInfo:
     precision: str  # "4-bit NF4, float16 compute", "float32"
     attention: str  # "sdpa", "flash_attention_2"
     context_tokens: int
-    image_tokens: int  # that one ordinary picture takes
-    max_images: int  # in one conversation
+    image_tokens: int  # tokens an ordinary picture takes
+    max_images: int  # per conversation
     is_miniature: bool
     reasons: tuple[str, ...] = ()  # one sentence for each decision
     image_side: int | None = None  # in pixels, of the one square that the model sees; not known where it sees tiles
@@ -43,9 +43,9 @@ class EngineStatus:
 
     state: Literal["loading", "ready", "restarting", "failed"]
     running: int  # generations under way
-    waiting: int  # requests in line
-    cached_tokens: int = 0  # that prompts can share without being computed again
-    stage: str = ""  # of loading: "fetching 3.1 of 14.1 GB"
+    waiting: int  # queued requests
+    cached_tokens: int = 0  # tokens in the prefix cache
+    stage: str = ""  # while loading: "fetching 3.1 of 14.1 GB"
 
 
 class Engine(Protocol):
@@ -56,13 +56,13 @@ class Engine(Protocol):
         """Answer `request`. Closing the generator early (`aclose`) cancels the work.
 
         Yields:
-            Text as it comes; `Chunk()` without text as a heart-beat about twice a second while there is none, so that
-            a way in notices that its caller has gone; the last chunk, and only it, has `finish_reason` and `usage`.
+            Text as it comes; `Chunk()` without text as a heartbeat about twice a second while there is none, so that
+            an endpoint notices a caller that has disconnected. Only the last chunk has `finish_reason` and `usage`.
 
         Raises:
-            InvalidRequest: the caller's to mend; before the first text.
+            InvalidRequest: the request is wrong; raised before the first text.
             GenerationFailed: the model raised; the next request works.
-            EngineUnavailable: not now; the caller may try again.
+            EngineUnavailable: temporary; the caller may try again.
         """
 
     def status(self) -> EngineStatus: ...

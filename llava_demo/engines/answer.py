@@ -13,7 +13,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from llava_demo.chat import ChatRequest, Chunk, FinishReason, TokenLogprob, Usage
 from llava_demo.engines.detokenizer import Detokenizer
 
-# The log-probability of a token, and (id, log-probability) of the likeliest ones there.
+# A token's log-probability, and (id, log-probability) of the most likely tokens at its place.
 TokenLikelihood = tuple[float, Sequence[tuple[int, float]]]
 
 
@@ -33,7 +33,7 @@ class Answer:
         self._is_at_start = not request.is_continuation
         self._waiting: deque[tuple[int, TokenLogprob]] = deque()  # each with where its text starts
         self._released = 0  # characters handed out
-        self.tokens = 0  # of the answer, its end token counted, what came after a stop string not
+        self.tokens = 0  # tokens of the answer: the end token counts, tokens after a stop string do not
         self.has_ended = False
 
     @property

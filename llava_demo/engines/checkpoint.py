@@ -27,7 +27,7 @@ class Checkpoint:
     source: str
     reason: str
     is_local: bool = True  # nothing is asked of the Hub
-    nbytes: int | None = None  # of weights; None where the Hub does not say
+    nbytes: int | None = None  # size of the weights; None if the Hub does not say
 
     @property
     def is_miniature(self) -> bool:

@@ -24,7 +24,7 @@ from llava_demo.model.llava import Llava
 class GenerateEngine(JobEngine):
     """One request is answered at a time, the others wait in a fair queue of `max_queue` places.
 
-    A thread answers them; it exists only while there is work.
+    Its thread exists only while there is work.
     """
 
     def __init__(self, llava: Llava, info: EngineInfo, max_queue: int) -> None:
@@ -93,7 +93,7 @@ class GenerateEngine(JobEngine):
             return self._answer(job)
         except DemoError as error:
             return error
-        except Exception as error:  # noqa: BLE001, the top of a thread: whatever it is, the caller must hear of it
+        except Exception as error:  # noqa: BLE001, the top of a thread: the caller must be told of any failure
             if is_broken_gpu(error):
                 self._refuse_all(BROKEN_GPU)
             failure = failure_of(error)
@@ -103,7 +103,7 @@ class GenerateEngine(JobEngine):
 
     def _answer(self, job: Job) -> Chunk:
         if job.is_cancelled.is_set():
-            return Chunk(finish_reason="stop", usage=Usage(0, 0))  # nobody reads it
+            return Chunk(finish_reason="stop", usage=Usage(0, 0))  # the caller has gone
         llava, sampling = self.llava, job.request.sampling
         inputs = llava.prompt(job.request.messages, job.request.is_raw)
         ids = inputs["input_ids"]
@@ -127,7 +127,7 @@ class _Sampler(LogitsProcessor):
 
     def __init__(self, draw: Draw) -> None:
         self.draw = draw
-        self.likelihood: TokenLikelihood | None = None  # of the token that was drawn last, where it is wanted
+        self.likelihood: TokenLikelihood | None = None  # the last drawn token's, if log-probabilities are wanted
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # noqa: ARG002, the base's signature
         (token,) = choose(scores, [self.draw])

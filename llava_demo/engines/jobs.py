@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 HEARTBEAT_S = 0.5
 MIN_ANSWER_TOKENS = 16  # a prompt that leaves less than this (or than `max_tokens`, if that is less) does not fit
-MAX_PIXELS_TOGETHER = 300_000_000  # of a conversation's pictures: six of the largest that are taken by default
+MAX_PIXELS_TOGETHER = 300_000_000  # all pictures of a conversation: six of the largest allowed by default
 SHUTTING_DOWN = "The server is shutting down."
 BROKEN_GPU = "The GPU reported an error that only a restart of the server mends."
 
@@ -53,7 +53,7 @@ class Job:
         """Hand `item` to the caller, from any thread."""
         try:
             self.loop.call_soon_threadsafe(self.items.put_nowait, item)
-        except RuntimeError:  # the caller's loop is closed: nobody reads any more
+        except RuntimeError:  # the caller's loop is closed: it has gone
             self.is_cancelled.set()
 
     async def next(self) -> Chunk:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from llava_demo.model.llava import Llava
 
 BATCHED_ATTENTION = "SDPA on pages"
-TEXT_AND_ANSWER_TOKENS = 512  # of the context that pictures leave free
+TEXT_AND_ANSWER_TOKENS = 512  # context kept free of pictures
 
 _log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ def _sketched(checkpoint: Checkpoint, hardware: "Hardware", settings: Settings) 
 
     plan = _plan(checkpoint, hardware, settings)
     load = partial(_loaded, checkpoint, plan, settings)
-    if settings.is_zero_gpu:  # which must see the engine before the page is launched
+    if settings.is_zero_gpu:  # ZeroGPU must see the engine before the page is launched
         return load(lambda _: None)
     with _failures_named(checkpoint):
         sketch = Llava.sketch(checkpoint.source, settings.image_mode, checkpoint.is_local)

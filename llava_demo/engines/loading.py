@@ -1,4 +1,4 @@
-"""LoadingEngine: stands for an engine while a thread loads it. Questions that come meanwhile wait, and are answered."""
+"""LoadingEngine: stands in for an engine while a thread loads it. Requests wait until then and are answered."""
 
 import logging
 import threading
@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 
 class LoadingEngine:
-    """An `Engine` from its first moment; `info` is what is planned, and from then on what was loaded.
+    """An `Engine` from its first moment; `info` is the plan until the model is loaded, then what was loaded.
 
     `load` does the work, in a thread of its own that ends with it; `seen` shows what the model will see of a picture;
     `most` may wait.
@@ -133,7 +133,7 @@ class LoadingEngine:
     def _run(self, load: Callable[[Report], Engine]) -> None:
         try:
             self._made.set_result(load(self._report))
-        except BaseException as error:  # noqa: BLE001, the top of a thread: who waits must hear of it
+        except BaseException as error:  # noqa: BLE001, the top of a thread: waiting callers must be told
             _log.error("loading failed: %s", error if isinstance(error, DemoError) else type(error).__name__)
             self._made.set_exception(error)
         self._wake(Chunk(finish_reason="stop"))

@@ -17,7 +17,7 @@ class FairQueue(Generic[Item]):
 
     The next slot goes to the waiting caller with the fewest running requests; among equals they take turns, newcomers
     before those that just had one (start-time fair queueing, Goyal et al., 1996), and each caller's own requests keep
-    their order. So a caller takes all slots only while nobody else waits.
+    their order. So a caller takes all slots only while no other caller waits.
 
     A caller's share of the places follows what is left (the dynamic threshold of Choudhury and Hahne, 1998): one caller
     alone gets three quarters of them, and however many callers are greedy, a place stays free for the next one.
@@ -73,7 +73,7 @@ class FairQueue(Generic[Item]):
     def in_order(self) -> Iterator[Item]:
         """Yield the waiting requests in the order in which they get slots, as long as none of the running ones ends."""
         running = Counter(self._running.values())
-        # A heap of who is next: requests that run, the turn, the order of arrival for equals, and what waits.
+        # A heap of callers: running requests, last turn, order of arrival for equals, and the queued requests.
         heap = [
             (running[caller], self._turns[caller], arrival, iter(queue))
             for arrival, (caller, queue) in enumerate(self._queues.items())

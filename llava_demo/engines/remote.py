@@ -102,7 +102,7 @@ class RemoteEngine:
                 await asking
 
     def status(self) -> EngineStatus:
-        """Who waits for a first word counts as waiting: in line there, or being read."""
+        """A request counts as waiting until its first word: it is queued or in prefill there."""
         is_up = self._upstreams.count_up and not self._refusal
         return EngineStatus("ready" if is_up else "failed", self._speaking, self._silent)
 

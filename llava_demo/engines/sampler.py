@@ -14,8 +14,8 @@ from torch import Tensor
 
 from llava_demo.chat import MAX_SEED, SamplingParams
 
-MIN_TEMPERATURE = 1e-4  # below it logits divided by the temperature could overflow; the choice is the likeliest anyway
-CANDIDATES = 1024  # that are looked at first; top_k is never above 1000
+MIN_TEMPERATURE = 1e-4  # below it logits divided by the temperature could overflow; the choice is greedy there anyway
+CANDIDATES = 1024  # tokens sorted first; top_k is at most 1000
 NO_PENALTIES = (1, 0, 0)  # repetition, frequency, presence
 NO_FILTERS = (0, 1, 0)  # top_k, top_p, min_p
 

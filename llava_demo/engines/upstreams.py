@@ -1,7 +1,7 @@
 """The servers behind the remote engine: which are up, what they serve, and which has the least to do.
 
 A server is down when it cannot be reached or says 503, and up again when it answers: it is asked every few seconds, and
-as the last resort of a question that nobody else could answer.
+as the last resort of a request that no other server could answer.
 """
 
 import logging

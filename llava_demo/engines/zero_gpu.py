@@ -21,21 +21,21 @@ from llava_demo.engines.jobs import SHUTTING_DOWN, Job, JobEngine, failure_of
 from llava_demo.errors import DemoError, EngineBusy, EngineUnavailable, GenerationFailed
 from llava_demo.model.llava import Llava
 
-# An answer that takes longer than was asked for is cut off by the platform; one that asks for much waits longer, and
-# is refused sooner. Assumed, not measured: 15 s to move 4-bit weights to the GPU, and 15 tokens a second.
+# The platform cuts an answer off at the reserved time; a long reservation waits longer and is refused sooner.
+# Assumed, not measured: 15 s to move 4-bit weights to the GPU, and 15 tokens a second.
 START_S, PICTURE_S, TOKENS_PER_S, LONGEST_S = 15, 1, 15, 120
 
 _log = logging.getLogger(__name__)
 
 
 def duration_of(request: ChatRequest) -> int:
-    """How many seconds of a GPU are asked for."""
+    """GPU seconds to reserve for a request."""
     seconds = START_S + PICTURE_S * len(request.images) + request.sampling.max_tokens / TOKENS_PER_S
     return min(round(seconds), LONGEST_S)
 
 
 class ZeroGpuEngine(JobEngine):
-    """The platform's own line decides who gets a GPU, and when, and charges the quota of whom Gradio's context names.
+    """The platform's own queue schedules the GPU and charges the quota of the user in Gradio's request context.
 
     It must be made before `gr.Blocks.launch`, which tells the platform that there is a function for the GPU.
     """
@@ -89,7 +89,7 @@ class ZeroGpuEngine(JobEngine):
                     job.put(item)
         except gr.Error as error:
             job.put(_refusal_of(error))
-        except Exception as error:  # noqa: BLE001, the top of a thread: whatever it is, the caller must hear of it
+        except Exception as error:  # noqa: BLE001, the top of a thread: the caller must be told of any failure
             job.put(failure_of(error))
         finally:
             self._done(job)
@@ -99,10 +99,10 @@ class ZeroGpuEngine(JobEngine):
             self._jobs.discard(job)
 
     def _answer(self, request: ChatRequest) -> Iterator[Chunk | DemoError]:
-        """In the forked process, or right here where there is no ZeroGPU: one answer by `generate`.
+        """One answer by `generate`, in the forked process, or in this process without ZeroGPU.
 
-        An error of ours is handed over as a value: raised, only the name of its class would arrive. The heart-beats are
-        what lets `spaces` notice, twice a second, that nobody wants the answer any more.
+        Our errors are yielded as values: of a raised one only the class name would arrive. Heartbeats are
+        how `spaces` notices, twice a second, that the caller has disconnected.
         """
         loop = asyncio.new_event_loop()
         chunks = GenerateEngine(self.llava, self.info, max_queue=0).stream(request)
@@ -122,7 +122,7 @@ class ZeroGpuEngine(JobEngine):
 
 
 def _refusal_of(error: gr.Error) -> DemoError:
-    """What the platform says, in its own words where they are for the caller: of quotas and of waiting."""
+    """The platform's refusal (quota, waiting), in its own words where they are meant for the caller."""
     _log.warning("ZeroGPU: %s", error.title)
     if error.title == "ZeroGPU worker error":
         return GenerationFailed("The GPU was taken away before the answer was whole; please try again.")

@@ -1,4 +1,4 @@
-"""Pictures from web addresses, fetched so that nobody can make this server call where only it may go.
+"""Pictures from web addresses, fetched without letting a caller reach addresses that only this server can reach (SSRF).
 
 Addresses are checked where a connection is opened, and it is opened to the very address that was checked: so a name
 that answers differently the second time, a decimal or octal host, or a redirect finds no way around. Nothing is
@@ -21,12 +21,12 @@ from llava_demo.errors import ImageTooLarge, InvalidImage, InvalidRequest
 from llava_demo.images.decode import ImageLimits
 from llava_demo.images.image import Image
 
-HEAD_START_S = 0.25  # of one address before the next (RFC 8305, 8)
+HEAD_START_S = 0.25  # delay before the next address is tried (RFC 8305, 8)
 WITHIN_S = 5.0  # all in all, redirects included; vLLM's limit too
 MAX_REDIRECTS = 3
 HEADERS = (
     ("User-Agent", "llava_demo"),
-    ("Accept", "image/*,*/*;q=0.8"),  # some servers refuse whoever does not take everything
+    ("Accept", "image/*,*/*;q=0.8"),  # some servers refuse clients that do not accept everything
     ("Accept-Encoding", "identity"),
     ("Connection", "close"),
 )
@@ -39,7 +39,7 @@ _FAILURES = (
     httpcore.ProtocolError,
     httpcore.TimeoutException,
     httpcore.UnsupportedProtocol,
-    OSError,  # of the name's look-up
+    OSError,  # raised by the DNS lookup
     UnicodeError,  # a name too long for DNS
 )
 
@@ -47,7 +47,7 @@ _FAILURES = (
 def is_public(address: str) -> bool:
     """True where the whole Internet would reach the same host under this IP address.
 
-    IPv6 forms that hold an IPv4 address (mapped, NAT64, 6to4, Teredo) are never: they lead who knows where.
+    IPv6 forms that hold an IPv4 address (mapped, NAT64, 6to4, Teredo) are never: their real target is unknown.
     """
     ip = ipaddress.ip_address(address)
     if isinstance(ip, ipaddress.IPv6Address):
@@ -202,7 +202,7 @@ async def _first_connected(
 def _close(attempt: "asyncio.Future[httpcore.AsyncNetworkStream]") -> None:
     """Close a connection that stood too late to be used."""
     if not attempt.cancelled() and attempt.exception() is None:
-        asyncio.ensure_future(attempt.result().aclose())  # noqa: RUF006, nobody waits for it
+        asyncio.ensure_future(attempt.result().aclose())  # noqa: RUF006, its result is not awaited
 
 
 class _Resolver:

@@ -19,7 +19,7 @@ from llava_demo.errors import ImageTooLarge, InvalidImage
 from llava_demo.images import workers
 from llava_demo.images.decode import Fit, ImageLimits
 
-REMEMBERED_BYTES = 128 * 2**20  # of decoded pictures, which follow-ups ask for again; 380 of LLaVA-1.5's squares
+REMEMBERED_BYTES = 128 * 2**20  # decoded pictures kept for follow-up questions: 380 of LLaVA-1.5's squares
 CARRIED_SIDE = 1024  # a square up to this side stays with its `Image`
 
 
@@ -36,7 +36,7 @@ class Image:
 
     digest: str  # sha256 of `data`, in hex
     data: bytes = field(repr=False, compare=False)  # the file as it came
-    mime_type: str = field(compare=False)  # of the bytes, whatever their label said
+    mime_type: str = field(compare=False)  # detected from the bytes, not from their label
     size: tuple[int, int] = field(compare=False)  # width and height by the header, as stored
     is_plain: bool = field(repr=False, compare=False)  # every decoder reads it alike, see `Header`
     _squares: dict[Fit, PIL.Image.Image] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -51,7 +51,7 @@ class Image:
 
     @classmethod
     def from_path(cls, path: str | Path, limits: ImageLimits = ImageLimits()) -> "Image":
-        """Read a file of this machine. The path must come from somebody who may read it: it is not checked."""
+        """Read a file of this machine. The path is not checked: the caller must be allowed to read it."""
         try:
             if not Path(path).is_file():
                 raise InvalidImage("There is no such picture file.")

@@ -1,4 +1,4 @@
-"""Decoding in other processes, so that it has a time limit, ends with its caller, and stands in nobody's way.
+"""Decoding in other processes, so that it has a time limit, ends with its caller and delays no other request.
 
 A decoder cannot be interrupted from within, and some hold Python's lock all the while: a JPEG of 200 KB with many
 scans takes ten seconds, a WebP of 24 megapixels stops every thread for 60 ms. So a picture goes to one of a few
@@ -26,12 +26,12 @@ import PIL.Image
 from llava_demo.errors import EngineUnavailable, ImageTooLarge, InvalidImage
 from llava_demo.images.decode import Fit, Header, ImageLimits, formats, header_of, pixels_of
 
-LIMIT_S = 2.0  # of computing, for the pixels of a picture
+LIMIT_S = 2.0  # CPU time for decoding one picture
 QUICK_S = 0.8  # for its header, and at first for its pixels: a photo of 12 megapixels takes 0.2 to 0.7
 HEADER_PROCESSES, QUICK_PROCESSES, SLOW_PROCESSES = 2, 4, 2
-MAX_MEMORY_BYTES = 2 * 2**30  # of a process; the largest picture with transparency takes a third of it
+MAX_MEMORY_BYTES = 2 * 2**30  # a process; the largest picture with transparency takes a third
 
-_LENGTHS = struct.Struct(">II")  # of the JSON and of the bytes that follow
+_LENGTHS = struct.Struct(">II")  # lengths of the JSON and of the bytes after it
 _TIMED_OUT = -getattr(signal, "SIGPROF", -1)  # its exit code after `_begin_clock`
 _RUN = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from llava_demo.images.workers import work; work()"
 
@@ -105,7 +105,7 @@ def pixels(data: bytes, fit: Fit | None = None) -> PIL.Image.Image:
 
 
 async def pixels_for_caller(data: bytes, fit: Fit | None = None) -> PIL.Image.Image:
-    """The same for somebody who may go: cancelled, the work ends."""
+    """The same for a caller that may disconnect: cancelling ends the work."""
     call = Call(data, fit=fit and asdict(fit))
     try:
         try:

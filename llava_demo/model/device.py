@@ -10,7 +10,7 @@ import torch
 from llava_demo.model import int8
 
 GIB = 2**30
-SMALL_BYTES = 256 * 2**20  # of weights: below, nothing is won by making them smaller
+SMALL_BYTES = 256 * 2**20  # smaller weights are not quantized: nothing is gained
 WORKING_BYTES = 2 * GIB  # beside the weights: the program, pictures, the cache of keys and values
 
 
@@ -20,10 +20,10 @@ class Hardware:
 
     name: str
     capability: tuple[int, int] | None = None
-    free_bytes: int = 0  # of the GPU's memory
+    free_bytes: int = 0  # free GPU memory
     why_no_gpu: str = "there is no CUDA GPU"  # where there is none, and the way out if it is a matter of software
     has_fast_int8: bool = False  # a CPU that multiplies 8-bit integers faster than float32
-    index: int = 0  # of the GPU among several: the freest one
+    index: int = 0  # the chosen GPU: the one with the most free memory
 
     @classmethod
     def found(cls) -> "Hardware":
@@ -53,7 +53,7 @@ class Plan:
 
     hardware: Hardware
     quantize: str  # "4bit", "8bit" or "none"
-    dtype: torch.dtype  # of what is not quantized, and of all computing
+    dtype: torch.dtype  # for unquantized weights and for computing
     attention: str
     reasons: tuple[str, ...] = ()
 
@@ -83,8 +83,8 @@ class Wishes:
 class Weights:
     """What is known of a checkpoint before it is loaded."""
 
-    dtype: torch.dtype | None  # that they are stored in
-    nbytes: int | None = None  # as they are stored; None where nobody has said
+    dtype: torch.dtype | None  # the type they are stored in
+    nbytes: int | None = None  # size as stored; None if unknown
 
     @property
     def is_small(self) -> bool:

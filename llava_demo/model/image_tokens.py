@@ -21,7 +21,7 @@ from llava_demo.images import Image
 from llava_demo.model.llava import Llava, fill_images
 
 MAX_ID = 2**31 - 1  # ids go to a GPU in 32 bits
-KNOWN_PICTURES = 10_000  # whose ids are remembered; a forgotten one gets new ids and shares nothing with before
+KNOWN_PICTURES = 10_000  # a picture beyond these gets new ids, so its earlier cache pages are not shared
 
 
 @dataclass(eq=False)
@@ -41,11 +41,11 @@ class Prompt:
     ids: list[int]
     pictures: tuple[Picture, ...]
     images: tuple[Image, ...] = field(repr=False)
-    inputs: tuple[dict[str, Tensor] | None, ...] = field(repr=False)  # of the vision tower; None: no need was seen
+    inputs: tuple[dict[str, Tensor] | None, ...] = field(repr=False)  # for the vision tower; None: cached
 
 
 class ImageTokens:
-    """The pictures of one engine: their ids, and the features of so many that they take at most `max_rows` rows.
+    """The pictures of one engine: their ids, and as many of their features as fit into `max_rows` rows.
 
     A picture is known by its bytes (and by the picture mode, which an engine never changes). Features that nobody
     holds are dropped when there is no room, those unused for longest first; `hold` brings them back. `prompt` may be
@@ -54,7 +54,7 @@ class ImageTokens:
 
     def __init__(self, llava: Llava, max_rows: int) -> None:
         self.max_rows = max_rows
-        self.hits = self.misses = 0  # of features that were asked for
+        self.hits = self.misses = 0  # lookups of features
         self._llava = llava
         self._lock = threading.Lock()  # over the two below
         self._known: OrderedDict[str, Picture] = OrderedDict()  # by digest; the one asked for last is last
@@ -68,7 +68,7 @@ class ImageTokens:
 
     @property
     def holders(self) -> int:
-        """How often pictures are held: 0 when nobody is at work."""
+        """How often pictures are held: 0 while no request runs."""
         return sum(picture.holders for picture in self._encoded.values())
 
     def prompt(self, messages: Sequence[Message], is_raw: bool = False) -> Prompt:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-LEVELS = 127  # of either sign
+LEVELS = 127  # int8 is used from -127 to 127
 OUTLIER = 24.0  # times a row's mean absolute value: a row of normal numbers reaches 5, a gated MLP's product 20
 WORTHWHILE = 1.5  # times as fast as float32 must 8 bits be
 BLOCK = 4096  # channels quantized at once: a head of 152,000 would take 2 GB of numbers on the way

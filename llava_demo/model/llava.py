@@ -174,7 +174,7 @@ class Llava:
         return run, inputs
 
     def sample_inputs(self) -> dict[str, torch.Tensor]:
-        """What `features` takes of an empty picture: for a first run that nobody waits for."""
+        """Inputs of `features` for an empty picture, for the warm-up."""
         return self._encoded([PIL.Image.new("RGB", (self.side, self.side))])[1]
 
     @torch.inference_mode()
@@ -190,7 +190,7 @@ class Llava:
     def seen(self, image: Image) -> PIL.Image.Image:
         """The square that the vision tower looks at, `side` x `side` pixels."""
         processor = self.processor.image_processor
-        values = self._pixel_values(self._prepared(image)).flatten(0, -4)[0]  # of several tiles the first: the whole
+        values = self._pixel_values(self._prepared(image)).flatten(0, -4)[0]  # the first tile is the whole picture
         mean, std = (torch.tensor(x).view(3, 1, 1) for x in (processor.image_mean, processor.image_std))
         pixels = ((values * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
         return PIL.Image.fromarray(pixels.permute(1, 2, 0).numpy())

@@ -18,7 +18,7 @@ from llava_demo.images import ImageLimits
 
 MEGABYTE = 2**20
 JSON_BYTES = 2 * MEGABYTE
-MAX_VALUES = 20_000  # of a JSON body for the web page: a conversation of a hundred turns has a tenth of them
+MAX_VALUES = 20_000  # values in a JSON body for the web page; a conversation of a hundred turns has a tenth
 MAX_DEPTH = 32
 MAX_FILES = 10  # in one upload
 SILENCE_S, BODY_S = 15.0, 300.0  # the longest pause in a body, and the time for all of it: 20 MB at 70 KB/s
@@ -33,7 +33,7 @@ class BodyLimits:
 
     image_bytes: int
     rest_bytes: int  # a picture as a list of numbers, or several in base64
-    total_bytes: int  # of all requests under way; a caller may have half
+    total_bytes: int  # all requests in flight; one caller may use half
 
     @classmethod
     def of(cls, limits: ImageLimits, rest_bytes: int) -> "BodyLimits":
@@ -107,7 +107,7 @@ class Body:
         self.refusal: DemoError | None = None  # what `receive` raised
         self._bodies, self._receive, self._most, self._limit = bodies, receive, most, most
         self._deadline = asyncio.get_running_loop().time() + BODY_S
-        self._is_upload = scope["path"].startswith("/gradio_api/upload")  # which goes to the disk, not to memory
+        self._is_upload = scope["path"].startswith("/gradio_api/upload")  # streamed to disk, not held in memory
         boundary = _BOUNDARY.search(headers.get("content-type", "")) if self._is_upload else None
         self._delimiter = b"--" + (boundary.group(1) or boundary.group(2)).encode("latin-1") if boundary else None
         self._parts, self._tail = 0, b""

@@ -135,7 +135,7 @@ class Guard:
         if (path.startswith("/gradio_api/queue/join") or index is not None) and (
             not isinstance(index, int) or index not in functions
         ):
-            raise UnknownRoute("The page has no such event; open it anew.")
+            raise UnknownRoute("The page has no such event; reload it.")
         if "data" in value and not isinstance(value["data"], list):
             raise InvalidRequest("data must be a list, one value for each input.", "data")
 
@@ -176,7 +176,7 @@ class _Answer:
         """
         if message["type"] == "http.response.start":
             if message["status"] == 500 and not self._is_rest:
-                raise InvalidRequest("This request does not fit the page; open it anew.")
+                raise InvalidRequest("This request does not fit the page; reload it.")
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
             headers["X-Content-Type-Options"] = "nosniff"

@@ -7,7 +7,7 @@
     other pages, a public server    everything that any program may do, without the visitor's cookies
 
 No origin ever gets `Access-Control-Allow-Credentials`. A server that listens on this machine only, answers to this
-machine's names only, so that a name that is bound anew to 127.0.0.1 (DNS rebinding) gives no page the right of its own.
+machine's names only, so a name rebound to 127.0.0.1 (DNS rebinding) gives a web page no rights.
 """
 
 from dataclasses import dataclass

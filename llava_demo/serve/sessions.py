@@ -6,7 +6,7 @@ from datetime import datetime
 import gradio as gr
 
 # Gradio 6.31 copies the page's whole configuration for each session and keeps 10,000 of them; this page has its state
-# in the browser, so that a session that comes again is made anew and misses nothing.
+# in the browser, so a returning session is created again and misses nothing.
 SESSIONS = 128
 IDLE_S = 60.0
 LOOK_S = 10.0
@@ -18,14 +18,14 @@ def keep_no_analytics(page: gr.Blocks) -> None:
 
 
 async def forget_sessions(page: gr.Blocks) -> None:
-    """Drop the sessions that nobody used for a minute, for as long as the server runs."""
+    """Drop sessions unused for a minute, for as long as the server runs."""
     while True:
         await asyncio.sleep(LOOK_S)
         forget_idle(page, IDLE_S)
 
 
 def forget_idle(page: gr.Blocks, idle_s: float) -> None:
-    """Drop the sessions that nobody used for `idle_s` seconds; one that is answered uses its own at each update."""
+    """Drop sessions unused for `idle_s` seconds; an answer in progress uses its session at each update."""
     holder, now = page.app.state_holder, datetime.now()
     for session, used_at in list(holder.time_last_used.items()):
         if (now - used_at).total_seconds() > idle_s:

@@ -15,7 +15,7 @@ from llava_demo.errors import EngineUnavailable, InvalidImage, TooManyRequests
 from llava_demo.images import Image, ImageLimits
 
 KEEP_S = 7 * 24 * 3600  # an open conversation reads its pictures again at each turn
-PART_S = 600  # an upload that broke off leaves a part, which nobody asks for
+PART_S = 600  # age at which the part of a broken-off upload is deleted
 SWEEP_EVERY_S = 3600
 FOLDER_BYTES = 2**30
 CALLER_BYTES = FOLDER_BYTES // 4
@@ -33,7 +33,7 @@ class UploadFolder:
         self._folder, self._check_file = folder, check_file
         self._kept = {path.resolve() for path in kept}
         self._lock = threading.Lock()
-        self._callers: dict[Path, str] = {}  # of the files that came since the start
+        self._callers: dict[Path, str] = {}  # files received since the start, and their callers
         self._end = threading.Event()
 
     def start(self) -> None:
@@ -89,7 +89,7 @@ class UploadFolder:
         except InvalidImage:
             for path in paths:
                 with self._lock:
-                    is_anothers = self._callers.get(path, caller) != caller  # who sent the same bytes keeps them
+                    is_anothers = self._callers.get(path, caller) != caller  # first sender keeps it
                 if not is_anothers and path.resolve() not in self._kept:
                     _remove(path)
             raise

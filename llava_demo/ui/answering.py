@@ -1,4 +1,4 @@
-"""How an answer grows where the whole text is shown anew at each update: on the page, and in its API."""
+"""A growing answer for the page and its API, where each update shows the whole text."""
 
 import time
 

@@ -15,7 +15,7 @@ from llava_demo.chat import ChatRequest, Message, SamplingParams
 from llava_demo.wire.cloudflare import MODEL
 
 KEY_VARIABLE = "LLAVA_API_KEY"
-MAX_SAFE_INTEGER = 2**53 - 1  # of JavaScript
+MAX_SAFE_INTEGER = 2**53 - 1  # JavaScript's Number.MAX_SAFE_INTEGER
 WIDTH = 88
 
 _OPENAIS_OWN = ("temperature", "top_p", "max_tokens", "frequency_penalty", "presence_penalty", "seed", "stop")
@@ -39,10 +39,10 @@ class Snippet:
 
 @dataclass(frozen=True)
 class Call:
-    """A request to a running demo, as somebody else is to repeat it from code of their own."""
+    """A request to a running demo, to be repeated from code."""
 
     request: ChatRequest
-    file_names: Mapping[str, str]  # of the request's pictures, by digest
+    file_names: Mapping[str, str]  # names for the request's pictures, by digest
     url: str  # the demo's address, without a slash at its end
     model: str
     takes_login: bool = False

@@ -41,7 +41,7 @@ class CodePanel:
         self._examples, self._read_image = examples, read_image
 
     async def show(self, request: gr.Request, box: dict[str, Any], history: list[Entry], *knobs: Any) -> str:
-        """What would be sent now, or was sent last, as code for everyone who reaches the page where this one did."""
+        """What would be sent now, or was sent last, as code for anyone who reaches the page at this address."""
         try:
             call = await asyncio.to_thread(self._call, page_address(request), box, history, knobs)
         except InvalidRequest as error:
@@ -91,7 +91,7 @@ def unused_name(name: str, taken: set[str]) -> str:
 
 
 def panel_html(snippets: list[Snippet], hint: str) -> str:
-    """A dialog with a choice of ways in and the code of each; js/code.js opens it, copies and closes."""
+    """A dialog with a choice of clients and the code for each; js/code.js opens it, copies and closes."""
     choice = "".join(
         f'<label><input type="radio" name="way" value="{snippet.name}"{" checked" * (number == 0)}>'
         f"<span>{snippet.name}</span></label>"

@@ -27,7 +27,7 @@ class SamplingControls:
                     self._by_name[name] = self._slider(name, knob)
             self._by_name["seed"] = gr.Textbox(
                 label="Seed",
-                info="A whole number gives the same answer again; empty draws anew each time.",
+                info="A whole number gives the same answer again; empty draws a new one each time.",
                 placeholder="random",
                 elem_id="seed",
             )

@@ -27,7 +27,7 @@ from llava_demo.ui.uploads import ReadUploads
 
 logger = logging.getLogger(__name__)
 
-# What is shown anew: the message box, a refusal above it, the conversation, what the model sees, the line of progress.
+# Updated by events: the message box, the refusal above it, the conversation, what the model sees, the line of progress.
 Update = tuple[Any, Any, Any, Any, Any]
 
 IDLE: dict[str, Any] = {"submit_btn": True, "stop_btn": False}
@@ -63,7 +63,7 @@ class Handlers:
     async def send_example(
         self, event: gr.SelectData, history: list[Entry], *knobs: Any
     ) -> AsyncGenerator[Update, None]:
-        example = self._examples.shown()[event.index]  # by its place: nobody has checked a path in a browser's event
+        example = self._examples.shown()[event.index]  # by index: a path in a browser's event is not checked
         question = Question(_asked(history, example.prompt, [example.path]), history)
         async with aclosing(self._answer(question, knobs)) as updates:
             async for update in updates:
@@ -161,7 +161,7 @@ class Handlers:
 
 
 def _update(**shown: Any) -> Update:
-    """Show these parts anew, and leave the others as they are."""
+    """Update these components and leave the others as they are."""
     box, refusal, chat, seen, progress = (
         shown.get(part, gr.skip()) for part in ("box", "refusal", "chat", "seen", "progress")
     )

@@ -23,7 +23,7 @@ CHECK_FOR_OLD_UPLOADS_S = 3600
 
 @dataclass(frozen=True)
 class _Parts:
-    """What handlers show anew, in the order of `handlers.Update`."""
+    """The components that handlers update, in the order of `handlers.Update`."""
 
     box: gr.MultimodalTextbox
     refusal: gr.HTML

@@ -24,7 +24,7 @@ class Saved:
 
     messages: tuple[Message, ...]
     sampling: SamplingParams
-    model: str  # that wrote the answers
+    model: str  # the model that wrote the answers
 
 
 def archive_of(saved: Saved) -> bytes:

@@ -139,7 +139,7 @@ class Sharing:
             if PurePath(example.path).name == name:
                 return example.path
         if self._downloads is None:
-            return _kept(Image.from_data_url(name, self._limits))  # which says that this server fetches nothing
+            return _kept(Image.from_data_url(name, self._limits))  # raises: this server fetches nothing
         pictures = await self._downloads.pictures([name])
         return _kept(await asyncio.to_thread(pictures, name))
 

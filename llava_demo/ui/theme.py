@@ -81,7 +81,7 @@ class BasaltAndEmber(gr.themes.Base):
             font_mono=(_shipped("IBM Plex Mono"), "ui-monospace", "Consolas", "monospace"),
         )
         self.name = "basalt_and_ember"
-        self.custom_css = _shipped("Montserrat").stylesheet()["css"]  # of the headings, see css/page.css
+        self.custom_css = _shipped("Montserrat").stylesheet()["css"]  # the headings' font, see css/page.css
         self.set(**_SURFACES, **_TEXT_COLOURS, **_CONTROLS)
 
 

@@ -53,7 +53,7 @@ class ReadUploads:
         try:
             stat = Path(path).stat()
         except (OSError, ValueError):
-            return Image.from_path(path, self._limits)  # which says what is wrong
+            return Image.from_path(path, self._limits)  # raises what is wrong
         key = (path, stat.st_mtime_ns, stat.st_size)
         with self._lock:
             if image := self._images.get(key):
@@ -110,7 +110,7 @@ class Uploads:
         raise InvalidImage("The picture must be uploaded; send handle_file(path).", "image")
 
     def _unfetched(self, url: str) -> Image:
-        return Image.from_data_url(url, self._limits)  # which says that this server fetches nothing
+        return Image.from_data_url(url, self._limits)  # raises: this server fetches nothing
 
 
 def _addresses_of_files(messages: Any) -> set[str]:

@@ -10,7 +10,7 @@ from pydantic_core import CoreSchema, PydanticCustomError
 from llava_demo.chat import KNOBS, MAX_SEED, MAX_STOP_STRINGS, SamplingParams
 from llava_demo.errors import InvalidRequest, UnsupportedParameter
 
-MAX_SHOWN_CHARACTERS = 40  # of a name or a value that the caller gave
+MAX_SHOWN_CHARACTERS = 40  # longest part of a caller's name or value shown in an error
 
 
 class Body(BaseModel):

@@ -35,7 +35,7 @@ from llava_demo.wire.messages import Pictures, Turns, is_web_address, messages_o
 from llava_demo.wire.openai import UsageJSON, usage_json
 
 MODEL = "@cf/llava-hf/llava-1.5-7b-hf"
-MAX_CHARACTERS = 6144  # of a message, as Cloudflare's schema says; longer text is refused, never cut
+MAX_CHARACTERS = 6144  # Cloudflare's limit for a message; longer text is refused, never cut
 DEFAULT_PROMPT = "Describe this image."
 
 _BASE64 = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_= \t\r\n")

@@ -30,7 +30,7 @@ from llava_demo.wire.bodies import Body, Knobs, whole_number
 from llava_demo.wire.messages import Data, Pictures, Turn, Turns, messages_of
 from llava_demo.wire.openai import TokenJSON, TopLogprobs, token_json
 
-UNLIMITED = (-1, -2)  # of num_predict: until the context is full
+UNLIMITED = (-1, -2)  # num_predict values that mean: until the context is full
 
 _MACHINE = ("numa", "num_ctx", "num_batch", "num_gpu", "main_gpu", "low_vram", "f16_kv", "logits_all", "vocab_only")
 
@@ -178,7 +178,7 @@ class Writer:
     first_ns: int | None = None  # when the first text came: until then the prompt waited and was read
 
     def line(self, chunk: Chunk) -> OllamaAnswer:
-        """One line of the stream; a heart-beat is a line without text."""
+        """One line of the stream; a heartbeat is a line without text."""
         if chunk.text and self.first_ns is None:
             self.first_ns = time.perf_counter_ns()
         answer = self._answer(chunk.text, chunk.logprobs)

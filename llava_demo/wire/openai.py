@@ -33,7 +33,7 @@ LEAST_LOGPROB = -9999.0  # as OpenAI writes "impossible"; JSON knows no infinity
 # The fields of OpenAI, and of servers and routers that speak like it, that are taken because no answer here can differ
 # by them: with any value, (), or only with the values that ask for what is done anyway. All others are refused by name.
 WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
-    # who asks, and how the answer is stored, billed, routed, counted, cached
+    # identify the caller; storing, billing, routing, counting, caching
     **dict.fromkeys(("user", "metadata", "store", "service_tier", "safety_identifier", "request_id", "priority"), ()),
     **dict.fromkeys(("prompt_cache_key", "prompt_cache_retention", "cache_prompt", "id_slot"), ()),
     **dict.fromkeys(("keep_alive", "ttl", "provider", "route", "usage", "timings_per_token", "return_progress"), ()),
@@ -252,7 +252,7 @@ class Head:
         return self._event(index, {"role": "assistant", "content": "", "refusal": None})
 
     def events(self, index: int, chunk: Chunk) -> list[dict[str, Any]]:
-        """The events of one chunk: its text, and why it is the last one; none for a heart-beat."""
+        """The events of one chunk: its text, and why it is the last one; none for a heartbeat."""
         events = []
         if chunk.text or chunk.logprobs:
             events.append(self._event(index, {"content": chunk.text}, _logprobs_json(chunk.logprobs)))

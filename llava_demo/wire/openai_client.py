@@ -26,7 +26,7 @@ from llava_demo.errors import (
 from llava_demo.wire.messages import messages_json
 
 STREAMED = {"stream": True, "stream_options": {"include_usage": True}}  # for `request_json`: as a stream, counted
-MAX_MESSAGE_CHARACTERS = 500  # of another server's message that are passed on
+MAX_MESSAGE_CHARACTERS = 500  # longest part of another server's message that is passed on
 
 _BROKEN_OFF = ("abort", "aborted", "cancelled", "error")  # finish reasons
 _TOO_LONG = "maximum context length"  # vLLM's and OpenAI's words; vLLM's code is the status
@@ -94,7 +94,7 @@ class AnswerReader:
         self._usage = chunk.usage or self._usage
         text = chunk.text
         if not self._pieces:
-            text = text.removeprefix(" ")  # that many vocabularies put before a first word; not every server drops it
+            text = text.removeprefix(" ")  # before a first word; not every server drops this space
         self._pieces += bool(text)
         return Chunk(text, logprobs=chunk.logprobs)
 
@@ -137,7 +137,7 @@ def chunk_from(event: dict[str, Any]) -> Chunk:
     """Read the first choice of a stream's event; `Chunk()` where it says nothing new, as the first one does.
 
     Servers send the finish reason and the usage in two events, so a chunk made here may have one without the other:
-    who reads a stream joins them.
+    a client of a stream joins them.
 
     Raises:
         ValueError: it is no `chat.completion.chunk`.

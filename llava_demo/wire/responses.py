@@ -150,7 +150,7 @@ class ResponseWriter:
         ]
 
     def events(self, chunk: Chunk) -> list[dict[str, Any]]:
-        """The events of a chunk: its text, and, of the last one, the end; none of a heart-beat."""
+        """The events of a chunk: its text, and, of the last one, the end; none for a heartbeat."""
         events = []
         if chunk.text or chunk.logprobs:
             self._texts.append(chunk.text)

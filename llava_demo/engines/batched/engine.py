@@ -182,7 +182,7 @@ class BatchedEngine(JobEngine):
                 except Exception as error:  # noqa: BLE001, whatever it is, the callers must hear of it
                     drawn = []
                     self._recover(error)
-        finally:  # closed, or something went wrong beyond recovery: nobody may wait for ever
+        finally:  # closed or failed beyond recovery: no caller may wait for ever
             self._refuse_all("The engine has stopped; the server must be restarted.")
             with self._changed:
                 self._chats.clear()

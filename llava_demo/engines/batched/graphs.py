@@ -126,7 +126,7 @@ def attend_pages(heads: Heads, pages: Tensor, rotary: tuple[Tensor, Tensor], tab
         target.index_copy_(0, page * PAGE_TOKENS + past % PAGE_TOKENS, new)
     places = (table.long()[:, :, None] * PAGE_TOKENS + torch.arange(PAGE_TOKENS, device=table.device)).flatten(1)
     is_key = torch.arange(places.shape[1], device=table.device) <= past[:, None]
-    # What nobody has written yet may be NaN, which a mask alone does not keep out.
+    # Memory that was never written may be NaN, which a mask alone does not keep out.
     keys, values = (part[places].masked_fill(~is_key[:, :, None, None], 0).transpose(1, 2) for part in pages)
     attended: Tensor = scaled_dot_product_attention(
         query[:, :, None], keys, values, attn_mask=is_key[:, None, None], enable_gqa=query.shape[1] != key.shape[1]

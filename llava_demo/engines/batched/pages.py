@@ -25,8 +25,8 @@ class BlockTable:
 class Pages:
     """A pool of `count` pages. A page that no request holds keeps its contents until it is needed for others.
 
-    The free pages are taken in this order: those that nobody can share, then those unused for longest, of one prompt
-    its end first.
+    Free pages are taken in this order: pages without a prefix to share, then the least recently used, a prompt's last
+    page first.
     """
 
     def __init__(self, count: int, is_sharing: bool = True) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from llava_demo.engines.batched.pages import PAGE_TOKENS, BlockTable, Pages
 from llava_demo.engines.sampler import Draw
 
-BIG_CHUNK = 1024  # prompt tokens in a step for which nobody waits, or that is worth its pause
+BIG_CHUNK = 1024  # prefill tokens in a step when no one is decoding, or when it is worth the pause
 CHUNK_PER_DECODING = 16  # prompt tokens in a step for each decoding request, at least: with many, a step is long anyway
 CROWD = 3  # from this many newcomers on chunks are big: they would lose more by waiting than the others by the pause
 
