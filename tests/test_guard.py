@@ -4,13 +4,14 @@ import asyncio
 import json
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from ipaddress import ip_network
 from pathlib import Path
 
 import gradio as gr
 import httpx
+import psutil
 import pytest
 from checkpoints import engine_of
 from pictures import png
@@ -20,7 +21,7 @@ from llava_demo.callers import Callers
 from llava_demo.errors import InvalidRequest, RequestTimeout, RequestTooLarge, TooManyRequests
 from llava_demo.images import ImageLimits
 from llava_demo.model.llava import Llava
-from llava_demo.serve import bodies, connections
+from llava_demo.serve import bodies, connections, multipart
 from llava_demo.serve.bodies import Bodies, BodyLimits, check_json
 from llava_demo.serve.connections import LimitedProtocol
 
@@ -84,7 +85,7 @@ def test_what_a_conversation_has_passes() -> None:
 
 
 def test_uploads_are_bounded_by_count(tiny: Server) -> None:
-    files = [("files", (f"{number}.png", png())) for number in range(bodies.MAX_FILES + 1)]
+    files = [("files", (f"{number}.png", png())) for number in range(multipart.MAX_FILES + 1)]
     assert answered(tiny, "gradio_api/upload", files=files).status_code == 400
     assert answered(tiny, "gradio_api/upload", files=files[1:]).status_code == 200
 
@@ -144,11 +145,21 @@ def test_a_body_that_stops_coming_is_given_up(monkeypatch: pytest.MonkeyPatch) -
 # Connections
 
 
+def connected(server: Server) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", httpx.URL(server.url).port or 0), timeout=30)
+
+
+def wait_until(holds: Callable[[], bool], limit_s: float = 30) -> None:
+    deadline = time.monotonic() + limit_s
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 @contextmanager
 def silent(server: Server, count: int) -> Iterator[list[socket.socket]]:
     with ExitStack() as stack:
-        port = httpx.URL(server.url).port or 0
-        yield [stack.enter_context(socket.create_connection(("127.0.0.1", port), 20)) for _ in range(count)]
+        yield [stack.enter_context(connected(server)) for _ in range(count)]
 
 
 def test_silent_connections_are_bounded_and_closed(tiny_llava: Llava, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,10 +237,68 @@ def test_no_event_of_the_page_answers_wrong_inputs_with_500(tiny: Server) -> Non
             assert response.status_code < 500, (event["api_name"], data)
 
 
-def test_an_upload_without_a_file_is_refused_with_words(tiny: Server) -> None:
-    for files in ({"files": (None, "just text")}, {"others": ("a.png", png())}):
-        response = httpx.post(f"{tiny.url}gradio_api/upload", files=files)
-        assert response.status_code in (200, 400), response.text
+def test_an_upload_that_is_no_file_is_refused_with_words(tiny: Server) -> None:
+    wrong = [{"files": (None, "just text")}, {"others": ("a.png", png())}, {"others": (None, "text")}]
+    for files in wrong:
+        for path in ("gradio_api/upload", "gradio_api/upload?upload_id=a"):
+            assert answered(tiny, path, files=files).status_code == 400
+    assert answered(tiny, "gradio_api/upload", json={}).status_code == 400
+    assert answered(tiny, "gradio_api/upload", headers={"content-type": "multipart/form-data"}).status_code == 400
+
+
+@pytest.mark.parametrize("name", ["..", "a/..", ".", "/", "\\", "?..", ". .", "a" * 1000, "con\u202egnp.exe", "%2e%2e"])
+def test_an_upload_of_any_name_is_a_file_in_a_folder_of_its_own(tiny: Server, name: str) -> None:
+    files = [("files", ("a.png", png())), ("files", (name, png()))]
+    response = answered(tiny, "gradio_api/upload", files=files)
+    folder = Path(gr.utils.get_upload_folder()).resolve()
+    assert [Path(path).resolve().parents[1] for path in response.json()] == [folder, folder]
+    assert all(Path(path).is_file() for path in response.json())
+
+
+# Uploads that end early
+
+
+def parts() -> set[str]:
+    """The files of uploads that are neither whole nor deleted, and those that this process has open."""
+    folder = Path(gr.utils.get_upload_folder())
+    on_disk = {str(path) for path in folder.iterdir() if path.is_file()}
+    held = {file.path for file in psutil.Process().open_files() if file.path.startswith(str(folder))}
+    return on_disk | held
+
+
+def head_of_upload(length: int, boundary: str = "b") -> bytes:
+    head = f"POST /gradio_api/upload HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {length}\r\n"
+    return f"{head}Content-Type: multipart/form-data; boundary={boundary}\r\n\r\n".encode()
+
+
+def part_of_upload(name: str = "a.png", field: str = "files") -> bytes:
+    return f'--b\r\nContent-Disposition: form-data; name="{field}"; filename="{name}"\r\n\r\n'.encode()
+
+
+def test_uploads_that_break_off_leave_no_part_and_no_open_file(tiny: Server) -> None:
+    with ExitStack() as stack:
+        connections_ = [stack.enter_context(connected(tiny)) for _ in range(50)]
+        for each in connections_:
+            each.sendall(head_of_upload(10**6) + part_of_upload() + png() + b"\r\n" + part_of_upload() + b"x" * 5000)
+        wait_until(lambda: len(parts()) >= 100)
+    wait_until(lambda: not parts())
+
+
+def test_uploads_that_are_refused_leave_no_part_and_no_open_file(tiny: Server) -> None:
+    whole = part_of_upload() + png() + b"\r\n"
+    wrong = {
+        "has another field": whole + part_of_upload(field="others") + png() + b"\r\n--b--\r\n",
+        "has too many files": whole * (multipart.MAX_FILES + 1),
+        "has no end": part_of_upload() + png(),
+        "has an end that is none": whole + b"--c--",
+        "is no form": whole + b"--b\r\nnonsense",
+        "is no picture": whole + part_of_upload() + b"#!/bin/sh" + b"\r\n--b--\r\n",
+    }
+    for name, body in wrong.items():
+        with connected(tiny) as connection:
+            connection.sendall(head_of_upload(len(body)) + body)
+            assert connection.recv(100).split()[1] in (b"400", b"200"), name
+        assert not parts(), name
 
 
 # Origins

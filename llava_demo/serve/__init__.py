@@ -4,6 +4,7 @@ guard        the ASGI middleware in front of everything
 bodies       how large, how many, how slow and how nested bodies may be
 connections  how many there may be, and how long a head may take
 origins      which web pages may call the server
+multipart    how an upload is read
 uploads      the folder of uploaded files
 gate         what is under way, and that no more is taken
 ending       SIGTERM, SIGINT and SIGHUP
@@ -39,6 +40,7 @@ from llava_demo.serve.connections import limit_connections
 from llava_demo.serve.ending import Ending
 from llava_demo.serve.gate import Gate
 from llava_demo.serve.guard import Guard, Rules
+from llava_demo.serve.multipart import use_upload_parser
 from llava_demo.serve.origins import Origins, listens_locally
 from llava_demo.serve.sessions import SESSIONS, forget_sessions, keep_no_analytics
 from llava_demo.serve.uploads import UploadFolder, check_upload
@@ -62,6 +64,7 @@ def launch(settings: Settings, engine: Engine | None = None, **options: Any) -> 
             so to whoever asks.
     """
     log.setup(settings.log_format)
+    use_upload_parser()
     reach_own_address(settings.host)
     _check_address(settings.host, settings.port)
     is_ours, is_waiting = engine is None, not options.pop("prevent_thread_lock", False)

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,15 +14,14 @@ from starlette.types import Message, Receive, Scope
 from llava_demo.callers import caller_name
 from llava_demo.errors import DemoError, EngineBusy, InvalidRequest, RequestTimeout, RequestTooLarge, TooManyRequests
 from llava_demo.images import ImageLimits
+from llava_demo.serve.multipart import MAX_FILES
 
 MEGABYTE = 2**20
 JSON_BYTES = 2 * MEGABYTE
 MAX_VALUES = 20_000  # values in a JSON body for the web page; a conversation of a hundred turns has a tenth
 MAX_DEPTH = 32
-MAX_FILES = 10  # in one upload
 SILENCE_S, BODY_S = 15.0, 300.0  # the longest pause in a body, and the time for all of it: 20 MB at 70 KB/s
 
-_BOUNDARY = re.compile(r"""boundary=(?:"([^"]{1,70})"|([^\s;,"]{1,70}))""", re.IGNORECASE)
 _WITH_PICTURES = ("/gradio_api/queue/join", "/gradio_api/call/", "/gradio_api/mcp")
 
 
@@ -97,7 +95,7 @@ class Body:
     """One request's body on its way; `receive` is an ASGI `receive` that refuses what is over a limit.
 
     All ways of reading it raise:
-        RequestTooLarge, RequestTimeout, EngineBusy, TooManyRequests; InvalidRequest: too many files.
+        RequestTooLarge, RequestTimeout, EngineBusy, TooManyRequests.
     """
 
     def __init__(self, bodies: Bodies, scope: Scope, receive: Receive, most: int) -> None:
@@ -108,9 +106,6 @@ class Body:
         self._bodies, self._receive, self._most, self._limit = bodies, receive, most, most
         self._deadline = asyncio.get_running_loop().time() + BODY_S
         self._is_upload = scope["path"].startswith("/gradio_api/upload")  # streamed to disk, not held in memory
-        boundary = _BOUNDARY.search(headers.get("content-type", "")) if self._is_upload else None
-        self._delimiter = b"--" + (boundary.group(1) or boundary.group(2)).encode("latin-1") if boundary else None
-        self._parts, self._tail = 0, b""
         self._is_whole = scope["method"] in ("GET", "HEAD", "OPTIONS")  # nothing is waited for
         length = headers.get("content-length", "")
         if length.isdecimal() and len(length) < 20 and int(length) > most:
@@ -169,12 +164,6 @@ class Body:
             raise _too_large(self._limit)
         if not self._is_upload:
             self._bodies.add(self.caller, len(part))
-        elif self._delimiter:
-            seen = self._tail + part
-            self._parts += seen.count(self._delimiter)
-            self._tail = seen[-len(self._delimiter) + 1 :]
-            if self._parts > MAX_FILES + 1:  # and the end
-                raise InvalidRequest(f"An upload may have at most {MAX_FILES} files.")
 
 
 def _too_large(most: int) -> RequestTooLarge:

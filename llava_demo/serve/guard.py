@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llava_demo.api import demo_error, is_rest
 from llava_demo.callers import Callers
-from llava_demo.errors import DemoError, InvalidRequest, UnknownRoute
+from llava_demo.errors import DemoError, InvalidRequest, RequestTooLarge, UnknownRoute
 from llava_demo.serve.bodies import Bodies, Body, check_json
 from llava_demo.serve.gate import Gate
 from llava_demo.serve.origins import Origins
@@ -146,14 +146,14 @@ class Guard:
         kept: list[Message] = []
 
         async def keep(message: Message) -> None:
-            if message.get("status") == 500:  # Gradio's parser raises
-                raise InvalidRequest("An upload must be files, each with a name.", "files")
             kept.append(message)
 
         with uploads.receiving():
             await self._app(scope, body.receive, keep)
-        if kept and kept[0].get("status") == 200:
-            content = b"".join(message.get("body", b"") for message in kept)
+        status, content = kept[0]["status"], b"".join(message.get("body", b"") for message in kept)
+        if status in (400, 413) and not content.startswith(b"{"):  # Gradio's words, as bare text
+            raise (RequestTooLarge if status == 413 else InvalidRequest)(content.decode(), "files")
+        if status == 200:
             await asyncio.to_thread(uploads.check, content, body.caller)
         for message in kept:
             await answer.send(message)

@@ -1,0 +1,70 @@
+"""Uploads as they arrive: Gradio's parser, but that none of its files stays open, and none that nobody gets stays."""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import gradio.route_utils
+from gradio.route_utils import GradioMultiPartParser, GradioUploadFile, MultiPartException
+from gradio_client.utils import strip_invalid_filename_characters  # type: ignore[import-untyped]
+from starlette.datastructures import FormData
+
+MAX_FILES = 10  # in one upload
+_FIELD = "files"
+
+
+class UploadParser(GradioMultiPartParser):  # type: ignore[misc]
+    """Takes files of the field `files` and nothing else; `use_upload_parser` makes it Gradio's.
+
+    Gradio 6.31 leaves the files of an upload open, and on the disk, where its caller hangs up or is refused, where a
+    part has no end, and where it has another name.
+    """
+
+    def __init__(self, *given: Any, **options: Any) -> None:
+        super().__init__(*given, **options | {"max_files": MAX_FILES, "max_fields": MAX_FILES})
+
+    async def parse(self) -> FormData:
+        """The uploaded files, whole.
+
+        Raises:
+            MultiPartException: the body is no upload; or whatever the stream of the body raises.
+        """
+        try:
+            form = await super().parse()
+            if not form or not all(_is_upload(name, item) for name, item in form.multi_items()):
+                raise MultiPartException(f"An upload must be files, each with a name, in the field {_FIELD!r}.")
+        except BaseException:
+            self._drop(taken=set())
+            raise
+        files = [file for _, file in form.multi_items()]
+        self._drop(taken={id(file.file) for file in files})
+        for file in files:
+            file.filename = _safe_name(file.filename)
+        return form
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        if self._current_part.file is None and self.upload_progress is not None:  # Gradio asks it for its name
+            raise MultiPartException(f"An upload must be files, each with a name, in the field {_FIELD!r}.")
+        super().on_part_data(data, start, end)
+
+    def _drop(self, taken: set[int]) -> None:
+        for file in self._files_to_close_on_error:
+            if id(file) not in taken:
+                file.close()
+                with suppress(FileNotFoundError):
+                    Path(file.name).unlink()
+
+
+def use_upload_parser() -> None:
+    """Have Gradio in this process read uploads with `UploadParser`."""
+    gradio.route_utils.GradioMultiPartParser = UploadParser  # type: ignore[misc]
+
+
+def _is_upload(name: str, item: object) -> bool:
+    return name == _FIELD and isinstance(item, GradioUploadFile)
+
+
+def _safe_name(name: str | None) -> str:
+    """A name that Gradio can give a file; "" lets it choose one, where it would refuse after the others were moved."""
+    stripped = strip_invalid_filename_characters(Path(name or "").name)
+    return name or "" if stripped.strip(". ") else ""
