@@ -1,7 +1,10 @@
 """Fixtures for all tests: tiny checkpoints, running servers, one browser."""
 
+import atexit
 import logging
 import os
+import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 
@@ -19,6 +22,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 # No test asks the real Hub, or finds what was once loaded from it: --model auto is then the miniature, at once.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="hf-home-")
+atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
+
+# Started by nohup or with & from a script, processes ignore these, and so would the servers that tests send them to.
+for name in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(name) is signal.SIG_IGN:
+        signal.signal(name, signal.default_int_handler if name is signal.SIGINT else signal.SIG_DFL)
 
 
 pytest_plugins = ["checkpoints", "servers", "browsers", "node"]
