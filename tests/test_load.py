@@ -7,10 +7,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 from llava_demo.chat import ChatRequest, Message, SamplingParams
@@ -202,3 +204,16 @@ def test_numbers_that_older_checkpoints_hold_and_nobody_reads_are_no_reason(tiny
     name = "model.vision_tower.embeddings.position_ids"
     folder = altered(tiny_folder, tmp_path / "old", lambda weights: weights | {name: torch.arange(17)})
     asyncio.run(load_engine(Settings(model=folder)).aclose())
+
+
+def test_config_and_processor_are_read_once(tiny_folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[str] = []
+    for kind in (transformers.AutoConfig, transformers.AutoProcessor):
+
+        def spy(*given: Any, kind: Any = kind, really: Any = kind.from_pretrained, **more: Any) -> Any:
+            reads.append(kind.__name__)
+            return really(*given, **more)
+
+        monkeypatch.setattr(kind, "from_pretrained", spy)
+    asyncio.run(load_engine(Settings(model=tiny_folder)).aclose())
+    assert reads == ["AutoConfig", "AutoProcessor", "AutoConfig"]  # AutoProcessor reads the config for its tokenizer

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -15,8 +15,6 @@ from llava_demo.errors import EngineUnavailable
 from llava_demo.settings import SettingError, Settings
 
 if TYPE_CHECKING:
-    import torch
-
     from llava_demo.model.device import Hardware, Plan
     from llava_demo.model.llava import Llava
 
@@ -63,37 +61,46 @@ def engine_at_once(settings: Settings) -> Engine:
     hardware = Hardware.found()
     checkpoint = chosen_checkpoint(settings.model, hardware)
     try:
-        return _sketched(checkpoint, hardware, settings)
+        return _sketched(_planned(checkpoint, hardware, settings), settings)
     except EngineUnavailable as error:
-        return _sketched(_instead_of(checkpoint, error, settings), hardware, settings)
+        return _sketched(_planned(_instead_of(checkpoint, error, settings), hardware, settings), settings)
 
 
-def _sketched(checkpoint: Checkpoint, hardware: "Hardware", settings: Settings) -> Engine:
+@dataclass(frozen=True)
+class _Planned:
+    """What will be loaded, and how. Config and processor are read once, for the `sketch`, a model without weights."""
+
+    checkpoint: Checkpoint
+    sketch: "Llava"
+    plan: "Plan"
+
+
+def _sketched(planned: _Planned, settings: Settings) -> Engine:
     """The `LoadingEngine` of a checkpoint, which knows its sizes; on ZeroGPU the engine itself."""
-    from llava_demo.model.llava import Llava
-
-    plan = _plan(checkpoint, hardware, settings)
-    load = partial(_loaded, checkpoint, plan, settings)
+    load = partial(_loaded, planned, settings)
     if settings.is_zero_gpu:  # ZeroGPU must see the engine before the page is launched
         return load(lambda _: None)
-    with _failures_named(checkpoint):
-        sketch = Llava.sketch(checkpoint.source, settings.image_mode, checkpoint.is_local)
-    info = _info(sketch, checkpoint, plan, settings)
+    info = _info(planned.sketch, planned, settings)
     if settings.engine != "generate":
         info = replace(info, engine="batched", attention=BATCHED_ATTENTION)
-    return LoadingEngine(info, load, sketch.seen, settings.max_queue)
+    return LoadingEngine(info, load, planned.sketch.seen, settings.max_queue)
 
 
-def _plan(checkpoint: Checkpoint, hardware: "Hardware", settings: Settings) -> "Plan":
-    """How it will be loaded.
+def _planned(checkpoint: Checkpoint, hardware: "Hardware", settings: Settings) -> _Planned:
+    """Read config and processor, and decide how the checkpoint will be loaded.
 
     Raises:
         EngineUnavailable: it is no checkpoint, or there is too little memory for it; this is told before a download.
     """
     from llava_demo.engines.batched.memory import free_ram
     from llava_demo.model.device import GIB, Weights, Wishes, bytes_needed, planned
+    from llava_demo.model.llava import Llava, config_of
 
-    weights = Weights(_stored_dtype(checkpoint), checkpoint.nbytes)
+    try:
+        config = config_of(checkpoint.source, checkpoint.is_local)
+    except (OSError, ValueError) as error:
+        raise EngineUnavailable(f"{checkpoint.name} is no checkpoint that transformers can read.") from error
+    weights = Weights(config.dtype, checkpoint.nbytes)
     if not weights.is_small:
         hardware = hardware.measured()
     plan = planned(Wishes(settings.quantize, settings.dtype, settings.attention), hardware, weights)
@@ -103,7 +110,9 @@ def _plan(checkpoint: Checkpoint, hardware: "Hardware", settings: Settings) -> "
             f"{checkpoint.name} takes {needed / GIB:.1f} GB of memory in {plan.precision}, and {free / GIB:.1f} GB are "
             "free."
         )
-    return plan
+    with _failures_named(checkpoint):
+        sketch = Llava.sketch(checkpoint.source, config, settings.image_mode, checkpoint.is_local)
+    return _Planned(checkpoint, sketch, plan)
 
 
 def _instead_of(checkpoint: Checkpoint, error: EngineUnavailable, settings: Settings) -> Checkpoint:
@@ -114,19 +123,19 @@ def _instead_of(checkpoint: Checkpoint, error: EngineUnavailable, settings: Sett
     return instead_of(checkpoint, error)
 
 
-def _loaded(checkpoint: Checkpoint, plan: "Plan", settings: Settings, report: Report) -> Engine:
+def _loaded(planned: _Planned, settings: Settings, report: Report) -> Engine:
     try:
-        return _loaded_as_planned(checkpoint, plan, settings, report)
+        return _loaded_as_planned(planned, settings, report)
     except EngineUnavailable as error:
-        other = _instead_of(checkpoint, error, settings)
-        return _loaded_as_planned(other, _plan(other, plan.hardware, settings), settings, report)
+        other = _instead_of(planned.checkpoint, error, settings)
+        return _loaded_as_planned(_planned(other, planned.plan.hardware, settings), settings, report)
 
 
-def _loaded_as_planned(checkpoint: Checkpoint, plan: "Plan", settings: Settings, report: Report) -> Engine:
-    started = time.monotonic()
+def _loaded_as_planned(planned: _Planned, settings: Settings, report: Report) -> Engine:
+    started, checkpoint, plan = time.monotonic(), planned.checkpoint, planned.plan
     _log.info("loading %s on %s, %s", checkpoint.name, plan.hardware.name, plan.precision)
-    llava = _load(checkpoint, plan, settings, report)
-    info = _info(llava, checkpoint, plan, settings)
+    llava = _load(planned, settings, report)
+    info = _info(llava, planned, settings)
     _log.info("loaded %s in %.1f s", checkpoint.name, time.monotonic() - started)
     report("starting the engine")
     if settings.is_zero_gpu:
@@ -169,21 +178,12 @@ def _generate(llava: "Llava", info: EngineInfo, settings: Settings) -> Engine:
     return GenerateEngine(llava, info, settings.max_queue)
 
 
-def _stored_dtype(checkpoint: Checkpoint) -> "torch.dtype | None":
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(checkpoint.source, local_files_only=checkpoint.is_local).dtype
-    except (OSError, ValueError) as error:
-        raise EngineUnavailable(f"{checkpoint.name} is no checkpoint that transformers can read.") from error
-
-
-def _load(checkpoint: Checkpoint, plan: "Plan", settings: Settings, report: Report) -> "Llava":
+def _load(planned: _Planned, settings: Settings, report: Report) -> "Llava":
     import torch
 
     from llava_demo.engines.progress import fetch, weights_told
-    from llava_demo.model.llava import Llava
 
+    checkpoint, plan = planned.checkpoint, planned.plan
     if checkpoint.is_miniature and not plan.hardware.has_gpu:
         # For matrices this small a second thread costs more than it does: 15 ms a step of 8 chats in place of 6 (on two
         # cores that had other work, too).
@@ -192,7 +192,7 @@ def _load(checkpoint: Checkpoint, plan: "Plan", settings: Settings, report: Repo
         if not checkpoint.is_local:
             fetch(checkpoint.source, report)
         kept = kept_copy(checkpoint, settings.cache) if plan.is_int8_on_cpu else None
-        return Llava.load(checkpoint.source, plan, settings.image_mode, checkpoint.is_local, kept)
+        return planned.sketch.loaded(checkpoint.source, plan, checkpoint.is_local, kept)
 
 
 @contextmanager
@@ -210,7 +210,8 @@ def _failures_named(checkpoint: Checkpoint) -> Iterator[None]:
         raise EngineUnavailable(f"{checkpoint.name} could not be loaded: {error}") from error
 
 
-def _info(llava: "Llava", checkpoint: Checkpoint, plan: "Plan", settings: Settings) -> EngineInfo:
+def _info(llava: "Llava", planned: _Planned, settings: Settings) -> EngineInfo:
+    checkpoint, plan = planned.checkpoint, planned.plan
     fitting = max(1, (llava.context_tokens - TEXT_AND_ANSWER_TOKENS) // llava.image_tokens)
     return EngineInfo(
         model=checkpoint.name,

@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Iterable, Sequence
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -82,14 +83,23 @@ class Llava:
 
     @classmethod
     def load(
-        cls,
-        checkpoint: str,
-        plan: Plan,
-        mode: PictureMode = "pad",
-        is_local: bool = False,
-        kept: Path | None = None,
+        cls, checkpoint: str, plan: Plan, mode: PictureMode = "pad", is_local: bool = False, kept: Path | None = None
     ) -> "Llava":
-        """Load from the Hub or from a folder, as planned; with `is_local` the Hub is not asked.
+        """Load from the Hub or from a folder; see `loaded`."""
+        sketch = cls.sketch(checkpoint, config_of(checkpoint, is_local), mode, is_local)
+        return sketch.loaded(checkpoint, plan, is_local, kept)
+
+    @classmethod
+    def sketch(
+        cls, checkpoint: str, config: PreTrainedConfig, mode: PictureMode = "pad", is_local: bool = False
+    ) -> "Llava":
+        """A model without weights, made at once: it knows its sizes and shows what is seen, but cannot answer."""
+        with torch.device("meta"):
+            model = AutoModelForImageTextToText.from_config(deepcopy(config))
+        return cls(model, processor_of(checkpoint, config, is_local), mode)
+
+    def loaded(self, checkpoint: str, plan: Plan, is_local: bool = False, kept: Path | None = None) -> "Llava":
+        """The model of this sketch with its weights, loaded as planned; with `is_local` the Hub is not asked.
 
         `kept` is a folder for the copy in 8 bits for a CPU: made where it is missing, loaded where it is there.
 
@@ -98,7 +108,8 @@ class Llava:
         """
         is_kept = plan.is_int8_on_cpu and kept is not None and kept.exists()
         # None as keyword would hide what a copy's own config says (transformers 5.23)
-        options = {} if is_kept else {"quantization_config": _quantization(plan, checkpoint, is_local)}
+        config = deepcopy(self.model.config)
+        options = {} if is_kept else {"config": config, "quantization_config": _quantization(plan, config.dtype)}
         load = partial(
             AutoModelForImageTextToText.from_pretrained,
             kept if is_kept else checkpoint,
@@ -120,19 +131,7 @@ class Llava:
             if kept and not is_kept:
                 keep(model, kept)
             pack_weights(model)
-        return cls(model, processor_of(checkpoint, model.config, is_local), mode)
-
-    @classmethod
-    def sketch(cls, checkpoint: str, mode: PictureMode = "pad", is_local: bool = False) -> "Llava":
-        """One without weights, made at once: it knows its sizes and shows what is seen, but cannot answer.
-
-        Raises:
-            OSError, ValueError, ImportError: as transformers raises them.
-        """
-        config = AutoConfig.from_pretrained(checkpoint, local_files_only=is_local)
-        with torch.device("meta"):
-            model = AutoModelForImageTextToText.from_config(config)
-        return cls(model, processor_of(checkpoint, config, is_local), mode)
+        return Llava(model, self.processor, self.mode)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -217,9 +216,8 @@ class Llava:
         ids: list[int] = self.tokenizer(text).input_ids
         if ids.count(self.image_token_id) != count:
             found = ids.count(self.image_token_id)
-            raise InvalidRequest(
-                f"The raw prompt holds {image} {found} times; {count} picture(s) came with it.", "prompt"
-            )
+            words = f"The raw prompt holds {image} {found} times; {count} picture(s) came with it."
+            raise InvalidRequest(words, "prompt")
         return ids
 
     def _encoded(self, pictures: list[PIL.Image.Image]) -> tuple[list[list[int]], dict[str, torch.Tensor]]:
@@ -266,10 +264,8 @@ def _check_weights(found: dict[str, Any]) -> None:
         ValueError: weights are missing, or there are some that the model has no place for; with their names.
     """
     unknown = [name for name in found["unexpected_keys"] if not name.endswith(COMPUTED)]
-    for names, what in (
-        (found["missing_keys"], "has no weights for"),
-        (unknown, "has weights that do not belong to it,"),
-    ):
+    kinds = ((found["missing_keys"], "has no weights for"), (unknown, "has weights that do not belong to it,"))
+    for names, what in kinds:
         if names:
             shown = sorted(names)
             more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
@@ -302,6 +298,11 @@ class OneVisionStills(LlavaOnevisionProcessor):
         ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
 
 
+def config_of(checkpoint: str, is_local: bool) -> PreTrainedConfig:
+    """The config of a checkpoint, from the Hub or a folder. Raises what transformers raises: OSError, ValueError."""
+    return AutoConfig.from_pretrained(checkpoint, local_files_only=is_local)
+
+
 def processor_of(checkpoint: str, config: PreTrainedConfig, is_local: bool) -> ProcessorMixin:
     """The processor of a checkpoint, from the Hub or a folder.
 
@@ -324,15 +325,13 @@ def fill_images(ids: Sequence[int], image_token_id: int, runs: Iterable[Sequence
 
 
 def _turn(message: Message) -> dict[str, Any]:
-    parts = [{"type": "image"} for _ in message.images] + (
-        [{"type": "text", "text": message.text}] if message.text else []
-    )
-    return {"role": message.role, "content": parts}
+    images: list[dict[str, str]] = [{"type": "image"} for _ in message.images]
+    texts = [{"type": "text", "text": message.text}] if message.text else []
+    return {"role": message.role, "content": images + texts}
 
 
-def _quantization(plan: Plan, checkpoint: str, is_local: bool) -> QuantizationConfigMixin | None:
+def _quantization(plan: Plan, stored: torch.dtype | None) -> QuantizationConfigMixin | None:
     if plan.is_int8_on_cpu:
-        stored = AutoConfig.from_pretrained(checkpoint, local_files_only=is_local).dtype
         is_short = stored in (torch.float16, torch.bfloat16)
         return Int8Config(str(stored).removeprefix("torch.") if is_short else None)
     if plan.quantize == "4bit":
