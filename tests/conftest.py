@@ -14,6 +14,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: beside the 
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One worker more than there are cores: a third of their time they wait for browsers and servers."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     engines = ["generate", "batched", "remote"]
     parser.addoption("--engine", choices=engines, default="generate", help="what answers behind the page and the APIs")
