@@ -157,7 +157,8 @@ class Settings(BaseSettings):
     max_image_megapixels: int = Field(50, ge=1, le=89, description="largest picture, by its header")
 
     fetch_urls: bool = Field(
-        True, description="fetch pictures from http and https addresses, public ones only, for the APIs"
+        True,
+        description="fetch pictures from public http and https addresses for the APIs; --no-fetch-urls turns it off",
     )
 
     host: str = Field(
