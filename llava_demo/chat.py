@@ -4,6 +4,7 @@ They are frozen, comparable, valid from birth, and know nothing of I/O, torch an
 `ChatRequest`; an engine turns it into `Chunk`s; the endpoint writes those out. Nothing else travels between the two.
 """
 
+import json
 import reprlib
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
@@ -16,8 +17,10 @@ FinishReason = Literal["stop", "length"]
 
 MAX_MESSAGE_CHARACTERS = 400_000  # more than any context here holds: a cheap check before text is encoded
 MAX_STOP_STRINGS = 4  # OpenAI's limit
+MAX_STOP_TOKENS = 128
 MAX_SEED = 2**63 - 1
 MAX_TOP_LOGPROBS = 5
+MAX_SCHEMA_CHARACTERS = 65_536  # 2 s for llguidance, in a thread of its own
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,8 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     top_logprobs: int | None = None  # log-probabilities of the tokens are wanted, and of this many likeliest ones
     ignore_eos: bool = False  # go on after an end token: load tools want answers of one length
+    stop_token_ids: tuple[int, ...] = ()  # more end tokens
+    json_schema: str | None = None  # the answer is JSON that satisfies this schema, itself as JSON
 
     def __post_init__(self) -> None:
         for name, knob in KNOBS.items():
@@ -105,15 +110,25 @@ class SamplingParams:
             object.__setattr__(self, "top_logprobs", checked)
         if not isinstance(self.ignore_eos, bool):
             raise InvalidRequest(f"ignore_eos is {_shown(self.ignore_eos)}; it must be true or false.", "ignore_eos")
+        if self.json_schema is not None:
+            _check_schema(self.json_schema, self.ignore_eos)
         is_list = isinstance(self.stop, list | tuple)
         if not is_list or len(self.stop) > MAX_STOP_STRINGS or not all(_is_text(s) and s for s in self.stop):
             raise InvalidRequest(f"stop must be at most {MAX_STOP_STRINGS} strings, none of them empty.", "stop")
         object.__setattr__(self, "stop", tuple(self.stop))
+        if len(self.stop_token_ids) > MAX_STOP_TOKENS:
+            raise InvalidRequest(f"stop_token_ids must be at most {MAX_STOP_TOKENS} token ids.", "stop_token_ids")
+        ids = (_checked("stop_token_ids", token, 0, 2**31 - 1, is_whole=True) for token in self.stop_token_ids)
+        object.__setattr__(self, "stop_token_ids", tuple(ids))
 
     @property
     def is_greedy(self) -> bool:
         """True where only one token can ever be drawn, so that no random number is needed."""
         return self.temperature == 0 or self.top_p == 0 or self.top_k == 1 or self.min_p == 1
+
+    def end_ids(self, of_model: frozenset[int]) -> frozenset[int]:
+        """The tokens that end an answer, where `of_model` are the model's own."""
+        return (frozenset() if self.ignore_eos else of_model) | frozenset(self.stop_token_ids)
 
 
 KNOBS: dict[str, Knob] = {f.name: f.metadata["knob"] for f in fields(SamplingParams) if "knob" in f.metadata}
@@ -125,6 +140,20 @@ def _checked(name: str, value: Any, low: float, high: float, is_whole: bool) -> 
         kind = "a whole number" if is_whole else "a number"
         raise InvalidRequest(f"{name} is {_shown(value)}; it must be {kind} from {low} to {high}.", name)
     return int(value) if is_whole else float(value)
+
+
+def _check_schema(schema: Any, ignores_end: bool) -> None:
+    name, most = "response_format", MAX_SCHEMA_CHARACTERS
+    if not _is_text(schema) or len(schema) > most:
+        raise InvalidRequest(f"A JSON schema must be text of at most {most:,} characters.", name)
+    try:
+        is_object = isinstance(json.loads(schema), dict)
+    except (ValueError, RecursionError):
+        is_object = False
+    if not is_object:
+        raise InvalidRequest("A JSON schema must be a JSON object.", name)
+    if ignores_end:
+        raise InvalidRequest("ignore_eos is true; JSON that satisfies a schema has an end.", "ignore_eos")
 
 
 def number_from(text: str) -> float | int | str:
@@ -162,7 +191,7 @@ class ChatRequest:
 
     Raises:
         InvalidRequest: no messages, or the user's last one has neither text nor pictures; a raw prompt of several
-            messages.
+            messages; the rest of an answer that is to satisfy a JSON schema.
     """
 
     messages: tuple[Message, ...]
@@ -176,6 +205,9 @@ class ChatRequest:
         last = self.messages[-1]
         if last.role != "assistant" and not last.text.strip() and not last.images:
             raise InvalidRequest("The last message is empty; write a question or add a picture.", "messages")
+        if self.is_continuation and self.sampling.json_schema is not None:
+            words = "The last message is the assistant's; its rest alone cannot satisfy a JSON schema."
+            raise InvalidRequest(words, "response_format")
         if self.is_raw and len(self.messages) > 1:
             raise InvalidRequest("A raw prompt is one message; this conversation has more.", "messages")
 

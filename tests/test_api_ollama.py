@@ -115,7 +115,7 @@ def test_options_are_honoured_or_without_effect(client: Client) -> None:
 
 @pytest.mark.parametrize(("given", "tokens"), [(-1, 131_072), (-2, 131_072), (5, 5), (5.0, 5), (None, 512)])
 def test_num_predict_is_max_tokens_or_as_many_as_the_context_holds(given: Any, tokens: int) -> None:
-    assert Options.model_validate({"num_predict": given}).as_sampling(None).max_tokens == tokens
+    assert Options.model_validate({"num_predict": given}).as_sampling().max_tokens == tokens
 
 
 def test_log_probabilities(client: Client) -> None:
@@ -142,7 +142,8 @@ def test_what_is_served_is_told(client: Client) -> None:
         ({"options": {"num_predict": "many"}}, 400, "options.num_predict is a string; it must be a whole number"),
         ({"options": {"no_such_knob": 1}}, 400, "options.no_such_knob is not supported"),
         ({"options": {"repeat_penalty": 1.5, "repeat_last_n": 64}}, 400, "repeat_last_n is not supported"),
-        ({"format": "json"}, 400, "format is not supported"),
+        ({"format": "xml"}, 400, 'format is a string; it must be "json" or a JSON schema'),
+        ({"format": {"not": {}}}, 400, "JSON schema cannot be followed here: Unimplemented keys"),
         ({"think": True}, 400, "think is not supported"),
         ({"messages": [{"role": "user", "content": "?", "images": ["@"]}]}, 400, "messages[0].images[0]: "),
     ],

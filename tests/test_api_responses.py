@@ -108,7 +108,7 @@ def test_log_probabilities_come_where_they_are_asked_for(client: OpenAI) -> None
         ({"conversation": "conv_1"}, "conversation"),
         ({"background": True}, "background"),
         ({"tool_choice": "required"}, "tool_choice"),
-        ({"text": {"format": {"type": "json_object"}}}, "text.format"),
+        ({"text": {"format": {"type": "grammar"}}}, "text.format.type"),
         (
             {"input": [{"role": "user", "content": [FILE_ID]}]},
             "input[0].content[0].file_id",

@@ -24,8 +24,9 @@ from llava_demo.errors import (
 from llava_demo.images import Image, ImageLimits
 from llava_demo.wire.bodies import body_from
 from llava_demo.wire.messages import Pictures
-from llava_demo.wire.openai import WITHOUT_EFFECT, Call, ChatCompletionRequest, Head, call_of, error_json
+from llava_demo.wire.openai import Call, ChatCompletionRequest, Head, call_of, error_json
 from llava_demo.wire.openai_client import STREAMED, chunk_from, error_from, request_json
+from llava_demo.wire.without_effect import WITHOUT_EFFECT
 
 RED, BLUE = Image.from_bytes(png("red")), Image.from_bytes(png("blue"))
 HELLO = (Message("user", "Hello"),)
@@ -112,6 +113,50 @@ def test_the_smaller_of_two_limits_and_other_servers_names_of_knobs() -> None:
     assert call_from(asked(max_completion_tokens=5, max_tokens=6)).request.sampling.max_tokens == 5
     assert call_from(asked(repeat_penalty=1.5)).request.sampling == SamplingParams(repetition_penalty=1.5)
     assert call_from(asked(ignore_eos=True)).request.sampling == SamplingParams(ignore_eos=True)
+    assert call_from(asked(stop_token_ids=[2, 7])).request.sampling == SamplingParams(stop_token_ids=(2, 7))
+
+
+@pytest.mark.parametrize(
+    ("given", "schema"),
+    [
+        ({"type": "json_object"}, {"type": "object"}),
+        ({"type": "json_object", "schema": {"type": "array"}}, {"type": "array"}),
+        ({"type": "json_schema", "json_schema": {"name": "a"}}, {"type": "object"}),
+        ({"type": "json_schema", "json_schema": {"name": "a", "strict": True, "schema": {}}}, {}),
+        ({"type": "json_schema", "schema": {"type": "array"}, "name": "a", "strict": None}, {"type": "array"}),
+    ],
+)
+def test_a_response_format_is_a_schema(given: dict[str, Any], schema: dict[str, Any]) -> None:
+    sampling = call_from(asked(response_format=given)).request.sampling
+    assert sampling == SamplingParams(json_schema=json.dumps(schema))
+
+
+@pytest.mark.parametrize(
+    ("given", "param"),
+    [
+        ({"type": "xml"}, "response_format.type"),
+        ({"type": "json_schema", "json_schema": {"schema": "text"}}, "response_format.json_schema.schema"),
+        ({"type": "json_schema", "json_schema": {"grammar": "a"}}, "response_format.json_schema.grammar"),
+        ({"type": "json_object", "schema": {"enum": ["x" * 70_000]}}, "response_format"),
+        ("json", "response_format"),
+    ],
+)
+def test_what_is_no_response_format_is_refused(given: Any, param: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        call_from(asked(response_format=given))
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"ignore_eos": True}, "has an end"),
+        ({"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "{"}]}, "its rest alone"),
+    ],
+)
+def test_a_response_format_beside_what_contradicts_it_is_refused(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidRequest, match=words):
+        call_from(asked(response_format={"type": "json_object"}) | fields)
 
 
 def test_an_unfinished_answer_is_continued() -> None:
@@ -142,8 +187,6 @@ def test_what_does_not_change_the_answer_is_taken(fields: dict[str, Any]) -> Non
         {"min_tokens": 5},
         {"min_tokens": False},
         {"best_of": True},
-        {"response_format": {"type": "json_object"}},
-        {"response_format": {"type": "json_schema", "json_schema": {"name": "a"}}},
         {"logit_bias": {"50256": -100}},
         {"modalities": ["text", "audio"]},
         {"audio": {"voice": "alloy", "format": "wav"}},
@@ -189,6 +232,8 @@ def test_what_changes_the_answer_and_is_not_done_is_refused(fields: dict[str, An
         ({"seed": -2}, "seed"),
         ({"seed": 2**63}, "seed"),
         ({"stop": ["a"] * 5}, "stop"),
+        ({"stop_token_ids": [2, -1]}, "stop_token_ids[1]"),
+        ({"stop_token_ids": list(range(200))}, "stop_token_ids"),
         ({"stop": ""}, "stop"),
         ({"stop": 5}, "stop"),
         ({"stop": {"a": 1}}, "stop"),

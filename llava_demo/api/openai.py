@@ -75,7 +75,7 @@ class OpenAIRoutes:
         asking.check_model(body.model)
         asked = await asking.pictured(request, body.input, body.request)
         id, model = f"resp_{uuid.uuid4().hex}", asking.engine.info.model
-        writer = responses.ResponseWriter(id, model, int(time.time()), asked, body.instructions)
+        writer = responses.ResponseWriter(id, model, int(time.time()), asked, body.instructions, body.format)
         if not body.stream:
             [completion] = await asking.whole(request, [asked], "responses")
             return JSONResponse(writer.whole(completion))

@@ -60,7 +60,7 @@ class Engine(Protocol):
             an endpoint notices a caller that has disconnected. Only the last chunk has `finish_reason` and `usage`.
 
         Raises:
-            InvalidRequest: the request is wrong; raised before the first text.
+            InvalidRequest: the request is wrong; before the first text, but for a JSON schema that proves too complex.
             GenerationFailed: the model raised; the next request works.
             EngineUnavailable: temporary; the caller may try again.
         """

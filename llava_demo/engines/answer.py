@@ -12,6 +12,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from llava_demo.chat import ChatRequest, Chunk, FinishReason, TokenLogprob, Usage
 from llava_demo.engines.detokenizer import Detokenizer
+from llava_demo.errors import InvalidRequest
 
 # A token's log-probability, and (id, log-probability) of the most likely tokens at its place.
 TokenLikelihood = tuple[float, Sequence[tuple[int, float]]]
@@ -25,8 +26,15 @@ class Answer:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, request: ChatRequest, end_ids: frozenset[int]) -> None:
+        """Raises:
+        InvalidRequest: a stop token that is none of this vocabulary.
+        """
+        unknown = next((token for token in request.sampling.stop_token_ids if token >= len(tokenizer)), None)
+        if unknown is not None:
+            words = f"stop_token_ids holds {unknown}; this model's tokens are 0 to {len(tokenizer) - 1:,}."
+            raise InvalidRequest(words, "stop_token_ids")
         self.tokenizer = tokenizer
-        self._end_ids = frozenset() if request.sampling.ignore_eos else end_ids
+        self._end_ids = request.sampling.end_ids(end_ids)
         self._text = Detokenizer(tokenizer, request.sampling.stop, request.is_continuation)
         self._bytes = _bytes_of(tokenizer)
         self._characters = getincrementaldecoder("utf-8")("replace")

@@ -13,6 +13,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteriaL
 from llava_demo.chat import Chunk, Usage
 from llava_demo.engines import EngineInfo, EngineStatus
 from llava_demo.engines.answer import Answer, TokenLikelihood
+from llava_demo.engines.grammar import Grammars
 from llava_demo.engines.jobs import BROKEN_GPU, SHUTTING_DOWN, Job, JobEngine, answer_room, failure_of, is_broken_gpu
 from llava_demo.engines.queue import FairQueue
 from llava_demo.engines.sampler import Draw, choose, likelihood
@@ -29,6 +30,7 @@ class GenerateEngine(JobEngine):
 
     def __init__(self, llava: Llava, info: EngineInfo, max_queue: int) -> None:
         super().__init__(llava, info)
+        self._grammars = Grammars(llava)
         self._lock = threading.Lock()  # over the three below
         self._queue: FairQueue[Job] = FairQueue(slots=1, places=max_queue)  # while one runs, there is a thread
         self._thread: threading.Thread | None = None
@@ -109,16 +111,19 @@ class GenerateEngine(JobEngine):
         ids = inputs["input_ids"]
         room = answer_room(llava, ids.shape[1], sampling.max_tokens, llava.context_tokens)
         answer = Answer(llava.tokenizer, job.request, llava.end_ids)
-        sampler = _Sampler(Draw(sampling, ids[0], llava.image_token_id, llava.vocabulary))
+        grammar = self._grammars.of(sampling.json_schema)
+        sampler = _Sampler(Draw(sampling, ids[0], llava.image_token_id, llava.vocabulary, grammar))
         llava.model.generate(
             **inputs,
             do_sample=False,  # what `_Sampler` returns has its maximum at the choice
             max_new_tokens=room,
-            eos_token_id=-1 if sampling.ignore_eos else sorted(llava.end_ids) or -1,
+            eos_token_id=sorted(sampling.end_ids(llava.end_ids)) or -1,
             logits_processor=LogitsProcessorList([sampler]),
             stopping_criteria=StoppingCriteriaList([StopWhen(lambda: answer.is_whole or job.is_cancelled.is_set())]),
             streamer=AnswerStreamer(answer, lambda: sampler.likelihood, job.put),
         )
+        if grammar and grammar.failure:
+            raise grammar.failure
         return answer.last(ids.shape[1])
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from llava_demo.chat import MAX_SEED, SamplingParams
+from llava_demo.engines.grammar import Grammar
 
 MIN_TEMPERATURE = 1e-4  # below it logits divided by the temperature could overflow; the choice is greedy there anyway
 CANDIDATES = 1024  # tokens sorted first; top_k is at most 1000
@@ -24,11 +25,18 @@ class Draw:
     """The knobs of one request, and what its next draw must know of the answer so far.
 
     `prompt` holds its ids. Those of pictures (`image_token_id`, and all above the vocabulary) are no text: penalties
-    spare them.
+    spare them. With a `grammar` only what it allows is drawn.
     """
 
-    def __init__(self, sampling: SamplingParams, prompt: Tensor, image_token_id: int, vocabulary: int) -> None:
-        self.sampling = sampling
+    def __init__(
+        self,
+        sampling: SamplingParams,
+        prompt: Tensor,
+        image_token_id: int,
+        vocabulary: int,
+        grammar: Grammar | None = None,
+    ) -> None:
+        self.sampling, self.grammar = sampling, grammar
         self.seed = sampling.seed if sampling.seed is not None else secrets.randbelow(MAX_SEED)
         self.step = 0  # tokens drawn so far
         self.penalties = (sampling.repetition_penalty, sampling.frequency_penalty, sampling.presence_penalty)
@@ -46,6 +54,8 @@ class Draw:
     def took(self, token: int) -> None:
         """Take note of the token that was drawn."""
         self.step += 1
+        if self.grammar:
+            self.grammar.took(token)
         if self.is_penalised:
             self.counts[token] += 1
 
@@ -65,7 +75,7 @@ def tokens_of(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
 
     `logits` is (rows, vocabulary), float32, one row for each of `draws`.
     """
-    logits = _with_penalties(logits, draws)
+    logits = _with_grammars(_with_penalties(logits, draws), draws)
     tokens = logits.argmax(dim=-1)
     filtered = [i for i, draw in enumerate(draws) if not draw.sampling.is_greedy and draw.filters != NO_FILTERS]
     free = [i for i, draw in enumerate(draws) if not draw.sampling.is_greedy and draw.filters == NO_FILTERS]
@@ -101,6 +111,19 @@ def _with_penalties(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
     in_prompt, counts = (torch.stack([getattr(draw, name) for draw in mine]) for name in ("in_prompt", "counts"))
     logits = logits.clone()
     logits[rows] = penalised(logits[rows], in_prompt, counts, *knobs)
+    return logits
+
+
+def _with_grammars(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
+    """-inf for the tokens that a grammar forbids. On a CPU with 32,000 tokens it takes about 0.2 ms a row."""
+    allowed = {row: draw.grammar.allowed() for row, draw in enumerate(draws) if draw.grammar}
+    if not allowed:
+        return logits
+    words = torch.stack(list(allowed.values())).to(logits.device, non_blocking=True)
+    bits = words[:, :, None] >> torch.arange(32, dtype=torch.int32, device=logits.device)
+    is_forbidden = (bits & 1).flatten(1)[:, : logits.shape[-1]] == 0
+    rows, logits = list(allowed), logits.clone()
+    logits[rows] = logits[rows].masked_fill(is_forbidden, -torch.inf)
     return logits
 
 

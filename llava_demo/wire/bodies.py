@@ -1,9 +1,18 @@
 """Bodies of other people's APIs as pydantic models; a refusal names the place, what is there, and what is allowed."""
 
+import json
 from collections.abc import Collection, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, ValidationError, WithJsonSchema, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
@@ -115,6 +124,35 @@ _EXPECTED = {
 
 
 # --- fields that several interfaces share
+
+
+class JSONSchema(Body):
+    """A schema with its name, as OpenAI's chat completions nest it."""
+
+    given: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+    without_effect: ClassVar = dict.fromkeys(("name", "description", "strict"), ())
+
+
+class AnswerFormat(Body):
+    """JSON, any object or one that satisfies a schema: OpenAI's `response_format`, and `text.format` of Responses."""
+
+    type: Literal["json_object", "json_schema"]
+    json_schema: JSONSchema | None = None
+    given: Annotated[dict[str, Any] | None, Field(alias="schema", description="As Responses and llama.cpp.")] = None
+    name: str | None = None
+    description: str | None = None
+    strict: Annotated[bool | None, Field(description="It is always strict here.")] = None
+
+    @property
+    def schema_text(self) -> str:
+        """The schema as JSON, for `SamplingParams`."""
+        nested = self.json_schema and self.json_schema.given
+        return schema_text(self.given if nested is None else nested)
+
+
+def schema_text(schema: dict[str, Any] | None) -> str:
+    """A schema as JSON; without one, that of any object."""
+    return json.dumps({"type": "object"} if schema is None else schema)
 
 
 def whole_number(low: int, high: int, value: Any) -> int:

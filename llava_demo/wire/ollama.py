@@ -26,7 +26,7 @@ from llava_demo.chat import (
     Usage,
 )
 from llava_demo.errors import DemoError, UnsupportedParameter
-from llava_demo.wire.bodies import Body, Knobs, whole_number
+from llava_demo.wire.bodies import Body, Knobs, schema_text, whole_number, wrong
 from llava_demo.wire.messages import Data, Pictures, Turn, Turns, messages_of
 from llava_demo.wire.openai import TokenJSON, TopLogprobs, token_json
 
@@ -56,17 +56,22 @@ class Options(Knobs):
         "top_k": (-1,),
     }
 
-    def as_sampling(self, top_logprobs: int | None) -> SamplingParams:
-        """The knobs in our names."""
+    def as_sampling(self, **others: Any) -> SamplingParams:
+        """The knobs in our names, and `others`, which are so already."""
         most = KNOBS["max_tokens"].high if self.num_predict in UNLIMITED else self.num_predict
         penalty = self.repetition_penalty if self.repeat_penalty is None else self.repeat_penalty
-        sampling = self.sampling(
-            max_tokens=self.max_tokens if most is None else most, repetition_penalty=penalty, top_logprobs=top_logprobs
-        )
+        most = self.max_tokens if most is None else most
+        sampling = self.sampling(max_tokens=most, repetition_penalty=penalty, **others)
         if sampling.repetition_penalty != 1 and self.repeat_last_n not in (None, -1):
             words = "repeat_last_n is not supported here: repeat_penalty looks at all tokens; leave it out."
             raise UnsupportedParameter(words, "options.repeat_last_n")
         return sampling
+
+
+def _format(value: Any) -> Any:
+    if value == "json" or isinstance(value, dict):
+        return value
+    raise wrong('"json" or a JSON schema')
 
 
 class _Asked(Body):
@@ -75,6 +80,11 @@ class _Asked(Body):
     model: Annotated[str, Field(min_length=1)]
     stream: Annotated[bool | None, Field(description="True unless it is said otherwise.")] = None
     options: Options | None = None
+    format: Annotated[
+        Any,
+        BeforeValidator(_format, json_schema_input_type=Literal["json"] | dict[str, Any]),
+        Field(description="A JSON schema, or json for any."),
+    ] = None
     logprobs: bool | None = None
     top_logprobs: TopLogprobs | None = None
     without_effect: ClassVar[dict[str, tuple[Any, ...]]] = {"keep_alive": (), "format": ("",), "think": (False,)}
@@ -85,7 +95,9 @@ class _Asked(Body):
 
     def as_sampling(self) -> SamplingParams:
         """How the answer is sampled."""
-        return (self.options or Options()).as_sampling((self.top_logprobs or 0) if self.logprobs else None)
+        schema = None if self.format is None else schema_text(None if self.format == "json" else self.format)
+        top_logprobs = (self.top_logprobs or 0) if self.logprobs else None
+        return (self.options or Options()).as_sampling(top_logprobs=top_logprobs, json_schema=schema)
 
 
 class OllamaChatRequest(_Asked):

@@ -24,70 +24,18 @@ from llava_demo.chat import (
     Usage,
 )
 from llava_demo.errors import DemoError, InvalidRequest
-from llava_demo.wire.bodies import Body, Knobs, MaxTokens, whole_number
+from llava_demo.wire.bodies import AnswerFormat, Body, Knobs, MaxTokens, whole_number
 from llava_demo.wire.messages import Pictures, Turns, messages_of
+from llava_demo.wire.without_effect import WITHOUT_EFFECT
 
 MAX_CHOICES = 4
 LEAST_LOGPROB = -9999.0  # as OpenAI writes "impossible"; JSON knows no infinity
-
-# The fields of OpenAI, and of servers and routers that speak like it, that are taken because no answer here can differ
-# by them: with any value, (), or only with the values that ask for what is done anyway. All others are refused by name.
-WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
-    # identify the caller; storing, billing, routing, counting, caching
-    **dict.fromkeys(("user", "metadata", "store", "service_tier", "safety_identifier", "request_id", "priority"), ()),
-    **dict.fromkeys(("prompt_cache_key", "prompt_cache_retention", "cache_prompt", "id_slot"), ()),
-    **dict.fromkeys(("keep_alive", "ttl", "provider", "route", "usage", "timings_per_token", "return_progress"), ()),
-    # how long a model reasons, and where that is told: this one does not; how it calls tools: it answers in words
-    **dict.fromkeys(("reasoning_effort", "reasoning", "reasoning_format", "include_reasoning", "verbosity"), ()),
-    **dict.fromkeys(("separate_reasoning", "stream_reasoning", "parallel_tool_calls", "parse_tool_calls"), ()),
-    "thinking": (False, {"type": "disabled"}),
-    "enable_thinking": (False,),
-    "chat_template_kwargs": (),
-    "tools": (),
-    "tool_choice": ("none", "auto", {"type": "none"}, {"type": "auto"}),
-    "functions": (),
-    "function_call": ("none", "auto"),
-    # what is generated
-    "response_format": ({"type": "text"},),
-    "modalities": (["text"],),
-    "prediction": (),
-    "logit_bias": ({},),
-    "seed": (-1,),
-    "top_k": (-1,),
-    "typical_p": (1,),
-    "tfs_z": (1,),
-    "mirostat": (0,),
-    "dry_multiplier": (0,),
-    "xtc_probability": (0,),
-    "dynatemp_range": (0,),
-    "best_of": (1,),
-    "num_beams": (1,),
-    "use_beam_search": (False,),
-    "length_penalty": (1,),
-    "early_stopping": (False,),
-    "min_tokens": (0,),
-    "stop_token_ids": ([],),
-    "bad_words": ([],),
-    "echo": (False,),
-    "watermark": (False,),
-    # how it is written
-    "skip_special_tokens": (True,),
-    "spaces_between_special_tokens": (True,),
-    "include_stop_str_in_output": (False,),
-    "no_stop_trim": (False,),
-    "return_tokens_as_token_ids": (False,),
-    "return_token_ids": (False,),
-    "return_hidden_states": (False,),
-    "prompt_logprobs": (0, False),
-    "transforms": ([],),
-    "plugins": ([],),
-}
-
 
 # --- the request
 
 
 Choices = Annotated[int, BeforeValidator(partial(whole_number, 1, MAX_CHOICES)), Field(ge=1, le=MAX_CHOICES)]
+TokenId = Annotated[int, BeforeValidator(partial(whole_number, 0, 2**31 - 1)), Field(ge=0, lt=2**31)]
 TopLogprobs = Annotated[
     int, BeforeValidator(partial(whole_number, 0, MAX_TOP_LOGPROBS)), Field(ge=0, le=MAX_TOP_LOGPROBS)
 ]
@@ -105,9 +53,11 @@ class ChatCompletionRequest(Knobs):
     model: str | None = None
     max_completion_tokens: MaxTokens = None
     repeat_penalty: Annotated[Any, Field(description="llama.cpp's name of repetition_penalty.")] = None
+    stop_token_ids: Annotated[list[TokenId] | None, Field(description="The answer ends before these.")] = None
     ignore_eos: Annotated[bool | None, Field(description="Go on to max_tokens.")] = None
     add_generation_prompt: Annotated[bool | None, Field(description="False asks for the rest of an answer.")] = None
     continue_final_message: Annotated[bool | None, Field(description="True asks for the rest of an answer.")] = None
+    response_format: AnswerFormat | None = None
     n: Annotated[Choices | None, Field(description="The number of answers.")] = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -162,6 +112,8 @@ def _sampling_from(body: ChatCompletionRequest) -> SamplingParams:
         repetition_penalty=body.repetition_penalty if body.repeat_penalty is None else body.repeat_penalty,
         top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         ignore_eos=body.ignore_eos,
+        stop_token_ids=body.stop_token_ids,
+        json_schema=body.response_format and body.response_format.schema_text,
     )
 
 

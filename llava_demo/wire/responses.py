@@ -12,9 +12,10 @@ from pydantic import BeforeValidator
 from typing_extensions import TypedDict
 
 from llava_demo.chat import ChatRequest, Chunk, Completion, FinishReason, Message, TokenLogprob, Usage
-from llava_demo.wire.bodies import Body, Knobs, MaxTokens, wrong
+from llava_demo.wire.bodies import AnswerFormat, Body, Knobs, MaxTokens, wrong
 from llava_demo.wire.messages import Pictures, Turn, Turns, messages_of
-from llava_demo.wire.openai import WITHOUT_EFFECT, TokenJSON, TopLogprobs, token_json
+from llava_demo.wire.openai import TokenJSON, TopLogprobs, token_json
+from llava_demo.wire.without_effect import WITHOUT_EFFECT
 
 LOGPROBS = "message.output_text.logprobs"  # in `include`
 
@@ -43,6 +44,7 @@ def _turn(item: dict[str, Any]) -> dict[str, Any] | None:
 
 
 class TextOptions(Body):
+    format: AnswerFormat | None = None
     without_effect: ClassVar = {"format": ({"type": "text"},), "verbosity": ()}
 
 
@@ -62,12 +64,18 @@ class ResponseRequest(Knobs):
         "background": (False,),
     }
 
+    @property
+    def format(self) -> AnswerFormat | None:
+        """How the answer is to be written; None for text."""
+        return self.text.format if self.text else None
+
     def request(self, pictures: Pictures) -> ChatRequest:
         """What is asked. Raises what `messages_of` raises."""
         system = (Message("system", self.instructions),) if self.instructions else ()
         most = self.max_tokens if self.max_output_tokens is None else self.max_output_tokens
         top = (self.top_logprobs or 0) if LOGPROBS in (self.include or ()) or self.top_logprobs else None
-        sampling = self.sampling(max_tokens=most, top_logprobs=top)
+        schema = self.format.schema_text if self.format else None
+        sampling = self.sampling(max_tokens=most, top_logprobs=top, json_schema=schema)
         return ChatRequest((*system, *messages_of(self.input, pictures, "input")), sampling)
 
 
@@ -130,6 +138,7 @@ class ResponseWriter:
     created: int  # seconds since 1970
     request: ChatRequest
     instructions: str | None
+    format: AnswerFormat | None
     _numbers: Iterator[int] = field(default_factory=count)
     _texts: list[str] = field(default_factory=list)
     _logprobs: list[TokenLogprob] = field(default_factory=list)
@@ -209,13 +218,17 @@ class ResponseWriter:
             "previous_response_id": None,
             "store": False,
             "temperature": sampling.temperature,
-            "text": {"format": {"type": "text"}},
+            "text": {"format": _format_json(self.format)},
             "tool_choice": "auto",
             "tools": [],
             "top_p": sampling.top_p,
             "truncation": "disabled",
             "usage": _usage(usage) if usage else None,
         }
+
+
+def _format_json(given: AnswerFormat | None) -> dict[str, Any]:
+    return {"type": "text"} if given is None else given.model_dump(by_alias=True, exclude_unset=True)
 
 
 def _status(reason: FinishReason) -> Literal["completed", "incomplete"]:

@@ -96,7 +96,7 @@ class Batch:
                 continue
             request.draw.took(token)
             request.ids.append(token)
-            is_end = token in self._end_ids and not request.draw.sampling.ignore_eos
+            is_end = token in request.draw.sampling.end_ids(self._end_ids)
             is_last = is_end or len(request.ids) == request.prompt_tokens + request.room
             if is_last:
                 self.scheduler.remove(request)

@@ -20,6 +20,7 @@ from llava_demo.engines.answer import Answer
 from llava_demo.engines.batched.batch import Batch, Drawn
 from llava_demo.engines.batched.pages import PAGE_TOKENS
 from llava_demo.engines.batched.schedule import BatchSize, Request
+from llava_demo.engines.grammar import Grammars
 from llava_demo.engines.jobs import (
     BROKEN_GPU,
     SHUTTING_DOWN,
@@ -71,7 +72,7 @@ class BatchedEngine(JobEngine):
         """
         super().__init__(llava, info)
         self.images = ImageTokens(llava, max_rows=size.tokens)
-        self.size = size
+        self.size, self._grammars = size, Grammars(llava)
         self.batch = Batch(llava, self.images, size)
         self._warm_up()
         self._changed = threading.Condition()  # its lock is over the five below
@@ -162,9 +163,9 @@ class BatchedEngine(JobEngine):
         prompt = self.images.prompt(job.request.messages, job.request.is_raw)
         held = min(llava.context_tokens, self.size.tokens - PAGE_TOKENS)
         room = answer_room(llava, len(prompt.ids), sampling.max_tokens, held)
-        draw = Draw(
-            sampling, torch.tensor(prompt.ids, device=llava.model.device), llava.image_token_id, llava.vocabulary
-        )
+        ids = torch.tensor(prompt.ids, device=llava.model.device)
+        grammar = self._grammars.of(sampling.json_schema)
+        draw = Draw(sampling, ids, llava.image_token_id, llava.vocabulary, grammar)
         answer = Answer(llava.tokenizer, job.request, llava.end_ids)
         return _Chat(job, prompt, Request(list(prompt.ids), room, draw), answer)
 
@@ -272,7 +273,9 @@ class BatchedEngine(JobEngine):
             if token.is_last or chat.answer.is_whole:
                 _put(chat.job, chat.answer.rest())
                 self._leave(chat)
-                self._end(chat.job, chat.answer.last(chat.request.prompt_tokens, chat.request.cached_tokens or 0))
+                last = chat.answer.last(chat.request.prompt_tokens, chat.request.cached_tokens or 0)
+                grammar = chat.request.draw.grammar
+                self._end(chat.job, (grammar and grammar.failure) or last)
 
     def _leave(self, chat: _Chat) -> None:
         """Free what a chat holds."""

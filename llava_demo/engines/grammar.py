@@ -1,0 +1,83 @@
+"""Grammars: which tokens may come next for an answer to become JSON that satisfies a schema.
+
+llguidance follows the schema. It refuses what it cannot follow, fetches nothing, and bounds its own work.
+"""
+
+import json
+from functools import cached_property
+
+import torch
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+from torch import Tensor
+
+from llava_demo.errors import InvalidRequest
+from llava_demo.model.llava import Llava
+
+MAX_SHOWN_CHARACTERS = 300  # of what llguidance says against a schema
+
+# As `json.dumps` writes. With free whitespace a model that does not know how to go on writes newlines up to its limit.
+_FORM = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+
+
+class Grammar:
+    """The grammar of one answer, and how far the answer has come in it."""
+
+    def __init__(self, matcher: LLMatcher) -> None:
+        self._matcher = matcher
+
+    def allowed(self) -> Tensor:
+        """The tokens that may come next: (vocabulary / 32, rounded up), int32, the lowest bit for the first token.
+
+        After the end of the JSON only the end tokens may come.
+        """
+        return torch.frombuffer(bytearray(self._matcher.compute_bitmask()), dtype=torch.int32)
+
+    def took(self, token: int) -> None:
+        """Take note of the token that came."""
+        self._matcher.consume_token(token)
+
+    @property
+    def failure(self) -> InvalidRequest | None:
+        """Why the answer ended before it was whole. None as long as all is well."""
+        if not self._matcher.is_error():
+            return None
+        words = "The JSON schema cannot be followed to the end: it is too complex, or nothing satisfies it."
+        return InvalidRequest(words, "response_format")
+
+
+class Grammars:
+    """Makes the grammars for one model's tokens."""
+
+    def __init__(self, llava: Llava) -> None:
+        self._llava = llava
+
+    def of(self, schema: str | None) -> Grammar | None:
+        """The grammar of a JSON schema, itself as JSON; none for no schema.
+
+        Raises:
+            InvalidRequest: the schema is wrong, or uses what cannot be followed.
+        """
+        if schema is None:
+            return None
+        form = json.dumps(json.loads(schema) | {"x-guidance": _FORM})
+        # Many vocabularies put a space before the first word of an answer, and `Detokenizer` takes it away.
+        grammar = f'start: " "? json\njson: %json {form}'
+        matcher = LLMatcher(self._tokens, grammar, log_level=0, limits=LLParserLimits(verbose_errors=False))
+        if matcher.is_error():
+            what = _words_of(matcher.get_error())
+            raise InvalidRequest(f"The JSON schema cannot be followed here: {what}.", "response_format")
+        return Grammar(matcher)
+
+    @cached_property
+    def _tokens(self) -> LLTokenizer:
+        backend = self._llava.tokenizer.backend_tokenizer.to_str()
+        return LLTokenizer(backend, n_vocab=self._llava.vocabulary, eos_token=sorted(self._llava.end_ids))
+
+
+def _words_of(error: str) -> str:
+    """What llguidance says against a schema, in one line, without its place in our grammar."""
+    found = error.partition("\n   1 | start")[0]
+    for start in ("JSON schema: ", '"%json": '):
+        if start in found:
+            return " ".join(found.partition(start)[2].split())[:MAX_SHOWN_CHARACTERS]
+    return "it cannot be read"
