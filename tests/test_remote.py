@@ -146,6 +146,9 @@ OWN = {
     "drawn with a seed": asking("What?", images=(noise(1),), temperature=1.2, top_p=0.9, top_k=50, min_p=0.01, seed=7),
     "penalties": asking("What?", repetition_penalty=1.3, frequency_penalty=0.5, presence_penalty=0.5),
     "log-probabilities": asking("What?", images=(noise(2),), top_logprobs=3, max_tokens=8),
+    "the rest of an answer": asking("What?", "It is"),
+    "past the end": asking("What?", ignore_eos=True, stop_token_ids=(30, 31)),
+    "JSON": asking("What?", json_schema='{"enum": [{"color": "red"}, ["blue", "green"], "black"]}'),
     "a system message and turns": ChatRequest(
         (
             Message("system", "Be brief."),

@@ -69,46 +69,64 @@ def event(delta: str, finish: str = "null", rest: str = "") -> str:
 USAGE = '"usage":{"prompt_tokens":590,"total_tokens":592,"completion_tokens":2}'
 DONE = "data: [DONE]\n\n"
 STREAMS = {
-    # vllm/entrypoints/openai/serving_chat.py
+    # entrypoints/openai/chat_completion/{serving,protocol}.py at 002032ee: chunks are written without unset fields
     "vLLM": event('{"role":"assistant","content":""}', rest=',"prompt_token_ids":null')
     + event('{"content":"A red"}')
-    + event('{"content":" cat.","reasoning_content":null}', '"stop"')
+    + event('{"content":" cat."}', '"stop","stop_reason":null')
     + f'data: {{{HEAD},"choices":[],{USAGE}}}\n\n'
     + DONE,
-    # sglang/srt/entrypoints/openai/serving_chat.py: the usage is null until the end
-    "SGLang": event(
-        '{"role":"assistant","content":"","reasoning_content":null,"tool_calls":null}', rest=',"usage":null'
-    )
+    # entrypoints/openai/sse_utils.py at 06713058: unset fields of a delta are left out, `matched_stop` is the end token
+    "SGLang": event('{"role":"assistant","content":""}', 'null,"matched_stop":null')
+    + event('{"content":"A red"}', 'null,"matched_stop":null')
+    + event('{"content":" cat."}', 'null,"matched_stop":null')
+    + event("{}", '"stop","matched_stop":2')
+    + f'data: {{{HEAD},"choices":[],{USAGE}}}\n\n'
+    + DONE,
+    # SGLang before: every field, null or not, in every chunk
+    "SGLang, older": event('{"role":"assistant","content":"","reasoning_content":null}', rest=',"usage":null')
     + event('{"role":null,"content":"A red","tool_calls":null}', rest=',"usage":null')
     + event('{"role":null,"content":" cat."}', rest=',"usage":null')
     + event('{"role":null,"content":null}', '"stop"', ',"usage":null')
     + f'data: {{{HEAD},"choices":[],{USAGE}}}\n\n'
     + DONE,
-    # llama.cpp tools/server: the first content is null, and the end has timings
-    "llama.cpp": event('{"role":"assistant","content":null}', rest=',"system_fingerprint":"b6000"')
-    + event('{"content":"A red"}')
-    + event('{"content":" cat."}')
-    + event("{}", '"stop"')
-    + f'data: {{{HEAD},"choices":[],{USAGE},"timings":{{"prompt_n":590,"predicted_per_second":50.2}}}}\n\n'
+    # tools/server/server-task.cpp at 00efb3e1: the reason stands first, the end has its timings beside the counts
+    "llama.cpp": "".join(
+        f'data: {{"choices":[{{"finish_reason":{finish},"index":0,"delta":{delta}}}],"created":1,'
+        '"id":"chatcmpl-1","model":"llava","system_fingerprint":"b6000","object":"chat.completion.chunk"}\n\n'
+        for delta, finish in (
+            ('{"role":"assistant","content":null}', "null"),
+            ('{"content":"A red"}', "null"),
+            ('{"content":" cat."}', "null"),
+            ("{}", '"stop"'),
+        )
+    )
+    + 'data: {"choices":[],"created":1,"id":"chatcmpl-1","model":"llava","object":"chat.completion.chunk",'
+    + f'{USAGE},"timings":{{"cache_n":0,"prompt_n":590,"predicted_n":2,"predicted_per_second":50.2}}}}\n\n'
     + DONE,
-    # ollama/openai/openai.go: the role is in every chunk
+    # openai/openai.go at 00988753, middleware/openai.go at 077a50ba: the role is in every chunk
     "Ollama": event('{"role":"assistant","content":"A red"}', rest=',"system_fingerprint":"fp_ollama"')
     + event('{"role":"assistant","content":" cat."}')
     + event('{"role":"assistant","content":""}', '"stop"')
-    + f'data: {{{HEAD},"choices":[],{USAGE}}}\n\n'
+    + f'data: {{{HEAD},"system_fingerprint":"fp_ollama","choices":[],{USAGE}}}\n\n'
     + DONE,
-    # LM Studio: logprobs and stats beside; no usage unless asked, which it may ignore
+    # LM Studio, whose source is closed: the model's name as fingerprint, counts in a chunk of their own or with the end
     "LM Studio": event('{"role":"assistant","content":"A red"}', rest=',"system_fingerprint":"llava","stats":{}')
     + event('{"content":" cat."}')
     + event("{}", '"stop"', f",{USAGE}")
     + DONE,
-    # text-generation-inference/router: a space after the colon is not always there, an empty text beside the end
+    # router/src/{chat,lib}.rs at 03fe626a and 014d3fd4: no id, the last text stands with the reason
     "TGI": (
-        event('{"role":"assistant","content":"A red"}', rest=',"usage":null')
-        + event('{"role":"assistant","content":" cat."}', '"eos_token"', ',"usage":null')
+        event('{"role":"assistant","content":"A red"}', "null", ',"usage":null')
+        + event('{"role":"assistant","content":" cat."}', '"stop"', ',"usage":null')
         + f'data: {{{HEAD},"choices":[],{USAGE}}}\n\n'
         + DONE
-    ).replace("data: ", "data:"),
+    ).replace('"id":"chatcmpl-1"', '"id":""'),
+    # TGI before: its own words for the reason and the object, no space after the colon
+    "TGI, older": (
+        event('{"role":"assistant","content":"A red"}') + event('{"role":"assistant","content":" cat."}', '"eos_token"')
+    )
+    .replace("data: ", "data:")
+    .replace("chat.completion.chunk", "text_completion"),
     # Kinds of writing that the format allows, or that somebody has
     "an empty reason": event('{"content":"A red"}', '""') + event('{"content":" cat."}', '"stop"', f",{USAGE}") + DONE,
     "no [DONE]": event('{"content":"A red cat."}', '"stop"', f",{USAGE}"),

@@ -153,9 +153,9 @@ class RemoteEngine:
         raise self._why_nobody_answered(failures)
 
     async def _answer_of(self, upstream: Upstream, request: ChatRequest) -> AsyncIterator[Chunk]:
-        body = STREAMED | request_json(request, upstream.served.model)
+        body = STREAMED | request_json(request, upstream.served.model, upstream.served.dialect)
         timeout = httpx.Timeout(SILENCE_S, connect=CONNECT_S)
-        reader = AnswerReader()
+        reader = AnswerReader(has_logprobs=request.sampling.top_logprobs is not None)
         try:
             # A client of its own: one that is kept belongs to the event loop it was first used in.
             async with (
@@ -227,6 +227,8 @@ class RemoteEngine:
             reasons.append(f"Pictures are {how} the model's square of {self._side()} pixels here, and sent as that.")
         else:
             reasons.append("Pictures are sent as they came; the server makes of them what it makes.")
+        if served.dialect.note:
+            reasons.append(served.dialect.note)
         return tuple(reasons)
 
 

@@ -23,6 +23,7 @@ from llava_demo.errors import (
     RequestTooLarge,
     UnsupportedParameter,
 )
+from llava_demo.wire.dialects import EXTENSIONS, UNKNOWN, Dialect, dialect_of
 from llava_demo.wire.messages import messages_json
 
 STREAMED = {"stream": True, "stream_options": {"include_usage": True}}  # for `request_json`: as a stream, counted
@@ -36,13 +37,12 @@ _BY_CODE: dict[str, type[InvalidRequest]] = {
 }
 
 
-def request_json(request: ChatRequest, model: str | None) -> dict[str, Any]:
-    """The body that asks `model` for this, or the server's only one; neutral knobs are left out, `call_from` reads it.
-
-    `top_k`, `min_p` and `repetition_penalty` are not OpenAI's: vLLM, SGLang and this server know them by these names.
+def request_json(request: ChatRequest, model: str | None, dialect: Dialect = UNKNOWN) -> dict[str, Any]:
+    """The body that asks `model` for this, or the server's only one; `call_from` reads it.
 
     Raises:
         InvalidRequest: a raw prompt, for which chat completions have no place.
+        UnsupportedParameter: what the server would leave out without a word.
     """
     if request.is_raw:
         raise InvalidRequest("A raw prompt cannot be sent as a chat completion.", "raw")
@@ -51,9 +51,11 @@ def request_json(request: ChatRequest, model: str | None) -> dict[str, Any]:
     knobs = {
         name: getattr(sampling, name)
         for name in KNOBS
-        if name in stated or getattr(sampling, name) != getattr(neutral, name)
+        if name not in EXTENSIONS and (name in stated or getattr(sampling, name) != getattr(neutral, name))
     }
-    body: dict[str, Any] = {"messages": messages_json(request.messages)} | knobs
+    if dialect.needs_partial_top_p and sampling.top_p == 1:
+        del knobs["top_p"]
+    body: dict[str, Any] = {"messages": messages_json(request.messages)} | knobs | dialect.fields_of(request)
     if model is not None:
         body["model"] = model
     if sampling.seed is not None:
@@ -68,7 +70,8 @@ def request_json(request: ChatRequest, model: str | None) -> dict[str, Any]:
 class AnswerReader:
     """One answer, event by event; servers send its end and its token counts in one event or in two."""
 
-    def __init__(self) -> None:
+    def __init__(self, has_logprobs: bool = False) -> None:
+        self._has_logprobs = has_logprobs
         self._finish_reason: FinishReason | None = None
         self._usage: Usage | None = None
         self._pieces = 0  # with text
@@ -79,6 +82,7 @@ class AnswerReader:
 
         Raises:
             DemoError: the event is an error, or nothing that can be read.
+            UnsupportedParameter: the first text lacks the log-probabilities that were asked for.
         """
         if not data.strip():
             return Chunk()
@@ -93,6 +97,8 @@ class AnswerReader:
         self._finish_reason = chunk.finish_reason or self._finish_reason
         self._usage = chunk.usage or self._usage
         text = chunk.text
+        if text and not self._pieces and self._has_logprobs and not chunk.logprobs:
+            raise UnsupportedParameter("The server that answers gives no logprobs; leave it out.", "logprobs")
         if not self._pieces:
             text = text.removeprefix(" ")  # before a first word; not every server drops this space
         self._pieces += bool(text)
@@ -243,9 +249,11 @@ class Served:
     """What a server tells about the model that is wanted, or about its first one. None where it does not tell.
 
     `context_tokens` is `max_model_len` of vLLM and SGLang; the fields after it are only this project's own server's.
+    `dialect` is how it wants to be asked.
     """
 
     model: str | None = None
+    dialect: Dialect = UNKNOWN
     context_tokens: int | None = None
     image_tokens: int | None = None
     image_side: int | None = None
@@ -264,6 +272,7 @@ def served_from(listing: Any, wanted: str | None = None) -> Served:
 
     return Served(
         model=wanted or entry.get("id"),
+        dialect=dialect_of(entry),
         context_tokens=number("max_model_len"),
         image_tokens=number("image_tokens"),
         image_side=number("image_side"),
