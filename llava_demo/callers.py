@@ -2,13 +2,15 @@
 
 import hashlib
 import secrets
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
-from starlette.types import Scope
+from starlette.types import Message, Receive, Scope
 
 from llava_demo.errors import TooManyRequests
 
@@ -18,6 +20,7 @@ WRONG_KEYS = 10  # wrong keys a caller may try at once; one more every KEY_S sec
 KEY_S = 6.0
 
 _SCOPE_KEY = "llava_demo.caller"
+_GONE_KEY = "llava_demo.caller_is_gone"
 _HEADER = b"x-llava-demo-caller"
 _SITE_BITS = 64  # network part of an IPv6 address; a caller can vary the rest
 
@@ -33,6 +36,12 @@ def caller_name(scope: Scope) -> str:
     return name
 
 
+def is_gone(connection: HTTPConnection | None) -> bool:
+    """Whether a request comes from our MCP server, whose own caller has disconnected: Gradio 6.31 goes on with it."""
+    gone: threading.Event | None = connection.scope.get(_GONE_KEY) if connection else None
+    return gone is not None and gone.is_set()
+
+
 class Callers:
     """Names the callers of a server.
 
@@ -44,14 +53,11 @@ class Callers:
         self._names = {f"Bearer {key}": f"key {hashlib.sha256(key.encode()).hexdigest()[:16]}" for key in keys}
         self._proxies = tuple(proxies)
         self._secret = secrets.token_hex(16).encode()
+        self._asking: dict[bytes, threading.Event] = {}  # requests to our MCP server: is the caller gone?
         self._wrong_keys: dict[str, float] = {}  # when, by caller, all that were tried are forgotten
 
     def name(self, scope: Scope) -> None:
-        """Write the caller's name, and its true address and scheme, into an HTTP scope.
-
-        Gradio's MCP server asks this server again, with the headers of its caller: a header of ours tells whose they
-        are. A forged one is dropped.
-        """
+        """Write the caller's name, and its true address and scheme, into an HTTP scope."""
         headers = Headers(scope=scope)
         peer = scope["client"][0] if scope.get("client") else ""
         if self._is_proxy(peer):
@@ -60,12 +66,35 @@ class Callers:
             if (scheme := headers.get("x-forwarded-proto", "").strip()) in ("http", "https"):
                 scope["scheme"] = scheme
         secret, _, passed_on = headers.get(_HEADER.decode(), "").encode("latin-1").partition(b" ")
-        is_ours = secrets.compare_digest(secret, self._secret)
-        name = passed_on.decode() if is_ours else self._names.get(headers.get("authorization", "")) or _site_of(peer)
-        scope[_SCOPE_KEY] = name
+        if secrets.compare_digest(secret, self._secret):
+            number, _, name = passed_on.partition(b" ")
+            scope[_SCOPE_KEY], scope[_GONE_KEY] = name.decode(), self._asking.get(number)
+        else:
+            scope[_SCOPE_KEY] = self._names.get(headers.get("authorization", "")) or _site_of(peer)
         scope["headers"] = [(key, value) for key, value in scope["headers"] if key != _HEADER]
-        if scope["path"].startswith("/gradio_api/mcp"):
-            scope["headers"].append((_HEADER, self._secret + b" " + name.encode()))
+
+    @contextmanager
+    def asked_through_mcp(self, scope: Scope, receive: Receive) -> Iterator[Receive]:
+        """Within the block the requests with which Gradio's MCP server asks this server again are its caller's.
+
+        They have the headers of its caller: one of ours tells whose they are. A forged one is dropped by `name`. The
+        `receive` that it gives takes note of a caller that disconnects.
+        """
+        number, gone = secrets.token_hex(8).encode(), threading.Event()
+        value = b" ".join((self._secret, number, caller_name(scope).encode()))
+        scope["headers"].append((_HEADER, value))
+
+        async def noting() -> Message:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                gone.set()
+            return message
+
+        self._asking[number] = gone
+        try:
+            yield noting
+        finally:
+            del self._asking[number]
 
     def check_attempts(self, scope: Scope) -> None:
         """Raises:

@@ -16,8 +16,10 @@ import pytest
 from checkpoints import engine_of
 from pictures import png
 from servers import Server, serving
+from starlette.requests import HTTPConnection
+from starlette.types import Message, Scope
 
-from llava_demo.callers import Callers
+from llava_demo.callers import Callers, caller_name, is_gone
 from llava_demo.errors import InvalidRequest, RequestTimeout, RequestTooLarge, TooManyRequests
 from llava_demo.images import ImageLimits
 from llava_demo.model.llava import Llava
@@ -394,11 +396,18 @@ def test_mcp_callers_are_the_same_when_gradio_asks_itself() -> None:
     callers = Callers()
     scope = scope_of("/gradio_api/mcp/") | {"client": ("192.0.2.7", 1)}
     callers.name(scope)
-    passed_on = {name.decode(): value.decode() for name, value in scope["headers"]}  # type: ignore[union-attr]
-    again = {"type": "http", "path": "/gradio_api/queue/join", "method": "POST", "client": ("127.0.0.1", 1)}
-    again["headers"] = [(name.encode(), value.encode()) for name, value in passed_on.items()]
-    callers.name(again)
-    assert again["llava_demo.caller"] == "192.0.2.7"
+
+    async def leaving() -> Message:
+        return {"type": "http.disconnect"}
+
+    with callers.asked_through_mcp(scope, leaving) as receive:
+        again: Scope = {"type": "http", "path": "/gradio_api/queue/join", "method": "POST", "client": ("127.0.0.1", 1)}
+        again["headers"] = list(scope["headers"])  # type: ignore[call-overload]
+        callers.name(again)
+        assert caller_name(again) == "192.0.2.7"
+        assert not is_gone(HTTPConnection(again))
+        asyncio.run(receive())  # type: ignore[arg-type]
+        assert is_gone(HTTPConnection(again))
 
 
 def test_check_json_raises_invalid_request() -> None:

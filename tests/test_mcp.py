@@ -79,10 +79,20 @@ def test_a_conversation_goes_on(miniature: Server) -> None:
         ({"temperature": 9}, r"temperature is 9; it must be a number from 0 to 2\."),
         ({"prompt": "word " * 7000}, "the model holds"),
         ({"image": "/etc/passwd"}, "provide a url"),
-        ({"image": "data:image/png;base64,aGVsbG8="}, "400 Bad Request.*/gradio_api/upload"),  # in Gradio's words
+        ({"image": "data:image/png;base64,aGVsbG8="}, "not a picture"),
+        ({"image": "data:image/png;base64,@@@"}, "not valid base64"),
+        ({"image": "data:image/png,hello"}, "not a picture"),
         ({"image": "http://127.0.0.1:1/a.png"}, "not public"),
     ],
-    ids=["a knob", "a long prompt", "a path", "no picture", "an address of this machine"],
+    ids=[
+        "a knob",
+        "a long prompt",
+        "a path",
+        "no picture",
+        "no base64",
+        "no base64 and no picture",
+        "an address of this machine",
+    ],
 )
 def test_what_is_wrong_comes_back_as_words(miniature: Server, change: dict[str, Any], words: str) -> None:
     result = call(miniature.url, "ask", {"image": DATA_URL, "prompt": "Hello"} | change)

@@ -150,6 +150,7 @@ def _rules(page: gr.Blocks, settings: Settings) -> Rules:
         Gate(),
         Bodies(BodyLimits.of(limits, max_body_bytes(limits))),
         UploadFolder(Path(gr.utils.get_upload_folder()), partial(check_upload, limits=limits), shown),
+        limits,
     )
 
 

@@ -18,10 +18,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from llava_demo.api import demo_error, is_rest
 from llava_demo.callers import Callers
 from llava_demo.errors import DemoError, InvalidRequest, RequestTooLarge, UnknownRoute
+from llava_demo.images import ImageLimits
 from llava_demo.serve.bodies import Bodies, Body, check_json
 from llava_demo.serve.gate import Gate
 from llava_demo.serve.origins import Origins
 from llava_demo.serve.uploads import UploadFolder
+from llava_demo.wire.mcp import refusal_of_call
 
 WRITE_S = 60.0  # for a piece of an answer to be taken; a caller that reads nothing would hold its connection for ever
 _SMALL_BYTES = 32_768  # JSON that is checked in less time than a thread takes
@@ -57,6 +59,7 @@ class Rules:
     gate: Gate
     bodies: Bodies
     uploads: UploadFolder
+    limits: ImageLimits
 
 
 class Guard:
@@ -110,16 +113,20 @@ class Guard:
         if is_post and path.startswith("/gradio_api/upload"):
             await self._upload(scope, body, answer)
         elif is_post and path.startswith("/gradio_api/"):
-            await self._app(scope, await self._checked_json(path, body), answer.send)
+            value, receive = await self._checked_json(path, body)
+            if path.startswith("/gradio_api/mcp"):
+                await self._tool(value, scope, receive, answer)
+            else:
+                await self._app(scope, receive, answer.send)
         else:
             await self._app(scope, body.receive, answer.send)
 
-    async def _checked_json(self, path: str, body: Body) -> Receive:
+    async def _checked_json(self, path: str, body: Body) -> tuple[Any, Receive]:
         data = await body.whole()
         value = await asyncio.to_thread(check_json, data) if len(data) > _SMALL_BYTES else check_json(data)
         if not path.startswith("/gradio_api/mcp"):
             self._check_event(path, value)
-        return body.replayed(data)
+        return value, body.replayed(data)
 
     def _check_event(self, path: str, value: Any) -> None:
         """Raises:
@@ -138,6 +145,12 @@ class Guard:
             raise UnknownRoute("The page has no such event; reload it.")
         if "data" in value and not isinstance(value["data"], list):
             raise InvalidRequest("data must be a list, one value for each input.", "data")
+
+    async def _tool(self, call: Any, scope: Scope, receive: Receive, answer: "_Answer") -> None:
+        rules = self._rules
+        refusal = await asyncio.to_thread(refusal_of_call, call, rules.limits)
+        with rules.callers.asked_through_mcp(scope, receive) as receive_noting:
+            await (JSONResponse(refusal) if refusal else self._app)(scope, receive_noting, answer.send)
 
     async def _upload(self, scope: Scope, body: Body, answer: "_Answer") -> None:
         """Have Gradio write the files, then look at them; what is no picture is deleted and refused."""

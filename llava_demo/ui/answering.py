@@ -4,6 +4,7 @@ import time
 
 import gradio as gr
 from gradio.context import LocalContext
+from starlette.requests import HTTPConnection
 
 from llava_demo.callers import caller_of
 from llava_demo.chat import Chunk
@@ -47,6 +48,12 @@ def caller_of_event() -> str:
         return ""
     address = caller_of(event.request)
     return f"{event.username} at {address}" if event.username else address
+
+
+def request_of_event() -> HTTPConnection | None:
+    """The HTTP request with which the Gradio event came that is handled."""
+    event: gr.Request | None = LocalContext.request.get(None)
+    return event and event.request
 
 
 def numbers_of(measured: AnswerRecord) -> str:

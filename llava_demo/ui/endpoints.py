@@ -12,6 +12,7 @@ import gradio as gr
 from gradio.data_classes import FileData
 
 from llava_demo import __version__
+from llava_demo.callers import is_gone
 from llava_demo.chat import (
     KNOBS,
     MAX_MESSAGE_CHARACTERS,
@@ -26,7 +27,7 @@ from llava_demo.errors import DemoError, InvalidRequest
 from llava_demo.images import ImageLimits
 from llava_demo.images.download import Downloads
 from llava_demo.log import AnswerRecord
-from llava_demo.ui.answering import Growth, caller_of_event
+from llava_demo.ui.answering import Growth, caller_of_event, request_of_event
 from llava_demo.ui.uploads import Uploads, leave_addresses_alone
 from llava_demo.wire.messages import ImageFromUrl, messages_from
 
@@ -63,8 +64,6 @@ def add_endpoints(page: gr.Blocks, engine: Engine, limits: ImageLimits, download
     uploads = Uploads(limits, downloads, engine.info.max_images)
 
     async def ask(image: Any, prompt: Any, *knobs: Any) -> AsyncGenerator[str, None]:
-        """Answer a question about a picture. The text grows while it streams."""
-
         def request(from_url: ImageFromUrl) -> ChatRequest:
             if not isinstance(prompt, str):
                 raise InvalidRequest("prompt must be a string.", "prompt")
@@ -76,8 +75,6 @@ def add_endpoints(page: gr.Blocks, engine: Engine, limits: ImageLimits, download
                 yield text
 
     async def chat(messages: Any, *knobs: Any) -> AsyncGenerator[str, None]:
-        """Continue a conversation in OpenAI's form. The text grows while it streams."""
-
         def request(from_url: ImageFromUrl) -> ChatRequest:
             turns = messages_from(messages, lambda file: uploads.opened(file, from_url), limits, from_url)
             return ChatRequest(turns, _sampling_from(knobs), caller=caller_of_event())
@@ -87,7 +84,6 @@ def add_endpoints(page: gr.Blocks, engine: Engine, limits: ImageLimits, download
                 yield text
 
     def info() -> dict[str, Any]:
-        """The model, its engine and device, the limits, and how busy it is."""
         return asdict(engine.info) | {
             "version": __version__,
             "limits": _limits(engine, limits),
@@ -104,15 +100,18 @@ def add_endpoints(page: gr.Blocks, engine: Engine, limits: ImageLimits, download
         "Turns as {role, content}; content is a string, or a list of parts: text, handle_file(path or web address), "
         "or image_url with a data URL or a web address.",
     )
-    _publish(page, ask, [image, prompt, *_KNOB_PARAMETERS])
-    _publish(page, chat, [messages, *_KNOB_PARAMETERS])
-    _publish(page, info, [])
+    for endpoint, words, parameters in (
+        (ask, "Answer a question about a picture.", [image, prompt, *_KNOB_PARAMETERS]),
+        (chat, "Continue a conversation in OpenAI's form.", [messages, *_KNOB_PARAMETERS]),
+    ):
+        _publish(page, endpoint, f"{words} The text grows while it streams.", parameters)
+    _publish(page, info, "The model, its engine and device, the limits, and how busy it is.", [])
 
 
-def _publish(page: gr.Blocks, function: Callable[..., Any], parameters: Sequence[_Parameter]) -> None:
-    """Give `function` a signature that Gradio can read, and its parameters their words: for MCP as a docstring."""
-    words = "\n".join(f"    {parameter.name}: {parameter.words}" for parameter in parameters)
-    function.__doc__ = f"{function.__doc__}\n\nArgs:\n{words}"
+def _publish(page: gr.Blocks, function: Callable[..., Any], words: str, parameters: Sequence[_Parameter]) -> None:
+    """Give `function` a signature that Gradio can read, and it and its parameters their words: for MCP a docstring."""
+    about = "\n".join(f"    {parameter.name}: {parameter.words}" for parameter in parameters)
+    function.__doc__ = f"{words}\n\nArgs:\n{about}"  # written here, since `python -OO` drops docstrings
     returns = dict[str, Any] if not parameters else str
     function.__annotations__ = {p.name: p.type for p in parameters} | {"return": returns}
     keyword = inspect.Parameter.POSITIONAL_OR_KEYWORD
@@ -131,11 +130,14 @@ def _publish(page: gr.Blocks, function: Callable[..., Any], parameters: Sequence
 async def _texts(
     engine: Engine, fetched: Callable[[], Awaitable[ImageFromUrl]], request_of: Callable[[ImageFromUrl], ChatRequest]
 ) -> AsyncGenerator[str, None]:
+    connection = request_of_event()
     try:
         request = await asyncio.to_thread(request_of, await fetched())
         growth = Growth(AnswerRecord("gradio_client"))
         async with aclosing(stream_recorded(engine, request, growth.record)) as chunks:
             async for chunk in chunks:
+                if is_gone(connection):
+                    return
                 if growth.takes(chunk):
                     yield growth.text
     except DemoError as error:
