@@ -53,6 +53,11 @@ def test_everything_else_comes_out_as_json_loads_reads_it(body: Any) -> None:
     assert json_from(json.dumps(body).encode()) == body
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_json_is_read_in_the_encodings_that_programs_write(encoding: str) -> None:
+    assert json_from('{"prompt": "é 😀", "n": 1}'.encode(encoding)) == {"prompt": "é 😀", "n": 1}
+
+
 @pytest.mark.parametrize("body", [{"images": NUMBERS}, {"a": {"image": NUMBERS}}, [NUMBERS], {"image": [NUMBERS]}])
 def test_as_many_values_elsewhere_are_not_read(body: Any) -> None:
     with pytest.raises(InvalidRequest, match="more than 100,000 values"):

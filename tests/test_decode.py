@@ -19,8 +19,16 @@ UNSIGNED, SIGNED, FLOAT = 1, 2, 3
 BLACK_IS_ZERO, WHITE_IS_ZERO = 1, 0
 
 
+MOST_255 = {341: (11, struct.unpack("<I", struct.pack("<f", 255))[0])}  # the float that is white
+
+
 def tiff(
-    pixels: bytes, bits: int, photometric: int = BLACK_IS_ZERO, kind: int = UNSIGNED, order: str = "<", most: Any = None
+    pixels: bytes,
+    bits: int,
+    photometric: int = BLACK_IS_ZERO,
+    kind: int = UNSIGNED,
+    order: str = "<",
+    more: dict[int, tuple[int, int]] | None = None,
 ) -> bytes:
     """A grey TIFF of 2 x 1 pixels by the specification, in either byte order; Pillow writes few of these kinds."""
     tags: dict[int, tuple[int, int]] = {
@@ -34,9 +42,7 @@ def tiff(
         278: (4, 1),
         279: (4, len(pixels)),
         339: (3, kind),
-    }
-    if most is not None:
-        tags[341] = (11, struct.unpack(f"{order}I", struct.pack(f"{order}f", most))[0])
+    } | (more or {})
     start = 8 + 2 + 12 * len(tags) + 4
     tags[273] = (4, start)
     entries = b""
@@ -68,7 +74,7 @@ GREYS: dict[str, bytes] = {
         f"signed {bits} bits {order}": tiff(
             struct.pack(f"{order}2{letter}", 0, 2 ** (bits - 1) - 1), bits, kind=SIGNED, order=order
         )
-        for bits, letter in ((16, "h"), (32, "i"))
+        for bits, letter in ((8, "b"), (16, "h"), (32, "i"))
         for order in "<>"
     },
     **{
@@ -76,7 +82,7 @@ GREYS: dict[str, bytes] = {
         for bits, letter in ((32, "f"), (64, "d"))
         for order in "<>"
     },
-    "float with its most in the header": tiff(struct.pack("<2f", 0, 255), 32, kind=FLOAT, most=255),
+    "float with its most in the header": tiff(struct.pack("<2f", 0, 255), 32, kind=FLOAT, more=MOST_255),
     "PNG of 16 bits": png_file(2, 1, 16, 0, b"\0" + words(0, 0xFFFF)),
     "PNG of 2 bits": png_file(2, 1, 2, 0, b"\0" + packed(2, 0, 3)),
 }
@@ -122,6 +128,15 @@ def test_floats_beyond_0_to_1_have_no_agreed_white_and_are_refused(values: tuple
 def test_a_depth_that_no_decoder_reads_is_refused_with_the_reason(bits: int) -> None:
     with pytest.raises(InvalidImage, match="a TIFF that is damaged, or of a rare kind"):
         row(tiff(bytes(2 * bits // 8 + 1), bits))
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize(("photometric", "colors"), [(2, 3), (2, 4), (5, 4)], ids=["RGB", "RGBA", "CMYK"])
+def test_colours_of_16_bits_that_stand_apart_are_refused_and_not_misread(
+    photometric: int, colors: int, order: str
+) -> None:
+    with pytest.raises(InvalidImage, match="16 bits with each colour apart"):
+        Image.from_bytes(tiff(bytes(4 * colors), 16, photometric, order=order, more={277: (3, colors), 284: (3, 2)}))
 
 
 def test_a_jpeg_of_12_bits_is_refused_with_the_reason() -> None:

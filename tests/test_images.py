@@ -7,6 +7,7 @@ import struct
 import zlib
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import PIL.Image
@@ -371,9 +372,20 @@ def test_a_data_url_comes_back_with_the_true_type() -> None:
     assert Image.from_data_url(image.to_data_url()) == image
 
 
-@pytest.mark.parametrize("start", ["data:image/png;base64,", "DATA:;BASE64,", "data:text/plain;charset=utf-8;base64,"])
+@pytest.mark.parametrize(
+    "start",
+    ["data:image/png;base64,", "DATA:;BASE64,", "data:text/plain;charset=utf-8;base64,", "data:image/png; base64,"],
+)
 def test_the_label_of_a_data_url_does_not_matter(start: str) -> None:
     assert Image.from_data_url(start + base64.b64encode(png()).decode()).mime_type == "image/png"
+
+
+def test_a_data_url_may_be_escaped_as_in_an_address() -> None:
+    letters = base64.b64encode(png()).decode()
+    for url in (f"data:image/png;base64,{quote(letters, safe='')}", f"data:image/png,{quote(png())}"):
+        assert Image.from_data_url(url).data == png()
+    with pytest.raises(ImageTooLarge):
+        Image.from_data_url("data:," + "%41" * 1000, ImageLimits(max_bytes=999))
 
 
 @pytest.mark.parametrize(
@@ -384,7 +396,9 @@ def test_the_label_of_a_data_url_does_not_matter(start: str) -> None:
         ("file:///etc/passwd", "must be given as a data URL"),
         ("/etc/passwd", "must be given as a data URL"),
         ("", "must be given as a data URL"),
-        ("data:image/png,abc", "must be given as a data URL"),
+        ("data:image/png;base64", "must be given as a data URL"),
+        ("data:image/png,abc", "not a picture"),
+        ("data:image/png;base64,%%%", "not valid base64"),
         ("data:image/svg+xml;base64,PHN2Zy8+", "This is an SVG"),
         ("data:image/png;base64,", "This is an empty file"),
         ("data:image/png;base64,@@@@", "not valid base64"),

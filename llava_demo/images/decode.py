@@ -56,7 +56,8 @@ MAX_SIDE_KEPT = 4096  # what any model looks at is smaller: a few tiles of at mo
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_PIXELS = frozenset((b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"))
 _MAX_EXIF_BYTES = 2**20
-_BITS, _PHOTOMETRIC, _TILE_WIDTH, _TILE_LENGTH, _SAMPLE_FORMAT, _MOST = 258, 262, 322, 323, 339, 341  # TIFF's tags
+# TIFF's tags
+_BITS, _PHOTOMETRIC, _PLANES, _TILE_WIDTH, _TILE_LENGTH, _SAMPLE_FORMAT, _MOST = 258, 262, 284, 322, 323, 339, 341
 _SIGNED, _FLOAT = 2, 3  # sample formats
 _ORIENTATION = 0x0112
 
@@ -111,6 +112,9 @@ def header_of(data: bytes, limits: ImageLimits) -> Header:
     """
     picture = _opened(data)
     try:
+        is_planar = _tag(picture, _PLANES, 1) == 2
+        if is_planar and picture.tile[0].codec_name == "raw" and _tag(picture, _BITS, 8) > 8:  # Pillow 12 misreads it
+            raise InvalidImage("The picture is a TIFF of 16 bits with each colour apart; save it with 8 bits.")
         sizes = [picture.size, *_hidden_sizes(picture, data)]
         is_plain = _is_plain(picture)
     except _DECODER_ERRORS as error:
@@ -246,7 +250,7 @@ def _shrunk(picture: PIL.Image.Image) -> PIL.Image.Image:
 def _eight_bits(picture: PIL.Image.Image, data: bytes) -> PIL.Image.Image:
     """The picture with numbers from 0 to 255, and a see-through colour in the same numbers."""
     key = picture.info.get("transparency")
-    if picture.mode[0] in "IF":
+    if picture.mode[0] in "IF" or (picture.mode == "L" and _tag(picture, _SAMPLE_FORMAT, 1) == _SIGNED):
         return _grey_of_numbers(picture, key)
     if picture.format == "PNG" and picture.mode == "L" and isinstance(key, int):
         depth = data[24]  # Pillow 12 widens pixels of 2 and 4 bits to 8, but not this
@@ -263,6 +267,8 @@ def _grey_of_numbers(picture: PIL.Image.Image, key: Any) -> PIL.Image.Image:
     import numpy as np
 
     values = np.asarray(picture)
+    if picture.mode == "L":
+        values = values.view(np.int8)
     if picture.mode == "I" and _tag(picture, _SAMPLE_FORMAT, 1) != _SIGNED:
         values = values.view(np.uint32)  # Pillow has signed ones only
     white = _white_of(picture, values)

@@ -12,6 +12,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, unquote_to_bytes
 
 import PIL.Image
 
@@ -64,13 +65,19 @@ class Image:
 
     @classmethod
     def from_data_url(cls, url: str, limits: ImageLimits = ImageLimits()) -> "Image":
-        """Take `data:image/...;base64,...`, the form in which OpenAI's clients send a file; its label is ignored."""
+        """Take `data:image/...;base64,...`, the form in which OpenAI's clients send a file; its label is ignored.
+
+        As browsers do, it reads what is escaped by percent signs, in base64 or in place of it (RFC 2397).
+        """
         if url[:8].lower().startswith(("http://", "https://")):
             raise InvalidImage("This server fetches no web addresses; send the picture's bytes as a data URL.")
         head, comma, body = url.partition(",")
-        if not (comma and head[:5].lower() == "data:" and head[-7:].lower() == ";base64"):
+        if not comma or head[:5].lower() != "data:":
             raise InvalidImage("A picture must be given as a data URL, data:image/jpeg;base64,...")
-        return cls.from_base64(body, limits)
+        if head.lower().replace(" ", "").endswith(";base64"):
+            return cls.from_base64(unquote(body) if "%" in body else body, limits)
+        _check_bytes(len(body) - 2 * body.count("%"), limits)
+        return cls.from_bytes(unquote_to_bytes(body), limits)
 
     @classmethod
     def from_base64(cls, text: str, limits: ImageLimits = ImageLimits()) -> "Image":
