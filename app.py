@@ -1,8 +1,10 @@
 """What a Space runs. `python app.py` is `python -m llava_demo serve`, with the same options."""
 
 import sys
-
-from llava_demo.__main__ import main
+from pathlib import Path
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent))  # PYTHONSAFEPATH keeps it out
+    from llava_demo.__main__ import main
+
     sys.exit(main(["serve", *sys.argv[1:]], program="python app.py"))

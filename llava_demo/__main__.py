@@ -1,6 +1,7 @@
 """`python -m llava_demo`: the command line, or one line that says why this Python cannot run it."""
 
 import sys
+import warnings
 
 PROGRAM = "python -m llava_demo"
 OLDEST_PYTHON = (3, 11)
@@ -11,6 +12,8 @@ def main(arguments=None, program=PROGRAM):  # type: ignore[no-untyped-def]  # an
     if sys.version_info < OLDEST_PYTHON:
         sys.stderr.write("%s needs Python 3.11 or newer; this is %d.%d.\n" % (program, *sys.version_info[:2]))  # noqa: UP031
         return 1
+    if any(option.startswith("error") for option in sys.warnoptions):
+        warnings.simplefilter("default")  # PYTHONWARNINGS of a developer: a library's warning would end the start
     try:
         from llava_demo import cli
 

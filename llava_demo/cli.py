@@ -61,7 +61,11 @@ def serve(arguments: Sequence[str], program: str) -> int:
     settings = Settings.from_command_line(arguments, program)
     reach_own_address(settings.host)  # before Gradio is imported, which makes HTTP clients
     _announce("Starting: the page is up in a few seconds.")
-    claim_upload_folder(settings.port)
+    try:
+        claim_upload_folder(settings.port)
+    except OSError as error:
+        words = "There is no folder where uploads could be kept; set TMPDIR to one that can be written."
+        raise SettingError(words) from error
     from llava_demo.serve import launch
 
     launch(settings)
@@ -89,6 +93,7 @@ def ask(arguments: Sequence[str], program: str) -> int:
     images = tuple(_image(path, settings.image_limits) for path in paths)
     request = ChatRequest((Message("user", prompt, images),), sampling)
 
+    reach_own_address(settings.host)
     _announce("Loading the model.")
     log.setup(settings.log_format)
     from llava_demo.engines.load import load_engine
@@ -129,6 +134,7 @@ def caption(arguments: Sequence[str], program: str) -> int:
     if not captions.waiting:
         sys.stderr.write(f"{captions.summary()}\n")
         return 0
+    reach_own_address(settings.host)
     _announce("Loading the model.")
     from llava_demo.engines.load import load_engine
 
@@ -144,6 +150,7 @@ def check(arguments: Sequence[str], program: str) -> int:
     )
     add_options(parser, ("model", "remote", "pictures"))
     settings = Settings.of(vars(parser.parse_args(arguments)))
+    reach_own_address(settings.host)
     _announce("Asking the server." if settings.is_remote else "Loading the model.")
     from llava_demo.engines.load import load_engine
 

@@ -11,7 +11,11 @@ def claim_upload_folder(port: int) -> Path:
 
     Its own folder is shared by all users of a machine: it belongs to the first, and the others' servers do not start.
     If another user owns that name, the folder gets a new one.
+
+    Raises:
+        OSError: there is no place where a folder could be made.
     """
+    os.umask(os.umask(0o077) & 0o077)  # whatever it takes from others, the owner must read the files
     given = os.environ.get("GRADIO_TEMP_DIR") or tempfile.gettempdir()
     user = os.getuid() if hasattr(os, "getuid") else 0
     folder = Path(given) / f"llava_demo-{user}-{port}"

@@ -64,7 +64,9 @@ def _default_host() -> str:
 
 
 def reach_own_address(host: str) -> None:
-    """Have this process reach its own server directly: Gradio 6.31 asks its page at the start, through any proxy.
+    """Have this process reach this machine directly, where a remote engine's server may be, too.
+
+    Gradio 6.31 asks its page at the start, through any proxy.
 
     Raises:
         SettingError: the proxy is one that httpx cannot use, so that no request could be made at all.

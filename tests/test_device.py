@@ -1,11 +1,12 @@
 """What is decided for which machine; the machines are described, so that no GPU is needed."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from llava_demo.model.device import Hardware, Weights, Wishes, bytes_needed, planned
+from llava_demo.model.device import GIB, Hardware, Weights, Wishes, bytes_needed, planned
 
 CPU, CPU_INT8 = Hardware("CPU"), Hardware("CPU", has_fast_int8=True)
 T4 = Hardware("Tesla T4", (7, 5), 15 * 2**30)
@@ -120,6 +121,56 @@ def test_an_old_driver_is_named_and_what_to_do(monkeypatch: pytest.MonkeyPatch) 
 def test_a_machine_without_a_gpu_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     none = RuntimeError("Found no NVIDIA driver on your system.")
     assert without_a_gpu(monkeypatch, "13.0", none) == "there is no CUDA GPU"
+
+
+@pytest.fixture
+def cards(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Have torch tell of GPUs with these names, capabilities and free gigabytes, and of what it was built for."""
+
+    def tell(archs: list[str], *found: tuple[str, tuple[int, int], int]) -> None:
+        monkeypatch.setattr(torch.version, "cuda", "13.0")
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: len(found))
+        monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: archs)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: found[index][0])
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: found[index][1])
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (found[index][2] * GIB, 80 * GIB))
+
+    return tell
+
+
+BUILT = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_90a", "sm_100"]
+
+
+def test_a_card_that_this_torch_has_no_code_for_is_named_and_the_cpu_answers(cards: Any) -> None:
+    cards(BUILT, ("NVIDIA GeForce GTX 1080", (6, 1), 8))
+    hardware = Hardware.found()
+    assert not hardware.has_gpu
+    assert "has no code for NVIDIA GeForce GTX 1080, sm_61, only for sm_75" in hardware.why_no_gpu
+
+
+@pytest.mark.parametrize(
+    ("archs", "capability", "is_driven"),
+    [
+        (BUILT, (8, 9), True),  # code for 8.6 runs
+        (BUILT, (7, 0), False),  # older than what was built
+        (BUILT, (12, 0), False),  # newer than what was built
+        ([*BUILT, "compute_100"], (12, 0), True),  # compiled when it is first used
+        (["sm_90a"], (9, 0), True),
+        (["sm_100a"], (10, 3), False),  # "a" is for that very chip
+        (["sm_100f"], (10, 3), True),  # "f" for its family
+    ],
+)
+def test_code_for_a_card_is_code_for_its_generation(
+    cards: Any, archs: list[str], capability: tuple[int, int], is_driven: bool
+) -> None:
+    cards(archs, ("a card", capability, 8))
+    assert Hardware.found().has_gpu is is_driven
+
+
+def test_the_freest_card_is_taken_of_those_that_can_compute(cards: Any) -> None:
+    cards(BUILT, ("A", (8, 0), 20), ("old", (6, 1), 80), ("B", (8, 0), 30))
+    assert (Hardware.found().name, Hardware.found().index) == ("B", 2)
 
 
 def test_the_hardware_here_is_found() -> None:

@@ -10,13 +10,29 @@ import pytest
 from pictures import png
 from processes import ROOT, START_LIMIT_S, other_server
 
+from llava_demo.__main__ import main
+from llava_demo.folder import claim_upload_folder
+
 BARE = {"PATH": "/usr/bin:/bin"}  # as of `env -i`
 NOWHERE = "127.0.0.1:9"
 SERVE = ("llava_demo", "serve", "--model", "miniature", "--port", "PORT")
 
 
+def run(*command: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+    """Run Python with these variables and no others."""
+    return subprocess.run(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env=BARE | variables,
+        capture_output=True,
+        text=True,
+        timeout=START_LIMIT_S,
+        check=False,
+    )
+
+
 def serves(**variables: str) -> None:
-    """Start with these variables and no others, show the page, and answer a question about a picture."""
+    """With these variables and no others: start, show the page, and answer a picture and a question of `ask`."""
     with (
         other_server(*SERVE, health="health/ready", variables=BARE | variables, is_bare=True) as server,
         httpx.Client(base_url=server.url, timeout=START_LIMIT_S) as client,
@@ -25,10 +41,17 @@ def serves(**variables: str) -> None:
         assert answer.status_code == 200, answer.text
         assert client.get("").status_code == 200
         assert client.get("gradio_api/mcp/schema").status_code == 200
+        done = run("-m", "llava_demo", "ask", "--remote-url", server.url, "What can you do?", **variables)
+        assert done.returncode == 0, done.stderr
+        assert "I" in done.stdout
 
 
 def test_it_starts_in_a_bare_shell() -> None:
     serves(LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0", PYTHONIOENCODING="ascii", HOME="/nowhere")
+
+
+def test_it_starts_with_a_developers_variables() -> None:
+    serves(PYTHONWARNINGS="error", PYTHONOPTIMIZE="2", PYTHONDONTWRITEBYTECODE="1", PYTHONWARNDEFAULTENCODING="1")
 
 
 def test_it_starts_on_a_companys_laptop() -> None:
@@ -37,17 +60,52 @@ def test_it_starts_on_a_companys_laptop() -> None:
     serves(HTTP_PROXY=proxy, https_proxy=proxy, ALL_PROXY=f"socks5h://{NOWHERE}", NO_PROXY="intranet.example")
 
 
-@pytest.mark.parametrize("address", ["socks://127.0.0.1:9", "http://127.0.0.1:port", "ftp://proxy.example"])
-def test_a_proxy_that_cannot_be_used_is_one_line(address: str) -> None:
-    command = [sys.executable, "-m", "llava_demo", "serve", "--model", "miniature"]
-    variables = BARE | {"ALL_PROXY": address}
-    done = subprocess.run(
-        command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=START_LIMIT_S, check=False
-    )
+@pytest.mark.parametrize(
+    ("address", "command"),
+    [
+        ("socks://127.0.0.1:9", "serve --model miniature"),
+        ("http://127.0.0.1:port", "check --remote-url http://127.0.0.1:9"),
+        ("ftp://proxy.example", "ask --remote-url http://127.0.0.1:9 Hello"),
+    ],
+)
+def test_a_proxy_that_cannot_be_used_is_one_line(address: str, command: str) -> None:
+    done = run("-m", "llava_demo", *command.split(), ALL_PROXY=address)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert "proxy in ALL_PROXY cannot be used; it must begin with http://" in done.stderr
     assert address not in done.stderr  # it may hold a password
+
+
+def test_app_py_finds_its_package_where_python_does_not_look_beside_it() -> None:
+    done = run("app.py", "--version-of-nothing", PYTHONSAFEPATH="1")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "python app.py: unrecognized arguments" in done.stderr
+
+
+def test_without_any_folder_for_uploads_one_line_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def nowhere() -> str:
+        raise FileNotFoundError("No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr("tempfile.gettempdir", nowhere)
+    monkeypatch.setattr("tempfile.mkdtemp", lambda **_: nowhere())
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "/proc/nowhere")
+    assert main(["serve", "--model", "miniature"]) == 2
+    assert "no folder where uploads could be kept; set TMPDIR" in capsys.readouterr().err
+
+
+def test_uploads_can_be_read_whatever_the_umask_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "a" / "b"))
+    before = os.umask(0o777)
+    try:
+        folder = claim_upload_folder(7860)
+        file = folder / "picture.png"
+        file.write_bytes(b"")
+    finally:
+        os.umask(before)
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert [path.stat().st_mode & 0o700 for path in (folder, folder.parent, folder.parent.parent)] == [0o700] * 3
 
 
 def test_exceptions_that_were_made_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -23,13 +23,16 @@ class Hardware:
     free_bytes: int = 0  # free GPU memory
     why_no_gpu: str = "there is no CUDA GPU"  # where there is none, and the way out if it is a matter of software
     has_fast_int8: bool = False  # a CPU that multiplies 8-bit integers faster than float32
-    index: int = 0  # the chosen GPU: the one with the most free memory
+    index: int = 0  # the chosen GPU: of those that this torch has code for the one with the most free memory
 
     @classmethod
     def found(cls) -> "Hardware":
         if not torch.cuda.is_available():
             return cls("CPU", why_no_gpu=_why_no_gpu())
-        index = max(range(torch.cuda.device_count()), key=lambda index: torch.cuda.mem_get_info(index)[0])
+        usable = [index for index in range(torch.cuda.device_count()) if _has_code_for(index)]
+        if not usable:
+            return cls("CPU", why_no_gpu=_why_no_code())
+        index = max(usable, key=lambda index: torch.cuda.mem_get_info(index)[0])
         free, _ = torch.cuda.mem_get_info(index)
         return cls(torch.cuda.get_device_name(index), torch.cuda.get_device_capability(index), free, index=index)
 
@@ -152,6 +155,32 @@ def _attention(wish: str, hardware: Hardware, dtype: torch.dtype) -> tuple[str, 
     if importlib.util.find_spec("flash_attn") is None:
         return "sdpa", "PyTorch's own attention (SDPA): the package flash_attn is not installed."
     return "flash_attention_2", f"FlashAttention 2: flash_attn is installed and {hardware.name} runs it."
+
+
+def _has_code_for(index: int) -> bool:
+    """Whether this torch can compute on a GPU: with code for its generation, or code to be compiled for later ones."""
+    if torch.version.cuda is None:  # ROCm names its chips in other ways
+        return True
+    capability = torch.cuda.get_device_capability(index)
+    for arch in torch.cuda.get_arch_list():  # "sm_75", "sm_90a", "compute_120"
+        kind, _, version = arch.partition("_")
+        built = divmod(int(version.rstrip("af")), 10)
+        if kind == "compute" and built <= capability:
+            return True
+        if kind == "sm" and (
+            built == capability or (built[0] == capability[0] and version[-1] != "a" and built <= capability)
+        ):
+            return True
+    return False
+
+
+def _why_no_code() -> str:
+    major, minor = torch.cuda.get_device_capability(0)
+    card, built = torch.cuda.get_device_name(0), ", ".join(torch.cuda.get_arch_list())
+    return (
+        f"torch {torch.__version__} has no code for {card}, sm_{major}{minor}, only for {built} "
+        "(install another build from https://pytorch.org/get-started/previous-versions)"
+    )
 
 
 def _why_no_gpu() -> str:
