@@ -112,8 +112,8 @@ def header_of(data: bytes, limits: ImageLimits) -> Header:
     """
     picture = _opened(data)
     try:
-        is_planar = _tag(picture, _PLANES, 1) == 2
-        if is_planar and picture.tile[0].codec_name == "raw" and _tag(picture, _BITS, 8) > 8:  # Pillow 12 misreads it
+        is_wide = _tag(picture, _PLANES, 1) == 2 and _tag(picture, _BITS, 8) > 8
+        if is_wide and getattr(picture, "tile", [("",)])[0][0] == "raw":  # Pillow 12 misreads it, and says nothing
             raise InvalidImage("The picture is a TIFF of 16 bits with each colour apart; save it with 8 bits.")
         sizes = [picture.size, *_hidden_sizes(picture, data)]
         is_plain = _is_plain(picture)

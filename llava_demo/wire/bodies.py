@@ -146,7 +146,7 @@ class AnswerFormat(Body):
     @property
     def schema_text(self) -> str:
         """The schema as JSON, for `SamplingParams`."""
-        nested = self.json_schema and self.json_schema.given
+        nested = self.json_schema.given if self.json_schema else None
         return schema_text(self.given if nested is None else nested)
 
 
