@@ -67,7 +67,7 @@ def test_the_requirements_resolve_with_the_install_line_of_a_space(more: list[st
     lines = [line.format(sdk_version=front["sdk_version"]) for line in WITH_A_SPACE]
     (tmp_path / "space.txt").write_text("\n".join([*lines, *more]))
     python = front["python_version"].strip('"')
-    options = ["--python-version", python, "--python-platform", "x86_64-manylinux_2_28", "--only-binary", ":all:"]
+    options = ["--python-version", python, "--python-platform", "x86_64-manylinux_2_31", "--only-binary", ":all:"]
     files = [str(ROOT / "requirements.txt"), str(tmp_path / "space.txt")]
     done = subprocess.run(
         [find_uv_bin(), "pip", "compile", "--quiet", "--no-annotate", "--no-header", *options, *files],

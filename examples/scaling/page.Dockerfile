@@ -2,7 +2,7 @@
 FROM python:3.12-slim
 WORKDIR /app
 COPY requirements.txt .
-RUN grep -vE '^(torch|transformers|accelerate|bitsandbytes|tokenizers|spaces|pytest)\b' requirements.txt > page.txt \
+RUN grep -vE '^(torch|transformers|accelerate|bitsandbytes|tokenizers|llguidance|spaces|pytest)\b' requirements.txt > page.txt \
     && pip install --no-cache-dir -r page.txt
 COPY app.py .
 COPY llava_demo llava_demo
