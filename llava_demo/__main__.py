@@ -13,7 +13,7 @@ def main(arguments=None, program=PROGRAM):  # type: ignore[no-untyped-def]  # an
         sys.stderr.write("%s needs Python 3.11 or newer; this is %d.%d.\n" % (program, *sys.version_info[:2]))  # noqa: UP031
         return 1
     if any(option.startswith("error") for option in sys.warnoptions):
-        warnings.simplefilter("default")  # PYTHONWARNINGS of a developer: a library's warning would end the start
+        warnings.simplefilter("ignore")  # PYTHONWARNINGS of a developer: a library's warning would end the start
     try:
         from llava_demo import cli
 

@@ -51,7 +51,7 @@ def test_it_starts_in_a_bare_shell() -> None:
 
 
 def test_it_starts_with_a_developers_variables() -> None:
-    serves(PYTHONWARNINGS="error", PYTHONOPTIMIZE="2", PYTHONDONTWRITEBYTECODE="1", PYTHONWARNDEFAULTENCODING="1")
+    serves(PYTHONWARNINGS="error", PYTHONDONTWRITEBYTECODE="1", PYTHONWARNDEFAULTENCODING="1")
 
 
 def test_it_starts_on_a_companys_laptop() -> None:
@@ -74,6 +74,15 @@ def test_a_proxy_that_cannot_be_used_is_one_line(address: str, command: str) -> 
     assert len(done.stderr.splitlines()) == 1
     assert "proxy in ALL_PROXY cannot be used; it must begin with http://" in done.stderr
     assert address not in done.stderr  # it may hold a password
+
+
+@pytest.mark.parametrize("command", ["serve --model miniature", "check --remote-url https://127.0.0.1:9"])
+def test_certificates_that_cannot_be_read_are_one_line(command: str, tmp_path: Path) -> None:
+    (tmp_path / "no.pem").write_text("not a certificate")
+    for file in (tmp_path / "missing.pem", tmp_path / "no.pem"):
+        done = run("-m", "llava_demo", *command.split(), SSL_CERT_FILE=str(file))
+        assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+        assert "SSL_CERT_FILE must be a file of certificates" in done.stderr
 
 
 def test_app_py_finds_its_package_where_python_does_not_look_beside_it() -> None:
