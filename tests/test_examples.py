@@ -14,6 +14,7 @@ from PIL import Image as Pictures
 from PIL import ImageChops
 from servers import Server
 
+from examples.clients.tags import Tags
 from llava_demo.chat import ChatRequest, Message, SamplingParams
 from llava_demo.engines import Engine, complete
 from llava_demo.engines.load import load_engine
@@ -132,6 +133,14 @@ def test_every_script_asks_and_prints_the_same_answer(
     address = [] if name == "python_ask.py" else [miniature.url]
     expected = answer(engine, "circle-and-square.png", PROMPT)
     assert run_script(name, [picture, PROMPT, *address], folder).strip() == expected
+
+
+def test_tags_come_in_the_form_that_the_script_knows(miniature: Server) -> None:
+    command = [sys.executable, "-m", "examples.clients.tags", str(FOLDER / "circle-and-square.png"), miniature.url]
+    done = subprocess.run(command, cwd=FOLDER.parent, capture_output=True, encoding="utf-8", timeout=180)
+    assert done.returncode == 0, done.stderr
+    tags = Tags.model_validate_json(done.stdout)
+    assert 1 <= len(tags.subjects) <= 3
 
 
 def test_there_is_a_script_for_every_way_in() -> None:
