@@ -322,8 +322,13 @@ def test_the_models_are_one_and_are_known_by_both_names(client: OpenAI, tiny: Se
             None,
             "response_format",
         ),
-        ({"stop_token_ids": [10_000]}, openai.BadRequestError, None, "stop_token_ids"),
-        ({"stream_options": {"chunk_size": 5}}, openai.BadRequestError, "unsupported_parameter", "stream_options"),
+        ({"extra_body": {"stop_token_ids": [10_000]}}, openai.BadRequestError, None, "stop_token_ids"),
+        (
+            {"stream_options": {"chunk_size": 5}},
+            openai.BadRequestError,
+            "unsupported_parameter",
+            "stream_options.chunk_size",
+        ),
         ({"tool_choice": "required"}, openai.BadRequestError, "unsupported_parameter", "tool_choice"),
         (
             {"messages": [{"role": "user", "content": "?", "attachments": ["a.png"]}]},
