@@ -64,9 +64,7 @@ def _default_host() -> str:
 
 
 def reach_own_address(host: str) -> None:
-    """Have this process reach this machine directly, where a remote engine's server may be, too.
-
-    Gradio 6.31 asks its page at the start, through any proxy.
+    """Have this process reach this machine through no proxy: Gradio 6.31 asks its page, a remote engine its server.
 
     Raises:
         SettingError: a proxy or a file of certificates is one that httpx cannot use, so that no request could be made.
@@ -74,8 +72,8 @@ def reach_own_address(host: str) -> None:
     proxies = getproxies()  # from the environment or the system's settings
     if proxies:
         excepted = [*proxies.pop("no", "").split(","), "127.0.0.1", "localhost", "::1", host]
-        names = ",".join(dict.fromkeys(filter(None, map(str.strip, excepted))))
-        os.environ["NO_PROXY"] = os.environ["no_proxy"] = names
+        os.environ["no_proxy"] = ",".join(dict.fromkeys(filter(None, map(str.strip, excepted))))
+        os.environ["NO_PROXY"] = os.environ["no_proxy"]
     for scheme, url in proxies.items():
         os.environ.setdefault(f"{scheme}_proxy", url)  # with NO_PROXY set, the system's settings are no longer read
     try:
