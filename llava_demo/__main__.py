@@ -12,6 +12,9 @@ def main(arguments=None, program=PROGRAM):  # type: ignore[no-untyped-def]  # an
     if sys.version_info < OLDEST_PYTHON:
         sys.stderr.write("%s needs Python 3.11 or newer; this is %d.%d.\n" % (program, *sys.version_info[:2]))  # noqa: UP031
         return 1
+    if sys.flags.optimize > 1:  # transformers 5.23 reads its own docstrings when it is imported
+        sys.stderr.write(f"{program} needs docstrings, which PYTHONOPTIMIZE=2 and -OO drop; 1 and -O will do.\n")
+        return 1
     if any(option.startswith("error") for option in sys.warnoptions):
         warnings.simplefilter("ignore")  # PYTHONWARNINGS of a developer: a library's warning would end the start
     try:

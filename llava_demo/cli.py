@@ -55,6 +55,10 @@ def run(command: Command, arguments: Sequence[str], program: str) -> int:
     except BrokenPipeError:  # as in `ask ... | head -1`; Python would complain once more when it flushes at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:  # a folder of a library's, as TORCHINDUCTOR_CACHE_DIR, that cannot be made
+        if error.filename is None:
+            raise
+        return _failed(program, f"{error.filename} cannot be used: {error.strerror}.", 1)
 
 
 def serve(arguments: Sequence[str], program: str) -> int:
@@ -180,7 +184,7 @@ def _announce(words: str) -> None:
     sys.stderr.flush()
 
 
-def _failed(program: str, error: Exception, exit_code: int) -> int:
+def _failed(program: str, error: Exception | str, exit_code: int) -> int:
     sys.stderr.write(f"{program}: {error}\n")
     return exit_code
 

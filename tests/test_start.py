@@ -10,6 +10,7 @@ import pytest
 from pictures import png
 from processes import ROOT, START_LIMIT_S, other_server
 
+from llava_demo import cli
 from llava_demo.__main__ import main
 from llava_demo.folder import claim_upload_folder
 
@@ -51,7 +52,7 @@ def test_it_starts_in_a_bare_shell() -> None:
 
 
 def test_it_starts_with_a_developers_variables() -> None:
-    serves(PYTHONWARNINGS="error", PYTHONDONTWRITEBYTECODE="1", PYTHONWARNDEFAULTENCODING="1")
+    serves(PYTHONWARNINGS="error", PYTHONOPTIMIZE="1", PYTHONDONTWRITEBYTECODE="1", PYTHONWARNDEFAULTENCODING="1")
 
 
 def test_it_starts_on_a_companys_laptop() -> None:
@@ -83,6 +84,23 @@ def test_certificates_that_cannot_be_read_are_one_line(command: str, tmp_path: P
         done = run("-m", "llava_demo", *command.split(), SSL_CERT_FILE=str(file))
         assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
         assert "SSL_CERT_FILE must be a file of certificates" in done.stderr
+
+
+def test_without_docstrings_one_line_says_what_to_change() -> None:
+    done = run("-m", "llava_demo", "check", "--model", "miniature", PYTHONOPTIMIZE="2")
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert "needs docstrings, which PYTHONOPTIMIZE=2 and -OO drop" in done.stderr
+
+
+def test_a_folder_of_a_library_that_cannot_be_made_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def command(*_: object) -> int:
+        Path("/proc/nowhere/cache").mkdir(parents=True)  # as torch does at an import for TORCHINDUCTOR_CACHE_DIR
+        return 0
+
+    assert cli.run(command, [], "the program") == 1
+    told = capsys.readouterr().err
+    assert len(told.splitlines()) == 1
+    assert told.startswith("the program: /proc/nowhere") and "cannot be used" in told
 
 
 def test_app_py_finds_its_package_where_python_does_not_look_beside_it() -> None:
