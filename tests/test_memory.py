@@ -4,6 +4,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from checkpoints import PLAN_INT8
 
 from llava_demo.engines.batched import memory
 from llava_demo.engines.batched.memory import GIB, batch_size, free_ram, gpu_budget, token_bytes
@@ -51,6 +52,12 @@ def test_no_limit_is_written_as_max(cgroups: Path) -> None:
 def test_a_token_takes_its_keys_values_and_features(tiny_llava: Llava) -> None:
     """2 layers, keys and values, 2 heads of 32, twice since there is no GPU; and a row of 64; all in 4 bytes."""
     assert token_bytes(tiny_llava) == (2 * 2 * 2 * 2 * 32 + 64) * 4
+
+
+def test_in_8_bits_a_token_takes_an_eighth_of_that_and_its_scales(tiny_folder: str) -> None:
+    """A byte a number in one place, and 4 for each head's scale; the row of features stays in float32."""
+    llava = Llava.load(tiny_folder, PLAN_INT8, is_local=True)
+    assert token_bytes(llava) == 2 * 2 * 2 * (32 + 4) + 64 * 4
 
 
 def test_memory_decides_how_many_chats_there_are(tiny_llava: Llava, monkeypatch: pytest.MonkeyPatch) -> None:

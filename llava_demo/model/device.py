@@ -38,7 +38,7 @@ class Hardware:
 
     def measured(self) -> "Hardware":
         """The same, and on a CPU whether it is fast with 8-bit integers, which takes some tenths of a second."""
-        return self if self.has_gpu else replace(self, has_fast_int8=int8.fastest_kernel() is not None)
+        return self if self.has_gpu else replace(self, has_fast_int8=int8.is_worthwhile())
 
     @property
     def has_gpu(self) -> bool:

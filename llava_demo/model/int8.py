@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ BLOCK = 4096  # channels quantized at once: a head of 152,000 would take 2 GB of
 PROBED_ROWS = (1, 16, 256)  # one chat, a batch of chats, a piece of a prompt
 PROBED_SHAPE = (2048, 2048)
 PROBES = 6  # the first one makes oneDNN compile
+CLOCK_S = 1e-6  # no time is shorter: some systems' clocks are coarse
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,15 @@ class Kernel:
 
 def _onednn_product(rows: Tensor, packed: Tensor, scales: Tensor) -> Tensor:
     shifted = rows.view(torch.uint8) ^ 128  # its products of two signed integers take a hundred times as long
-    zeros = torch.zeros(scales.shape, dtype=torch.int64)
+    zeros = _zeros(len(scales))
     output: tuple[Any, ...] = (None, 1.0, 0, torch.float32, "none", [], "")  # no bias, no scale, nothing behind it
     product: Tensor = torch.ops.onednn.qlinear_pointwise(shifted, 1.0, 128, packed, scales, zeros, *output)
     return product
+
+
+@cache
+def _zeros(count: int) -> Tensor:
+    return torch.zeros(count, dtype=torch.int64)
 
 
 def _int_mm_product(rows: Tensor, packed: Tensor, scales: Tensor) -> Tensor:
@@ -98,10 +104,13 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, self.in_features) * self.balance
-        peaks = _peaks(rows)
-        limits = torch.linalg.vector_norm(rows, 1, dim=1, keepdim=True) * self._outlier
-        has_outliers = (peaks > limits).squeeze(1)
-        y = self._with_outliers(rows, peaks, limits, has_outliers) if has_outliers.any() else self._product(rows, peaks)
+        sizes = rows.abs()
+        peaks, limits = sizes.amax(1, keepdim=True), sizes.sum(1, keepdim=True) * self._outlier
+        has_outliers = peaks > limits
+        if has_outliers.any():
+            y = self._with_outliers(rows, peaks, limits, has_outliers.squeeze(1))
+        else:
+            y = self._product(rows, peaks)
         if self.bias is not None:
             y += self.bias
         return y.view(*x.shape[:-1], self.out_features)
@@ -111,14 +120,14 @@ class Int8Linear(nn.Module):
 
     def _product(self, rows: Tensor, peaks: Tensor) -> Tensor:
         assert self._kernel is not None, "pack comes before forward"
-        digits, steps = _digits(rows, peaks)
+        digits, steps = digits_of(rows, peaks)
         return self._kernel.product(digits, self.weight, self.scales).mul_(steps)
 
     def _with_outliers(self, rows: Tensor, peaks: Tensor, limits: Tensor, where: Tensor) -> Tensor:
         """Rows with outliers are the sum of two: the outliers in coarse steps, and everything that these leave."""
         some, limits, peaks_of_some = rows[where], limits[where], peaks[where]
         coarse = some.where(some.abs() > limits, 0.0)
-        digits, steps = _digits(coarse, peaks_of_some)
+        digits, steps = digits_of(coarse, peaks_of_some)
         rest = rows.index_put((where,), some - digits * steps)
         both = torch.cat([rest, coarse])
         peaks = torch.cat([_peaks(rest), peaks_of_some])
@@ -133,57 +142,76 @@ def quantized(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     squares = torch.stack([functional.normalize(block.float()).square().sum(0) for block in blocks]).sum(0)
     balance = (squares / len(weight)).sqrt().clamp_min(torch.finfo(torch.float32).tiny)
     balance /= balance.mean()
-    parts = [_digits(balanced, _peaks(balanced)) for balanced in (block.float() / balance for block in blocks)]
+    parts = [digits_of(balanced, _peaks(balanced)) for balanced in (block.float() / balance for block in blocks)]
     digits, steps = (torch.cat(part) for part in zip(*parts, strict=True))
     return digits, steps.squeeze(1), balance
 
 
 def _peaks(rows: Tensor) -> Tensor:
     """The largest absolute value of each row, (n, 1): vector_norm(inf) takes twenty times as long (torch 2.13)."""
-    return torch.maximum(rows.amax(1, keepdim=True), -rows.amin(1, keepdim=True))
+    return rows.abs().amax(1, keepdim=True)
 
 
-def _digits(rows: Tensor, peaks: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows in steps of a 127th of their peaks, as int8, and the steps, (n, 1)."""
+def digits_of(rows: Tensor, peaks: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (..., n) in steps of a 127th of their `peaks` (..., 1), as int8, and the steps, (..., 1)."""
     steps = (peaks / LEVELS).clamp_min(torch.finfo(torch.float32).tiny)
     return (rows * steps.reciprocal()).round_().to(torch.int8), steps
 
 
+def fastest_kernel() -> Kernel:
+    """The kernel that multiplies 8-bit integers fastest on this machine, whether or not float32 is slower."""
+    return _probed()[0]
+
+
+def is_worthwhile() -> bool:
+    """Whether products of 8-bit integers are clearly faster than float32 on this machine."""
+    return _probed()[1] >= WORTHWHILE
+
+
 @cache
-def fastest_kernel() -> Kernel | None:
-    """What multiplies 8 bits fastest on this machine; None where float32 is about as fast. Takes up to a second.
+def _probed() -> tuple[Kernel, float]:
+    """The fastest kernel and how many times as fast as float32 it is; takes up to a second.
 
     A kernel that this CPU or this torch does not have, or whose sums are not exact (without VNNI, pairs of products
-    may saturate in 16 bits), is left out.
+    may saturate in 16 bits), is left out. Counted are one thread's seconds at work: on a busy machine two threads wait
+    for each other, which says nothing of a kernel.
     """
     weight = torch.randint(-LEVELS, LEVELS + 1, PROBED_SHAPE, dtype=torch.int8)
-    floats = weight.float()
-    limit = _seconds(lambda rows: functional.linear(rows.float(), floats)) / WORTHWHILE
-    times = [(_kernel_seconds(kernel, weight), kernel.name, kernel) for kernel in KERNELS]
-    seconds, _, best = min(times)
-    return best if seconds < limit else None
+    floats, scales = weight.float(), torch.ones(PROBED_SHAPE[0])
+    products: dict[str, Callable[[Tensor], Any]] = {"float32": lambda rows: functional.linear(rows.float(), floats)}
+    for kernel in KERNELS:
+        if _is_exact(kernel):
+            products[kernel.name] = partial(_product_of, kernel, kernel.pack(weight), scales)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    seconds = {name: _seconds(product) for name, product in products.items()}
+    torch.set_num_threads(threads)
+    best = min((kernel for kernel in KERNELS if kernel.name in seconds), key=lambda k: seconds[k.name], default=None)
+    return (best, seconds["float32"] / seconds[best.name]) if best else (PLAIN_KERNEL, 0.0)
 
 
-def _kernel_seconds(kernel: Kernel, weight: Tensor) -> float:
-    scales, most = torch.ones(len(weight)), torch.full((1, weight.shape[1]), LEVELS, dtype=torch.int8)
+def _product_of(kernel: Kernel, packed: Tensor, scales: Tensor, rows: Tensor) -> Tensor:
+    return kernel.product(rows, packed, scales)
+
+
+def _is_exact(kernel: Kernel) -> bool:
+    inputs = PROBED_SHAPE[1]
+    rows = torch.full((1, inputs), LEVELS, dtype=torch.int8)
     try:
-        packed = kernel.pack(torch.full_like(weight, LEVELS))
-        if (kernel.product(most, packed, scales) != weight.shape[1] * LEVELS**2).any():
-            return math.inf
-        packed = kernel.pack(weight)
-        return _seconds(lambda rows: kernel.product(rows, packed, scales))
+        packed = kernel.pack(torch.full(PROBED_SHAPE, LEVELS, dtype=torch.int8))
+        return bool((kernel.product(rows, packed, torch.ones(PROBED_SHAPE[0])) == inputs * LEVELS**2).all())
     except (AttributeError, NotImplementedError, RuntimeError):
-        return math.inf
+        return False
 
 
 def _seconds(product: Callable[[Tensor], Any]) -> float:
-    """The geometric mean over PROBED_ROWS, for each the shortest of some times: others are at work here, too."""
+    """The geometric mean over PROBED_ROWS of the shortest of some times."""
     logs = []
     for count in PROBED_ROWS:
-        x, times = torch.full((count, PROBED_SHAPE[1]), 7, dtype=torch.int8), []
+        rows, times = torch.full((count, PROBED_SHAPE[1]), 7, dtype=torch.int8), []
         for _ in range(PROBES):
-            start = time.perf_counter()
-            product(x)
-            times.append(time.perf_counter() - start)
-        logs.append(math.log(min(times)))
+            start = time.thread_time()
+            product(rows)
+            times.append(time.thread_time() - start)
+        logs.append(math.log(max(min(times), CLOCK_S)))
     return math.exp(sum(logs) / len(logs))

@@ -12,10 +12,11 @@ from transformers.quantizers import HfQuantizer, register_quantization_config, r
 from transformers.quantizers.quantizers_utils import get_module_from_name
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from llava_demo.model.int8 import PLAIN_KERNEL, Int8Linear, fastest_kernel, quantized
+from llava_demo.model.int8 import Int8Linear, fastest_kernel, quantized
 
 METHOD = "llava_demo_int8"
 QUANTIZED = ("weight", "scales", "balance")  # what becomes of a weight
+KEPT_FILE = "1GB"  # of a kept copy: a file stays in memory until all of its weights are packed
 
 
 class StoredEmbedding(nn.Module):
@@ -110,13 +111,19 @@ def keep(model: PreTrainedModel, folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix="unfinished-") as unfinished:
         saved = Path(unfinished) / "copy"
-        model.save_pretrained(saved, save_original_format=False)
+        model.save_pretrained(saved, save_original_format=False, max_shard_size=KEPT_FILE)
         saved.rename(folder)
 
 
 def pack_weights(model: nn.Module) -> None:
-    """Lay out the weights of all `Int8Linear`s for the fastest product of this machine, one after the other."""
-    kernel = fastest_kernel() or PLAIN_KERNEL  # 8 bits may have been asked for where they are not faster
+    """Lay out the weights of all `Int8Linear`s for the fastest product of this machine, one after the other.
+
+    Everything else is copied, since a file stays mapped as long as one of its tensors is used.
+    """
+    kernel = fastest_kernel()
     for module in model.modules():
         if isinstance(module, Int8Linear):
             module.pack(kernel)
+        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+            if not tensor.is_mkldnn:
+                tensor.data = tensor.data.clone()

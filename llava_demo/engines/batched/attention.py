@@ -1,8 +1,9 @@
 """The key-value cache, and attention over its pages for a step in which many requests read and write at once.
 
 `SpanAttention` attends request by request, without masks but in the chunks of a prompt. On a CPU the keys and values of
-a decoding request also stand in one piece beside the pages, so that a step copies nothing. On GPUs that can,
-FlashAttention attends for all prompts of a step in one call.
+a decoding request also stand in one piece beside the pages, so that a step copies nothing. The cache of a model in 8
+bits is in 8 bits as well, an eighth of that, and its numbers are floating-point only while a layer attends to them. On
+GPUs that can, FlashAttention attends for all prompts of a step in one call.
 """
 
 from collections.abc import Sequence
@@ -13,10 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import PreTrainedConfig
+from transformers import PreTrainedModel
 
 from llava_demo.engines.batched.pages import PAGE_TOKENS
 from llava_demo.engines.batched.schedule import Request, Span
+from llava_demo.model.int8 import Int8Linear, digits_of
 
 GROWTH = 128  # tokens by which the piece of a decoding request grows
 SPARE_TOKENS = 1024  # by which a buffer for keys is larger than what it is first needed for
@@ -24,23 +26,34 @@ SPARE_TOKENS = 1024  # by which a buffer for keys is larger than what it is firs
 
 @dataclass(frozen=True)
 class CacheShape:
-    """The sizes of a language model that its cache depends on."""
+    """The sizes of a language model that its cache depends on, and how its numbers are stored."""
 
     layers: int
     heads: int  # of keys and values
     width: int  # of a head
+    dtype: torch.dtype  # that attention computes in, and without `is_int8` stores
+    device: torch.device
+    is_int8: bool = False  # stored as int8, with a scale for each token's head
 
     @classmethod
-    def of(cls, config: PreTrainedConfig) -> "CacheShape":
-        """`config` is the language model's."""
+    def of(cls, model: PreTrainedModel) -> "CacheShape":
+        config = model.config.get_text_config()
         heads = config.num_attention_heads
         width = getattr(config, "head_dim", None) or config.hidden_size // heads
-        return cls(config.num_hidden_layers, getattr(config, "num_key_value_heads", None) or heads, width)
+        heads = getattr(config, "num_key_value_heads", None) or heads
+        is_int8 = isinstance(model.get_output_embeddings(), Int8Linear)
+        return cls(config.num_hidden_layers, heads, width, model.dtype, model.device, is_int8)
 
     @property
-    def values_per_token(self) -> int:
-        """Numbers that one token takes in the cache."""
-        return 2 * self.layers * self.heads * self.width
+    def has_pieces(self) -> bool:
+        """Whether decoding requests have their keys and values in one piece, too."""
+        return self.device.type == "cpu" and not self.is_int8
+
+    @property
+    def token_bytes(self) -> int:
+        """What one token takes in the cache."""
+        head = self.width + torch.float32.itemsize if self.is_int8 else self.width * self.dtype.itemsize
+        return 2 * self.layers * self.heads * head * (2 if self.has_pieces else 1)
 
 
 @dataclass
@@ -55,16 +68,16 @@ class _Piece:
 
 
 class Cache:
-    """Keys and values of all pages: for each layer (2, tokens, heads, width)."""
+    """Keys and values of all pages: for each layer (2, tokens, heads, width); int8 has scales, (2, tokens, heads)."""
 
-    def __init__(self, shape: CacheShape, pages: int, like: Tensor) -> None:
-        """`like` has the type of the numbers, and the device."""
-        self.shape, self.device = shape, like.device
-        size = (2, pages * PAGE_TOKENS, shape.heads, shape.width)
-        self.layers = [like.new_empty(size) for _ in range(shape.layers)]
-        self.can_flash = can_flash(like.device, like.dtype)
-        self._pieces: dict[Request, _Piece] | None = {} if like.device.type == "cpu" else None
-        self._buffers: dict[int, Tensor] = {}  # reused from step to step: fresh memory costs page faults
+    def __init__(self, shape: CacheShape, pages: int) -> None:
+        self.shape, self.device = shape, shape.device
+        size, dtype = (2, pages * PAGE_TOKENS, shape.heads, shape.width), torch.int8 if shape.is_int8 else shape.dtype
+        self.layers = [torch.empty(size, dtype=dtype, device=self.device) for _ in range(shape.layers)]
+        self._scales = [torch.empty(size[:-1]) for _ in self.layers] if shape.is_int8 else []
+        self.can_flash = can_flash(shape.device, shape.dtype)
+        self._pieces: dict[Request, _Piece] | None = {} if shape.has_pieces else None
+        self._buffers: dict[tuple[int, torch.dtype], Tensor] = {}  # reused: fresh memory costs page faults
 
     def places(self, pages: Sequence[int], start: int, end: int) -> Tensor:
         """Where the tokens `start` to `end` of a request are in the cache; `pages` is its block table."""
@@ -73,15 +86,35 @@ class Cache:
         all_places = (numbers + torch.arange(PAGE_TOKENS, device=self.device)).flatten()
         return all_places[start - first * PAGE_TOKENS : end - first * PAGE_TOKENS]
 
+    def write(self, layer: int, places: Tensor, new: tuple[Tensor, Tensor]) -> None:
+        """Put keys and values, each (tokens, heads, width), where `places` says."""
+        if not self._scales:
+            for page, numbers in zip(self.layers[layer], new, strict=True):
+                page.index_copy_(0, places, numbers)
+            return
+        numbers = torch.stack(new)
+        digits, steps = digits_of(numbers, numbers.abs().amax(-1, keepdim=True))
+        self.layers[layer].index_copy_(1, places, digits)
+        self._scales[layer].index_copy_(1, places, steps.squeeze(-1))
+
     def read(self, layer: int, kind: int, places: Tensor) -> Tensor:
         """Keys (kind 0) or values (1), (tokens, heads, width), in a buffer that the next call overwrites."""
-        source, buffer = self.layers[layer][kind], self._buffers.get(kind)
-        if buffer is None or len(buffer) < len(places):
-            buffer = self._buffers[kind] = source.new_empty(len(places) + SPARE_TOKENS, *source.shape[1:])
-        return torch.index_select(source, 0, places, out=buffer[: len(places)])
+        source = self.layers[layer][kind]
+        found = torch.index_select(source, 0, places, out=self._buffer(kind, source.dtype, len(places)))
+        if not self._scales:
+            return found
+        steps = self._scales[layer][kind][places][..., None]
+        return self._buffer(kind, self.shape.dtype, len(places)).copy_(found).mul_(steps)
+
+    def _buffer(self, kind: int, dtype: torch.dtype, tokens: int) -> Tensor:
+        buffer = self._buffers.get((kind, dtype))
+        if buffer is None or len(buffer) < tokens:
+            size = (tokens + SPARE_TOKENS, self.shape.heads, self.shape.width)
+            buffer = self._buffers[kind, dtype] = torch.empty(size, dtype=dtype, device=self.device)
+        return buffer[:tokens]
 
     def piece(self, span: Span) -> tuple[_Piece | None, bool]:
-        """The piece of a decoding request, and whether it must be filled from the pages; None on a GPU."""
+        """The piece of a decoding request, and whether it must be filled from the pages; None where there are none."""
         if self._pieces is None or span.queries > 1:
             return None, True
         piece = self._pieces.get(span.request)
@@ -99,8 +132,8 @@ class Cache:
 
     def close(self) -> None:
         """Give the memory back, whatever still holds this cache."""
-        for layer in self.layers:
-            layer.untyped_storage().resize_(0)
+        for numbers in (*self.layers, *self._scales):
+            numbers.untyped_storage().resize_(0)
 
 
 @dataclass(frozen=True)
@@ -144,8 +177,7 @@ class SpanAttention:
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Each (rows, heads, width), before the rotation; returns (rows, heads, width)."""
         key = rotated(key, *self._rotary)
-        for page, new in zip(self._cache.layers[layer], (key, value), strict=True):
-            page.index_copy_(0, self._writes, new)
+        self._cache.write(layer, self._writes, (key, value))
         is_last = layer == self._cache.shape.layers - 1
         if is_last:
             query = rotated(query[self.drawn], *(x[self.drawn] for x in self._rotary))
@@ -173,12 +205,14 @@ class SpanAttention:
 
     def _part(self, pages: Sequence[int], span: Span, rows: slice, drawn: int | None) -> _Part:
         if span.past == 0:
-            return _Part(rows, 0, drawn, None, None)
+            # in 8 bits they are read again, so that an answer does not depend on how its prompt was divided
+            reads = self._cache.places(pages, 0, span.keys) if self._cache.shape.is_int8 else None
+            return _Part(rows, 0, drawn, reads, None)
         piece, must_read = self._cache.piece(span)
         reads = self._cache.places(pages, 0, span.keys) if must_read else None
         if piece is not None or span.queries == 1:
             return _Part(rows, span.past, drawn, reads, None, piece)
-        mask = torch.full((span.queries, span.keys), -torch.inf, dtype=self._cache.layers[0].dtype)
+        mask = torch.full((span.queries, span.keys), -torch.inf, dtype=self._cache.shape.dtype)
         return _Part(rows, span.past, drawn, reads, mask.triu_(span.past + 1).to(self._cache.device))
 
     def _seen(self, part: _Part, layer: int, kind: int, new: Tensor) -> Tensor:

@@ -56,9 +56,8 @@ class Batch:
             keep_freed_memory()
         self.pages = Pages(size.pages, size.is_sharing)
         self.scheduler = Scheduler(size, self.pages)
-        like = torch.empty(0, dtype=llava.model.dtype, device=llava.model.device)
         spare = 1  # page, which no request holds; see `DecodeSteps`
-        self.cache = Cache(CacheShape.of(llava.model.config.get_text_config()), size.pages + spare, like)
+        self.cache = Cache(CacheShape.of(llava.model), size.pages + spare)
         self._embeddings, self._context = llava.model.get_input_embeddings(), llava.context_tokens
         self.decode = self.decode_steps() if self._is_on_gpu else None  # else all spans of a step are computed together
 

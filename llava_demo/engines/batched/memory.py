@@ -4,7 +4,6 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 import torch
-from transformers import PreTrainedConfig
 
 from llava_demo.engines.batched.attention import CacheShape
 from llava_demo.engines.batched.pages import PAGE_TOKENS
@@ -58,10 +57,8 @@ def gpu_budget(free: int, total: int, share: float) -> int:
 
 def token_bytes(llava: Llava) -> int:
     """What one token of a chat takes: its keys and values in all layers, and its row of features."""
-    config: PreTrainedConfig = llava.model.config.get_text_config()
-    copies = 1 if llava.model.device.type == "cuda" else 2  # on a CPU decoding requests have theirs in one piece, too
-    values: int = copies * CacheShape.of(config).values_per_token + config.hidden_size
-    return values * llava.model.dtype.itemsize
+    features: int = llava.model.config.get_text_config().hidden_size * llava.model.dtype.itemsize
+    return CacheShape.of(llava.model).token_bytes + features
 
 
 def free_ram() -> int:
