@@ -135,6 +135,8 @@ class ModelsHub:
     folder: Path
     url: str = ""
     broken_after: int | None = None  # bytes of a file of weights, after which the connection is closed
+    breaks: int = 1_000_000  # how often it is
+    ranges: list[str] = field(default_factory=list)  # parts of the weights that were asked for; "" is all of them
 
     @property
     def app(self) -> Starlette:
@@ -165,13 +167,26 @@ class ModelsHub:
         if not path.is_file():
             return JSONResponse({}, 404, headers={"X-Error-Code": "EntryNotFound"})
         tag = hashlib.sha1(path.read_bytes()).hexdigest()
-        if self.broken_after is not None and path.suffix == ".safetensors" and request.method == "GET":
-            return StreamingResponse(self.cut(path), headers={"Content-Length": str(path.stat().st_size)})
+        if path.suffix == ".safetensors" and request.method == "GET":
+            part = request.headers.get("range", "")
+            self.ranges.append(part)
+            if self.broken_after is not None and self.breaks:
+                self.breaks -= 1
+                return self.cut(path, int(part.removeprefix("bytes=").partition("-")[0] or 0))
         return FileResponse(path, headers={"X-Repo-Commit": "0" * 40, "ETag": f'"{tag}"'})
 
-    def cut(self, path: Path) -> Iterator[bytes]:
-        yield path.read_bytes()[: self.broken_after]
-        raise ConnectionError("the connection broke off, as it was told to")
+    def cut(self, path: Path, start: int) -> Response:
+        """A part of the file, or nothing of it; then the connection is closed."""
+        size = path.stat().st_size
+        headers = {"Content-Length": str(size - start)}
+        if start:
+            headers["Content-Range"] = f"bytes {start}-{size - 1}/{size}"
+
+        def sent() -> Iterator[bytes]:
+            yield path.read_bytes()[start : self.broken_after]
+            raise ConnectionError("the connection broke off, as it was told to")
+
+        return StreamingResponse(sent(), 206 if start else 200, headers=headers)
 
 
 @contextmanager
