@@ -16,7 +16,7 @@ def main(arguments=None, program=PROGRAM):  # type: ignore[no-untyped-def]  # an
         sys.stderr.write(f"{program} needs docstrings, which PYTHONOPTIMIZE=2 and -OO drop; 1 and -O will do.\n")
         return 1
     if any(option.startswith("error") for option in sys.warnoptions):
-        warnings.simplefilter("default")  # PYTHONWARNINGS of a developer: a library's warning would end the start
+        warnings.simplefilter("ignore")  # PYTHONWARNINGS of a developer: a library's warning would end the start
     try:
         from llava_demo import cli
 

@@ -116,7 +116,7 @@ class SamplingParams:
         if not is_list or len(self.stop) > MAX_STOP_STRINGS or not all(_is_text(s) and s for s in self.stop):
             raise InvalidRequest(f"stop must be at most {MAX_STOP_STRINGS} strings, none of them empty.", "stop")
         object.__setattr__(self, "stop", tuple(self.stop))
-        if len(self.stop_token_ids) > MAX_STOP_TOKENS:
+        if not isinstance(self.stop_token_ids, list | tuple) or len(self.stop_token_ids) > MAX_STOP_TOKENS:
             raise InvalidRequest(f"stop_token_ids must be at most {MAX_STOP_TOKENS} token ids.", "stop_token_ids")
         ids = (_checked("stop_token_ids", token, 0, 2**31 - 1, is_whole=True) for token in self.stop_token_ids)
         object.__setattr__(self, "stop_token_ids", tuple(ids))

@@ -64,27 +64,29 @@ def _default_host() -> str:
 
 
 def reach_own_address(host: str) -> None:
-    """Have this process reach this machine directly, where a remote engine's server may be, too.
-
-    Gradio 6.31 asks its page at the start, through any proxy.
+    """Have this process reach this machine through no proxy: Gradio 6.31 asks its page, a remote engine its server.
 
     Raises:
-        SettingError: the proxy is one that httpx cannot use, so that no request could be made at all.
+        SettingError: a proxy or a file of certificates is one that httpx cannot use, so that no request could be made.
     """
     proxies = getproxies()  # from the environment or the system's settings
-    if not proxies:
-        return
-    excepted = [*proxies.pop("no", "").split(","), "127.0.0.1", "localhost", "::1", host]
-    os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(dict.fromkeys(filter(None, map(str.strip, excepted))))
+    if proxies:
+        excepted = [*proxies.pop("no", "").split(","), "127.0.0.1", "localhost", "::1", host]
+        os.environ["no_proxy"] = ",".join(dict.fromkeys(filter(None, map(str.strip, excepted))))
+        os.environ["NO_PROXY"] = os.environ["no_proxy"]
     for scheme, url in proxies.items():
         os.environ.setdefault(f"{scheme}_proxy", url)  # with NO_PROXY set, the system's settings are no longer read
     try:
         httpx.Client().close()
-    except (ValueError, ImportError, httpx.InvalidURL) as error:
+    except (httpx.InvalidURL, ImportError, ValueError) as error:
         names = " or ".join(f"{scheme.upper()}_PROXY" for scheme in proxies)
         raise SettingError(
             f"The address of a proxy in {names} cannot be used; it must begin with http://, https://, socks5:// or "
             "socks5h://, and be followed by a host and a port."
+        ) from error
+    except OSError as error:
+        raise SettingError(
+            "SSL_CERT_FILE must be a file of certificates in PEM format; unset it or mend it."
         ) from error
 
 

@@ -6,7 +6,7 @@ A link sends nothing by itself.
 import asyncio
 import filecmp
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
 from urllib.parse import urlencode
@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 import gradio as gr
 from gradio.processing_utils import save_bytes_to_cache
 
-from llava_demo.chat import Message, SamplingParams, number_from
+from llava_demo.chat import KNOBS, Message, SamplingParams, number_from
 from llava_demo.engines import Engine
 from llava_demo.errors import DemoError, InvalidRequest
 from llava_demo.images import Image, ImageLimits
@@ -30,7 +30,7 @@ from llava_demo.ui.uploads import ReadUploads
 # The button is hidden, and does nothing without a file; Gradio gives it the file a moment later.
 _DOWNLOAD = """() => setTimeout(() => document.querySelector("#saved-file").click(), 300)"""
 _QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
-KNOB_NAMES = tuple(field.name for field in fields(SamplingParams) if field.name not in ("stop", "top_logprobs"))
+KNOB_NAMES = (*KNOBS, "seed")
 
 
 class SharingPanel:
