@@ -230,6 +230,10 @@ class Usage:
     completion_tokens: int
     cached_tokens: int = 0  # prompt tokens found in the prefix cache
 
+    @property
+    def total_tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
 
 @dataclass(frozen=True)
 class TokenLogprob:

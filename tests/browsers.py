@@ -47,9 +47,12 @@ class Tab:
         self.conversation.locator("[data-testid=user]", has_text=text).last.wait_for()
 
     def set(self, knob: str, value: float) -> None:
-        box = self.page.locator(f"#{knob} input[type=number]")
+        """Give a setting a value; the panel is closed before and after it."""
+        switch, box = self.page.locator("#panel-switch"), self.page.locator(f"#{knob} input[type=number]")
+        switch.click()
         box.fill(str(value))
         box.blur()
+        switch.click()
 
     def wait_for_end(self) -> None:
         self.send.wait_for()

@@ -1,6 +1,7 @@
 """The page for everyone, in a real Chromium: axe-core's findings, sizes to touch, order of keys, languages."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,9 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from browsers import Tab
 from playwright.sync_api import expect
-from servers import Server
+from servers import Server, serving
+
+from llava_demo.engines.generate import GenerateEngine
 
 CIRCLE_AND_SQUARE = Path(__file__).parents[1] / "examples" / "circle-and-square.png"
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
@@ -41,6 +44,50 @@ def test_axe_finds_nothing_grave(miniature: Server, open_tab: Open, options: dic
     tab.ask("What is in this picture?")
     tab.wait_for_end()
     assert findings(tab) == []
+
+
+@pytest.mark.parametrize("options", [{}, {"color_scheme": "dark"}], ids=["light", "dark"])
+def test_axe_finds_nothing_grave_in_a_conversation_whatever_it_shows(
+    miniature_engine: GenerateEngine, open_tab: Open, options: dict[str, Any]
+) -> None:
+    info = replace(miniature_engine.info, max_images=1)
+    with serving(GenerateEngine(miniature_engine.llava, info, 2)) as server:
+        tab = open_tab(server.url, **options)
+        tab.page.get_by_role("button", name="Share").first.click()
+        tab.page.locator("#make-link").click()
+        expect(tab.page.locator("#link textarea")).to_be_visible()
+        assert findings(tab) == []
+        tab.page.keyboard.press("Escape")
+        expect(tab.page.locator("#share-switch")).to_be_focused()
+        tab.set("max_tokens", 3)
+        tab.ask("What is in this picture?", CIRCLE_AND_SQUARE)
+        tab.wait_for_end()
+        tab.button("Retry").click()
+        expect(tab.page.locator(".versions")).to_be_visible()
+        tab.wait_for_end()
+        expect(tab.page.get_by_role("button", name="Continue", exact=True)).to_be_visible()
+        assert findings(tab) == []
+        tab.page.get_by_role("button", name="Conversations").click()
+        expect(tab.page.locator("#drawer li")).to_have_count(1)
+        assert findings(tab) == []
+        tab.page.keyboard.press("Escape")
+        tab.question.press("ArrowUp")
+        expect(tab.page.locator(".replaces")).to_be_visible()
+        assert findings(tab) == []
+        tab.page.keyboard.press("Escape")
+        with server.broken():
+            tab.ask("And now?")
+            expect(tab.failures).to_be_visible()
+            tab.wait_for_end()
+        tab.add(CIRCLE_AND_SQUARE)
+        tab.question.press("Enter")
+        expect(tab.page.locator(".choices")).to_be_visible()
+        assert findings(tab) == []
+        tab.page.get_by_role("button", name="Leave out the oldest picture").click()
+        expect(tab.page.locator(".is-left-out")).to_be_visible()
+        tab.wait_for_end()
+        assert findings(tab) == []
+        tab.page.close()
 
 
 @pytest.mark.parametrize(("options", "least"), [({}, 32), (PHONE, 44)], ids=["mouse", "touch"])

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -181,3 +182,44 @@ def test_boxes_of_every_way_to_make_a_square_lie_right(tiny: Server, open_tab: O
     assert tab.page.evaluate(on_photo, [half, "pad"]) == [400, 50, 1200, 850]
     assert tab.page.evaluate(on_photo, [half, "crop"]) == [575, 225, 1025, 675]
     assert tab.page.evaluate(on_photo, [half, "resize"]) == [400, 225, 1200, 675]
+
+
+# --- while an answer is written
+
+SHIFTS = """() => {
+    window.shifted = 0;
+    new PerformanceObserver(list => { for (const { value } of list.getEntries()) window.shifted += value; })
+        .observe({ type: "layout-shift" });
+}"""
+
+
+def test_a_growing_answer_moves_nothing_and_its_speed_is_told(tiny: Server, open_tab: Open) -> None:
+    tab = open_tab(tiny.url)
+    tab.set("max_tokens", 60)
+    with tiny.slow(0.05):
+        tab.ask("Tell me a story.")
+        tab.page.evaluate(SHIFTS)
+        expect(tab.page.locator("#progress")).to_contain_text(re.compile(r"Writing · \d+ tokens/s"))
+        tab.wait_for_end()
+    expect(tab.notes.last).to_contain_text("60 tokens")
+    assert tab.page.evaluate("window.shifted") < 0.01
+
+
+def test_a_reader_that_scrolled_up_stays_there_and_comes_back_to_the_end(tiny: Server, open_tab: Open) -> None:
+    tab = open_tab(tiny.url, viewport={"width": 900, "height": 420})
+    wrap = tab.page.locator("#conversation .bubble-wrap")
+    end = "wrap => wrap.scrollHeight - wrap.clientHeight - wrap.scrollTop"
+    with tiny.slow():
+        tab.ask("Tell me a long story.\n\n" * 8)
+        expect(tab.answers.last).to_have_text(re.compile(r"\S"))
+        wrap.hover()
+        tab.page.mouse.wheel(0, -60)  # less than what Gradio takes for reading on
+        tab.page.wait_for_function("() => document.querySelector('#conversation .bubble-wrap').scrollTop > 0")
+        tab.page.wait_for_timeout(300)
+        there, words = wrap.evaluate("wrap => wrap.scrollTop"), tab.answers.last.inner_text()
+        expect(tab.answers.last).not_to_have_text(words)
+        assert wrap.evaluate("wrap => wrap.scrollTop") == there
+        tab.page.mouse.wheel(0, 10_000)
+        tab.page.wait_for_function(f"() => ({end})(document.querySelector('#conversation .bubble-wrap')) < 60")
+        tab.stop.click()
+    tab.wait_for_end()

@@ -211,6 +211,7 @@ def test_a_seed_that_is_none_and_an_empty_question_are_refused_in_words(tiny: Se
     tab = open_tab(tiny.url)
     tab.question.press("Enter")
     expect(tab.refusal).to_contain_text("write a question or add a picture")
+    tab.page.locator("#panel-switch").click()
     tab.page.get_by_role("button", name="More").click()
     tab.page.get_by_label("Seed").fill("lucky")
     tab.question.fill("Hello")
@@ -300,6 +301,7 @@ def test_the_link_that_the_page_makes_brings_the_question_back(miniature: Server
     tab.cards.first.click()
     expect(tab.answers.last).to_contain_text("red circle")
     tab.wait_for_end()
+    tab.page.locator("#share-switch").click()
     tab.page.locator("#make-link").click()
     link = tab.page.locator("#link textarea, #link input").first
     expect(link).to_have_value(re.compile("temperature=0"))
@@ -314,10 +316,12 @@ def test_a_conversation_is_saved_to_a_file_and_opened_in_another_browser(
 ) -> None:
     tab = open_tab(miniature.url)
     tab.set("temperature", 0)
+    tab.page.locator("#share-switch").click()
     tab.page.locator("#save-conversation").click()
     expect(tab.page.locator("#share-said")).to_contain_text("no conversation to save")
     tab.ask("What is in this picture?", CIRCLE_AND_SQUARE)
     tab.wait_for_end()
+    tab.page.locator("#share-switch").click()
     with tab.page.expect_download() as download:
         tab.page.locator("#save-conversation").click()
     download.value.save_as(tmp_path / "conversation.zip")

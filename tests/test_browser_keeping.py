@@ -64,6 +64,35 @@ def test_a_reload_brings_back_the_conversation_its_picture_and_what_was_being_ty
     expect(tab.answers.last).to_contain_text("blue")
 
 
+def test_pictures_that_wait_in_the_box_and_settings_come_back_and_what_is_typed_early_stays(
+    miniature: Server, open_tab: Open
+) -> None:
+    tab = open_tab(miniature.url)
+    tab.set("temperature", 0.6)
+    tab.add(CIRCLE_AND_SQUARE)
+    tab.question.fill("Kept")
+    wait_until_kept(tab, "Kept")
+    tab.page.add_init_script("""{
+        const open = indexedDB.open.bind(indexedDB);
+        window.restored = new Promise(done => { window.restore = done; });
+        Object.defineProperty(indexedDB, "open", { value: (...asked) => {
+            const asking = open(...asked);
+            asking.addEventListener("success", event => {
+                event.stopImmediatePropagation();
+                window.restored.then(() => asking.onsuccess());
+            }, { once: true });
+            return asking;
+        } });
+    }""")
+    tab.page.reload()
+    tab.question.press_sequentially("typed")
+    tab.page.evaluate("window.restore()")
+    expect(tab.question).to_have_value("Kept\ntyped")
+    expect(tab.thumbnails).to_have_count(1)
+    expect(tab.page.locator("#temperature input[type=number]")).to_have_value("0.6")
+    expect(tab.page.locator("#top_p input[type=number]")).to_have_value("0.7")
+
+
 def test_a_tab_that_was_lost_comes_back_in_a_new_one_and_another_visitor_sees_nothing(
     miniature: Server, open_tab: Open
 ) -> None:

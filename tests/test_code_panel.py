@@ -95,6 +95,7 @@ def test_before_the_first_question_an_example_is_shown_and_a_bad_setting_is_told
     assert "circle-and-square.png" in choose(dialog, "Python")
     expect(dialog).to_contain_text("no conversation yet")
     dialog.get_by_role("button", name="Close").click()
+    tab.page.locator("#panel-switch").click()
     tab.page.get_by_role("button", name="More").click()
     tab.page.get_by_label("Seed").fill("lucky")
     expect(dialog_of(tab)).to_contain_text("Seed is 'lucky'; it must be a whole number")

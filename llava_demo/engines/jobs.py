@@ -22,8 +22,8 @@ from llava_demo.errors import (
     EngineUnavailable,
     GenerationFailed,
     ImageTooLarge,
-    InvalidRequest,
     PromptTooLong,
+    TooManyImages,
 )
 from llava_demo.images import Fit, Image
 from llava_demo.log import trace_of
@@ -146,11 +146,11 @@ def check_pictures(request: ChatRequest, info: EngineInfo) -> None:
     """Refuse by their headers, before any is decoded, pictures that are too many or too large together.
 
     Raises:
-        InvalidRequest: more pictures than a conversation may have.
+        TooManyImages: more pictures than a conversation may have.
         ImageTooLarge: more pixels than they may have together.
     """
     if len(request.images) > info.max_images:
-        raise InvalidRequest(
+        raise TooManyImages(
             f"The conversation has {len(request.images)} pictures; at most {info.max_images} are allowed.",
             "messages",
         )

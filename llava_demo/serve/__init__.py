@@ -111,7 +111,7 @@ def _open(page: gr.Blocks, settings: Settings, app_kwargs: dict[str, Any], optio
         run_history=False,  # would keep what people asked in their browsers
         enable_monitoring=False,
         pwa=False,
-        footer_links=["api"],
+        footer_links=[],  # the page has "Use in code" and /v1/docs
         mcp_server=settings.auth is None,
         app_kwargs=app_kwargs,
         **look(),

@@ -16,8 +16,9 @@ UPDATE_S = 0.1  # a page with six turns and four pictures takes 79 updates/s in 
 class Growth:
     """The text of an answer up to now, and whether it is time to show it again."""
 
-    def __init__(self, record: AnswerRecord) -> None:
-        self.text, self.record = "", record
+    def __init__(self, record: AnswerRecord, begun: str = "") -> None:
+        """`begun` is what there is of an answer that goes on."""
+        self.text, self.record = begun, record
         self._pieces = 0
         self._shown_at = 0.0
 
@@ -33,6 +34,10 @@ class Growth:
         is_due = not chunk.text or chunk.finish_reason is not None or now - self._shown_at >= UPDATE_S
         self._shown_at = now if is_due else self._shown_at
         return is_due
+
+    @property
+    def has_new_text(self) -> bool:
+        return self._pieces > 0
 
     @property
     def tokens_per_s(self) -> float:

@@ -42,6 +42,11 @@ class SamplingControls:
     def components(self) -> list[gr.components.Component]:
         return list(self._by_name.values())
 
+    @property
+    def names(self) -> list[str]:
+        """The parameters of `components`, in their order."""
+        return list(self._by_name)
+
     def sampling_from(self, values: tuple[Any, ...]) -> SamplingParams:
         """The values of `components`, in their order, as parameters.
 

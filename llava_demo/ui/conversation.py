@@ -2,12 +2,13 @@
 
 The Chatbot's value is a list of entries, `{"role", "content", "metadata"}`. A turn of the user is a run of entries, one
 for each picture and one for the text: with both in one entry Gradio 6.31 loses the pictures when the text is edited.
-An entry with a title is a note to the reader (waiting, numbers, a failure); the model never reads it.
+An entry with a title is a note to the reader (waiting, numbers, a failure); the model never reads it. A picture whose
+`alt_text` is LEFT_OUT is still shown, and the model no longer reads it.
 """
 
 import html
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import groupby
 from typing import Any
 
@@ -15,6 +16,7 @@ from llava_demo.chat import Message
 from llava_demo.images import Image
 
 Entry = dict[str, Any]
+LEFT_OUT = "Left out"  # js/context.js writes it; of a file's values it is what Gradio keeps
 ReadImage = Callable[[str], Image]  # from a path inside Gradio's cache
 
 
@@ -35,9 +37,14 @@ def pending_entry(words: str) -> Entry:
     return _note(words, "", status="pending")
 
 
-def byline_entry(words: str) -> Entry:
-    """The line below an answer that has ended: its numbers, or "Stopped"."""
-    return _note(words, "", status="done")
+def byline_entry(words: str, text_tokens: int | None = None) -> Entry:
+    """The line below an answer that has ended: its numbers, or "Stopped".
+
+    `text_tokens` of the conversation up to here, without its pictures, are for js/context.js.
+    """
+    entry = _note(words, "", status="done")
+    entry["metadata"] |= {} if text_tokens is None else {"id": text_tokens}
+    return entry
 
 
 def failure_entry(title: str, message: str) -> Entry:
@@ -77,7 +84,7 @@ def messages_from(history: list[Entry], read_image: ReadImage) -> tuple[Message,
     for (role, is_for_reader), entries in groupby(history, key=lambda entry: (entry["role"], is_note(entry))):
         if is_for_reader:
             continue
-        text, files = _content_of(list(entries))
+        text, files = _content_of(_read_by_model(entries))
         images = tuple(map(read_image, files))
         if role == "user":
             if messages and messages[-1].role == "user":
@@ -86,6 +93,16 @@ def messages_from(history: list[Entry], read_image: ReadImage) -> tuple[Message,
         elif text.strip():
             messages.append(Message("assistant", text))
     return tuple(messages)
+
+
+def cut_answer(history: list[Entry]) -> tuple[list[Entry], str]:
+    """The history before its last answer, and that answer's text, "" where there is none to be continued."""
+    end = len(history)
+    while end and is_note(history[end - 1]):
+        end -= 1
+    if not end or history[end - 1]["role"] != "assistant":
+        return history[:end], ""
+    return history[: end - 1], text_of(history[end - 1])
 
 
 def edited(history: list[Entry]) -> list[Entry]:
@@ -143,6 +160,13 @@ def shown(text: str) -> str:
     if html.unescape(text) != text:
         text = text.replace("&", "&amp;")
     return re.sub(r"<(?=[a-zA-Z/!?])", "&lt;", text)
+
+
+def _read_by_model(entries: Iterable[Entry]) -> list[Entry]:
+    return [
+        entry | {"content": [part for part in entry["content"] if part.get("alt_text") != LEFT_OUT]}
+        for entry in entries
+    ]
 
 
 def _content_of(entries: list[Entry]) -> tuple[str, list[str]]:

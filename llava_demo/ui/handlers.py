@@ -16,7 +16,7 @@ import gradio as gr
 
 from llava_demo.chat import ChatRequest
 from llava_demo.engines import Engine, stream_recorded
-from llava_demo.errors import DemoError, InvalidRequest
+from llava_demo.errors import DemoError, InvalidRequest, PromptTooLong, TooManyImages
 from llava_demo.log import AnswerRecord
 from llava_demo.ui import conversation, panels
 from llava_demo.ui.answering import Growth, caller_of_event, numbers_of
@@ -44,6 +44,7 @@ class Question:
     asked: list[Entry]
     before: list[Entry]
     is_from_box: bool = False  # the message box is emptied once the question is taken
+    begun: str = ""  # an answer whose rest is asked for
 
 
 class Handlers:
@@ -82,6 +83,13 @@ class Handlers:
             async for update in updates:
                 yield update
 
+    async def resume(self, history: list[Entry], *knobs: Any) -> AsyncGenerator[Update, None]:
+        """Ask for the rest of the last answer, which was cut, stopped or broke off."""
+        asked, begun = conversation.cut_answer(history)
+        async with aclosing(self._answer(Question(asked, history, begun=begun), knobs)) as updates:
+            async for update in updates:
+                yield update
+
     def undo(self, event: gr.UndoData, history: list[Entry]) -> tuple[Any, Any]:
         """Take the last turn back; its question returns to the message box, pictures and all."""
         last = _index(event)
@@ -102,7 +110,8 @@ class Handlers:
         A question that is refused changes nothing but the words above the message box, so that nothing of it is lost.
         Gradio's own validators would answer with HTTP 422, which browsers put on the console as an error.
         """
-        asked, said = question.asked, list[Entry]()
+        asked = question.asked
+        begun = said = [conversation.answer_entry(question.begun)] if question.begun else []
         is_taken = False
         try:
             request = await asyncio.to_thread(self._request, question, knobs)
@@ -110,15 +119,16 @@ class Handlers:
             yield _update(
                 box=gr.MultimodalTextbox(**emptied, **BUSY),
                 refusal="",
-                chat=[*asked, conversation.pending_entry(_LOOKING)],
+                chat=[*asked, *begun, conversation.pending_entry(_LOOKING)],
             )
             is_taken = True
-            yield _update(seen=await asyncio.to_thread(self._seen, request))
-            growth = Growth(AnswerRecord("page"))
+            if len(request.images) <= self._engine.info.max_images:  # else it is refused in a moment
+                yield _update(seen=await asyncio.to_thread(self._seen, request))
+            growth = Growth(AnswerRecord("page"), question.begun)
             async with aclosing(stream_recorded(self._engine, request, growth.record)) as chunks:
                 async for chunk in chunks:
                     if growth.takes(chunk):
-                        said = self._said(growth)
+                        said = self._said(growth, len(request.images))
                         yield _update(chat=asked + said, progress=_progress(growth))
         except InvalidRequest as error:
             yield _refused(question, error, is_taken)
@@ -134,20 +144,23 @@ class Handlers:
     def _request(self, question: Question, knobs: tuple[Any, ...]) -> ChatRequest:
         if len(question.asked) == len(question.before) and question.is_from_box:
             raise InvalidRequest("There is nothing to send yet; write a question or add a picture.")
-        messages = conversation.messages_from(question.asked, self._read_image)
+        begun = [conversation.answer_entry(question.begun)] if question.begun else []
+        messages = conversation.messages_from([*question.asked, *begun], self._read_image)
         return ChatRequest(messages, self._controls.sampling_from(knobs), caller=caller_of_event())
 
-    def _said(self, growth: Growth) -> list[Entry]:
+    def _said(self, growth: Growth, images: int) -> list[Entry]:
+        answer = [conversation.answer_entry(growth.text)] if growth.text else []
         if growth.record.finish_reason:
-            answer = [conversation.answer_entry(growth.text)] if growth.text else []
-            return [*answer, conversation.byline_entry(numbers_of(growth.record))]
-        if growth.text:
-            return [conversation.answer_entry(growth.text)]
+            usage = growth.record.usage
+            tokens = usage.total_tokens - images * self._engine.info.image_tokens if usage else None
+            return [*answer, conversation.byline_entry(numbers_of(growth.record), tokens)]
+        if growth.has_new_text:
+            return answer
         status = self._engine.status()
         is_loading = status.state == "loading"
         doing = f"The model is being loaded · {status.stage}" if is_loading else _LOOKING
         others = status.waiting - is_loading  # in an engine that loads, this question waits as well
-        return [conversation.pending_entry(f"{doing} · {others} waiting" if others else doing)]
+        return [*answer, conversation.pending_entry(f"{doing} · {others} waiting" if others else doing)]
 
     def _advice(self, asked: list[Entry], said: list[Entry]) -> list[Entry]:
         """Once a conversation, where the miniature declines: which model knows photos."""
@@ -178,14 +191,14 @@ def _index(event: gr.RetryData | gr.EditData | gr.UndoData) -> int:
 
 
 def _progress(growth: Growth) -> str:
-    if growth.record.finish_reason or not growth.text:
+    if growth.record.finish_reason or not growth.has_new_text:
         return ""
     return panels.progress_html(growth.tokens_per_s)
 
 
 def _refused(question: Question, error: InvalidRequest, is_taken: bool) -> Update:
     """The page as it was before the question, and why it cannot be asked."""
-    refusal = panels.refusal_html(str(error))
+    refusal = panels.refusal_html(str(error), is_full=isinstance(error, PromptTooLong | TooManyImages))
     if not is_taken:
         return _update(refusal=refusal, chat=question.before)
     draft = conversation.question_of(question.asked, len(question.asked) - 1)

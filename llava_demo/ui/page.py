@@ -1,5 +1,6 @@
 """The page: what stands where, and which handler hears what. It knows no model and no format."""
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,11 +51,12 @@ def build_page(engine: Engine, settings: Settings) -> gr.Blocks:
                 served = gr.HTML(panels.served_html(engine.info), elem_id="served", padding=False)
                 gr.HTML(panels.LOAD, padding=False)
             gr.HTML(panels.SWITCHES, padding=False)
+        with gr.Column(elem_id="share-menu"):
+            sharing_panel = SharingPanel()
         with gr.Sidebar(position="right", open=False, width=340, elem_id="panel"):
             seen = gr.HTML(panels.seen_html([], 0), elem_id="seen", padding=False)
             gr.HTML("<h2>How it answers</h2>", elem_id="sampling", padding=False)
             controls = SamplingControls(lambda: engine.info.context_tokens)
-            sharing_panel = SharingPanel()
             about = gr.HTML(panels.about_html(engine.info), elem_id="about", padding=False)
         chat = _chatbot(engine)
         examples.publish(chat)
@@ -67,6 +69,7 @@ def build_page(engine: Engine, settings: Settings) -> gr.Blocks:
         handlers = Handlers(engine, controls, examples, read_image)
         answering = _connect(handlers, parts, controls.components)
         _connect_keeping(parts, answering)
+        _connect_settings(controls)
         Pictures(engine, settings.image_limits).connect(box, refusal)
         _connect_what_answers(page, engine, examples, (served, about, chat), controls)
         code = CodePanel(engine, settings, controls, examples, read_image)
@@ -145,12 +148,16 @@ def _connect(handlers: Handlers, parts: _Parts, controls: list[gr.components.Com
     everything = [box, parts.refusal, chat, parts.seen, parts.progress]
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     answer: dict[str, Any] = {"outputs": everything, "concurrency_limit": None, **quiet}
+    resume = gr.Button("Continue the answer", visible="hidden", elem_id="resume-answer")
     answering: list[Any] = [
-        box.submit(handlers.send, [box, chat, *controls], **answer),
-        chat.example_select(handlers.send_example, [chat, *controls], **answer),
-        chat.retry(handlers.retry, [chat, *controls], **answer),
-        chat.edit(handlers.edit, [chat, *controls], **answer),
+        box.submit(handlers.send, [box, chat, *controls], js=_asking("send"), **answer),
+        chat.example_select(handlers.send_example, [chat, *controls], js=_asking("example"), **answer),
+        chat.retry(handlers.retry, [chat, *controls], js=_asking("retry"), **answer),
+        chat.edit(handlers.edit, [chat, *controls], js=_asking("edit"), **answer),
+        resume.click(handlers.resume, [chat, *controls], js=_asking("resume"), **answer),
     ]
+    for event in answering:
+        event.failure(None, [box, chat], [box, chat, parts.refusal, parts.progress], js=_FAILED)
     # The last event of an answer may still be on its way when Undo is pressed; it would bring the turn back.
     chat.undo(handlers.undo, chat, [box, chat], cancels=answering, queue=False, **quiet)
     stopping = box.stop(None, cancels=answering, **quiet)
@@ -169,6 +176,25 @@ _SHOW = """(box, chat) => {
 }"""
 
 
+def _asking(what: str) -> str:
+    """Before an answer is asked for: js/keeping.js uploads pictures again that the server no longer has."""
+    return f"""async (...inputs) => {{
+  const detail = {{ what: "{what}", inputs, ready: null }};
+  document.dispatchEvent(new CustomEvent("asking", {{ detail }}));
+  await detail.ready;
+  return detail.inputs;
+}}"""
+
+
+# js/connection.js says what an event leaves that never reached the server, or whose connection was lost.
+_FAILED = """(box, chat) => {
+  const event = new CustomEvent("answer-failed", { detail: { chat, refusal: "" } });
+  document.dispatchEvent(event);
+  const idle = { __type__: "update", submit_btn: true, stop_btn: false };
+  return [{ ...idle, value: box }, event.detail.chat, event.detail.refusal, ""];
+}"""
+
+
 def _connect_keeping(parts: _Parts, answering: list[Any]) -> None:
     """Conversations are kept in the visitor's browser; these events run there alone."""
     box, chat = parts.box, parts.chat
@@ -177,7 +203,22 @@ def _connect_keeping(parts: _Parts, answering: list[Any]) -> None:
         change(None, value, None, js=f"(detail) => document.dispatchEvent(new CustomEvent('{name}', {{ detail }}))")
     chat.clear(None, js="() => document.dispatchEvent(new Event('conversation-cleared'))")
     show = gr.Button("Show what is kept", visible="hidden", elem_id="show-kept")
-    show.click(None, [box, chat], [box, chat, parts.refusal, parts.progress], js=_SHOW, cancels=answering)
+    shown = show.click(None, [box, chat], [box, chat, parts.refusal, parts.progress], js=_SHOW, cancels=answering)
+    shown.then(None, js="() => document.dispatchEvent(new Event('shown'))")
+
+
+def _connect_settings(controls: SamplingControls) -> None:
+    """The settings are remembered in the visitor's browser; js/settings.js says which."""
+    names = json.dumps(controls.names)
+    dispatch = (
+        f"const detail = {{ names: {names}, values }}; document.dispatchEvent(new CustomEvent('%s', {{ detail }}));"
+    )
+    components = controls.components
+    for component in components:
+        component.change(None, components, None, js=f"(...values) => {{ {dispatch % 'settings-changed'} }}")
+    restore = gr.Button("Restore the settings", visible="hidden", elem_id="restore-settings")
+    restoring = f"(...values) => {{ {dispatch % 'settings-restoring'} return detail.values; }}"
+    restore.click(None, components, components, js=restoring)
 
 
 def _connect_code(panel: CodePanel, inputs: list[gr.components.Component]) -> None:

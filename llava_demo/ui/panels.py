@@ -24,6 +24,7 @@ _MOON_AND_SUN = """<svg class="moon" viewBox="0 0 24 24" aria-hidden="true">
 d="M12 3v1.6m0 14.8V21M3 12h1.6m14.8 0H21M5.6 5.6l1.2 1.2m10.4 10.4 1.2 1.2m0-12.8-1.2 1.2M6.8 17.2l-1.2 1.2"/></svg>"""
 _CHATS = '<svg viewBox="0 0 24 24" aria-hidden="true"><path d="M5 6.5h14M5 12h14M5 17.5h9"/></svg>'
 _CODE = '<svg viewBox="0 0 24 24" aria-hidden="true"><path d="M8.5 7 3.5 12l5 5m7-10 5 5-5 5"/></svg>'
+_SHARE = '<svg viewBox="0 0 24 24" aria-hidden="true"><path d="M12 15V4m-4 4 4-4 4 4M6 12v7h12v-7"/></svg>'
 _KNOBS = """<svg viewBox="0 0 24 24" aria-hidden="true"><path d="M4 7h9m5 0h2M4 17h2m5 0h9"/>
 <circle cx="15.5" cy="7" r="2.3"/><circle cx="8.5" cy="17" r="2.3"/></svg>"""
 
@@ -45,9 +46,11 @@ def served_html(info: EngineInfo) -> str:
     """What answers; how busy it is, js/status.js writes."""
     served = " · ".join((info.device, info.precision, f"{info.engine} engine"))
     mode = info.image_mode or ""
-    return (
-        f"""<b>{escape(model_name(info))}</b> <span class="served" data-image-mode="{mode}">{escape(served)}</span>"""
+    holds = (
+        f'data-context="{info.context_tokens}" data-images="{info.max_images}" data-image-tokens="{info.image_tokens}"'
     )
+    return f"""<b>{escape(model_name(info))}</b>
+<span class="served" data-image-mode="{mode}" {holds}>{escape(served)}</span>"""
 
 
 LAMP = '<i class="lamp" data-state="ready"></i>'
@@ -57,6 +60,7 @@ LOAD = '<span class="load" role="status" aria-live="off"></span>'
 SWITCHES = f"""<div class="switches">
 <button disabled id="new-chat">New chat</button>
 <button disabled id="chats-switch" aria-label="Conversations" title="Conversations">{_CHATS}</button>
+<button disabled id="share-switch" aria-label="Share" title="Share" aria-expanded="false">{_SHARE}</button>
 <button disabled id="code-switch" aria-label="Use in code" title="Use in code">{_CODE}</button>
 <button disabled id="theme-switch" aria-label="Dark colours" title="Dark or light">{_MOON_AND_SUN}</button>
 <button disabled id="panel-switch" aria-label="Settings" title="Settings" aria-expanded="false">{_KNOBS}</button>
@@ -88,6 +92,7 @@ def about_html(info: EngineInfo) -> str:
     reasons = "".join(f"<li>{escape(reason)}</li>" for reason in info.reasons)
     return f"""<section class="about"><h2>What answers here</h2><dl>{rows}</dl>
 {f"<ul>{reasons}</ul>" if reasons else ""}
+<p><a href="v1/docs" target="_blank">The APIs of this server</a></p>
 <p>LLaVA-1.5 by Liu, Li, Li and Lee, 2023
 (<a href="https://arxiv.org/abs/2310.03744" target="_blank" rel="noreferrer">paper</a>).
 It can be wrong, and sure of it. The 7B and 13B weights are under the Llama 2 Community License.</p>
@@ -117,9 +122,12 @@ def progress_html(tokens_per_s: float) -> str:
     return f"<p>Writing{f' · {tokens_per_s:.0f} tokens/s' if tokens_per_s else ''}</p>"
 
 
-def refusal_html(words: str) -> str:
-    """Why what is in the message box cannot be sent as it is."""
-    return f'<p role="alert">{escape(words)}</p>'
+def refusal_html(words: str, is_full: bool = False) -> str:
+    """Why what is in the message box cannot be sent as it is; js/context.js acts on the buttons of a full one."""
+    buttons = """<span class="choices">
+<button type="button" data-choice="leave-out">Leave out the oldest picture</button>
+<button type="button" data-choice="new-chat">New chat</button></span>"""
+    return f'<p role="alert">{escape(words)}{buttons if is_full else ""}</p>'
 
 
 def _miniature_notice() -> str:

@@ -60,6 +60,7 @@ class Pictures:
         ask = gr.Button("Ask about pictures", elem_id="ask-about-pictures", **hidden)
         asked = ask.click(self.answers, questions, answers, js=_TAKE_QUESTIONS, **quiet)
         asked.then(None, answers, js=_HAND_ANSWERS)
+        asked.failure(None, None, js="() => document.dispatchEvent(new CustomEvent('picture-answers'))")
         change = gr.Button("Change the box", elem_id="change-box", **hidden)
         changed = change.click(None, box, [box, refusal], js=_CHANGE_BOX)
         changed.then(None, js='() => document.dispatchEvent(new Event("box-changed"))')

@@ -27,17 +27,26 @@ from llava_demo.ui.examples import Examples
 from llava_demo.ui.saved import Saved, archive_of, saved_from
 from llava_demo.ui.uploads import ReadUploads
 
+_SHARED = """<h2>Share</h2>
+<dl><dt>Link</dt><dd>opens this page with your question and settings. It leaves out the conversation and your own
+pictures, and sends nothing by itself.</dd>
+<dt>Save</dt><dd>writes the conversation with its pictures to a file.</dd>
+<dt>Open</dt><dd>shows such a file as a new conversation.</dd></dl>"""
+
 # The button is hidden, and does nothing without a file; Gradio gives it the file a moment later.
 _DOWNLOAD = """() => setTimeout(() => document.querySelector("#saved-file").click(), 300)"""
+_OPENING = """() => {
+  document.dispatchEvent(new CustomEvent("asking", { detail: { what: "open", inputs: [] } }));
+}"""  # js/keeping.js keeps what is on the page
 _QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
 KNOB_NAMES = (*KNOBS, "seed")
 
 
 class SharingPanel:
-    """The part "Share" of the panel; made where it stands, connected when the rest of the page is there."""
+    """The masthead's menu "Share"; made where it stands, connected when the rest of the page is there."""
 
     def __init__(self) -> None:
-        gr.HTML("<h2>Share</h2>", elem_id="share", padding=False)
+        gr.HTML(_SHARED, padding=False)
         with gr.Row(elem_id="share-buttons"):
             self.make_link = gr.Button("Link", size="sm", elem_id="make-link", min_width=60)
             self.save = gr.Button("Save", size="sm", elem_id="save-conversation", min_width=60)
@@ -46,7 +55,6 @@ class SharingPanel:
             )
         self.link = gr.Textbox(
             label="Link",
-            info="Opens this page with your question and settings; nothing is sent by itself.",
             visible=False,
             interactive=False,
             buttons=["copy"],
@@ -85,6 +93,7 @@ class Sharing:
         panel.make_link.click(self.link, [box, chat, *knobs], panel.link, **_QUIET)
         saving = panel.save.click(self.saved, [chat, *knobs], [panel.file, panel.said], **_QUIET)
         saving.success(None, js=_DOWNLOAD)
+        panel.open.upload(None, js=_OPENING)
         panel.open.upload(self.reopened, panel.open, [chat, panel.said, *knobs], cancels=answering, **_QUIET)
 
     async def opened(self, request: gr.Request) -> list[Any]:

@@ -24,6 +24,7 @@ STYLES = (  # later ones win
         "empty",
         "conversation",
         "answers",
+        "turns",
         "box",
         "pictures",
         "lightbox",

@@ -21,6 +21,7 @@ from llava_demo.errors import (
     ModelNotFound,
     PromptTooLong,
     RequestTooLarge,
+    TooManyImages,
     UnsupportedParameter,
 )
 from llava_demo.wire.dialects import EXTENSIONS, UNKNOWN, Dialect, dialect_of
@@ -33,7 +34,15 @@ _BROKEN_OFF = ("abort", "aborted", "cancelled", "error")  # finish reasons
 _TOO_LONG = "maximum context length"  # vLLM's and OpenAI's words; vLLM's code is the status
 _BY_CODE: dict[str, type[InvalidRequest]] = {
     error.code: error
-    for error in (InvalidImage, ImageTooLarge, ModelNotFound, PromptTooLong, RequestTooLarge, UnsupportedParameter)
+    for error in (
+        InvalidImage,
+        ImageTooLarge,
+        ModelNotFound,
+        PromptTooLong,
+        RequestTooLarge,
+        TooManyImages,
+        UnsupportedParameter,
+    )
 }
 
 

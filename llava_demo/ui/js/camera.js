@@ -1,5 +1,5 @@
 // The camera: on a phone its own app, elsewhere a dialog with what the camera sees and a shutter.
-import { $, $$, make, watch } from "./dom.js";
+import { $, $$, addToPage, make, watch } from "./dom.js";
 import { jpegOf } from "./formats.js";
 import { add } from "./pictures.js";
 
@@ -50,7 +50,7 @@ export function start() {
       make("button", { type: "button", className: "cancel", onclick: () => dialog.close() }, "Cancel"),
       make("button", { type: "button", className: "take", onclick: take }, "Take the picture")));
   dialog.addEventListener("close", stop);
-  $(".gradio-container").append(dialog);
+  addToPage(dialog);
   document.addEventListener("click", ({ target }) => {
     if (target.closest(".camera")) (matchMedia("(pointer: coarse)").matches ? openPhonesOwn : openDialog)();
   });

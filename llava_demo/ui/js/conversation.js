@@ -2,13 +2,32 @@
 import { $, $$, watch } from "./dom.js";
 import { plainTextOf } from "./markdown.js";
 
+const isEmpty = () => $("#conversation .placeholder-content") !== null;
+
 /** The empty page begins at its top; Gradio scrolls every conversation to its end. */
 function keepTheEmptyPageAtItsTop() {
   const toTop = () => {
-    if ($("#conversation .placeholder-content")) $("#conversation .bubble-wrap").scrollTop = 0;
+    if (isEmpty()) $("#conversation .bubble-wrap").scrollTop = 0;
   };
   $("#conversation").addEventListener("load", toTop, { capture: true });
   for (const ms of [0, 100, 400]) setTimeout(toTop, ms);
+}
+
+/** Gradio 6.31 scrolls to the end with each piece of an answer, unless the reader is 100 pixels away from it by then. */
+function stayWhereTheReaderScrolled() {
+  const wrap = $("#conversation .bubble-wrap");
+  let isHeld = false;
+  const hold = () => { isHeld ||= wrap.scrollTop > 0; };
+  wrap.scrollTo = (...to) => isHeld || isEmpty() || Element.prototype.scrollTo.apply(wrap, to);
+  wrap.addEventListener("wheel", ({ deltaY }) => deltaY < 0 && hold(), { passive: true });
+  wrap.addEventListener("touchmove", hold, { passive: true });
+  wrap.addEventListener("pointerdown", ({ target }) => target === wrap && hold()); // the scroll bar
+  wrap.addEventListener("keydown", ({ key }) => ["ArrowUp", "PageUp", "Home"].includes(key) && hold());
+  wrap.addEventListener("scroll", () => { isHeld &&= wrap.scrollHeight - wrap.clientHeight - wrap.scrollTop > 8; });
+  document.addEventListener("asking", () => { isHeld = false; });
+  $("#conversation").addEventListener("click", ({ target }) => {
+    if (target.closest(".scroll-down-button-container")) isHeld = false;
+  }, { capture: true });
 }
 
 /** The Chatbot holds its texts as HTML (see `shown` in conversation.py); what is copied is the text. */
@@ -32,6 +51,7 @@ function name() {
 
 export function start() {
   keepTheEmptyPageAtItsTop();
+  stayWhereTheReaderScrolled();
   copyTexts();
   watch("#conversation", name);
 }

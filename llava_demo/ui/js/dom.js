@@ -42,3 +42,6 @@ export function make(tag, properties, ...children) {
   element.append(...children);
   return element;
 }
+
+/** Where Gradio 6.31 applies those styles of ours that depend on the window. @param {HTMLElement} element */
+export const addToPage = (element) => ($(".gradio-container .contain") ?? $(".gradio-container")).append(element);

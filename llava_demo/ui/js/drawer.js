@@ -1,6 +1,7 @@
 // The list of kept conversations: open, rename and delete them.
-import { $ } from "./dom.js";
-import { currentId, filesOf, keyOf, newChat, open, save, titleOf } from "./keeping.js";
+import { $, addToPage } from "./dom.js";
+import { filesOf, keyOf, titleOf } from "./entries.js";
+import { newChat, open, save, shown } from "./keeping.js";
 import * as store from "./store.js";
 
 const UNKEPT = "This browser keeps nothing for this page (a private window, or a frame of another site): what is here lasts until it is closed.";
@@ -16,7 +17,7 @@ async function sweep() {
 async function forget(ids) {
   for (const id of ids) await store.remove("conversations", id);
   await sweep();
-  if (ids.includes(currentId())) {
+  if (ids.includes(shown().id)) {
     await newChat();
     for (const id of ids) await store.remove("conversations", id); // `newChat` saves what it leaves
   }
@@ -33,7 +34,7 @@ function button(name, words, act) {
   return made;
 }
 
-/** @param {import("./keeping.js").Conversation} conversation */
+/** @param {import("./entries.js").Conversation} conversation */
 function row(conversation) {
   const item = document.createElement("li");
   const title = titleOf(conversation);
@@ -42,7 +43,7 @@ function row(conversation) {
     $("#drawer").close();
     await open(await store.get("conversations", conversation.id));
   });
-  if (conversation.id === currentId()) opening.setAttribute("aria-current", "true");
+  if (conversation.id === shown().id) opening.setAttribute("aria-current", "true");
   const picture = conversation.thumbnail ? Object.assign(new Image(), { src: conversation.thumbnail, alt: "" }) : "";
   const words = document.createElement("span");
   const date = document.createElement("time");
@@ -69,6 +70,15 @@ async function write() {
   $("#drawer .kept").textContent = (await store.isKept()) ? KEPT : UNKEPT;
 }
 
+/** One line above the message box where it is not, as long as nothing else is said there. */
+async function sayWhetherItIsKept() {
+  if (await store.isKept()) return;
+  const line = document.createElement("p");
+  line.id = "unkept";
+  line.textContent = "Kept until this page is closed: the browser stores nothing here.";
+  $("#progress").prepend(line);
+}
+
 export function start() {
   const drawer = document.createElement("dialog");
   drawer.id = "drawer";
@@ -76,7 +86,8 @@ export function start() {
   drawer.innerHTML = `<header><h2>Conversations</h2><button type="button" class="close" aria-label="Close">×</button></header>
 <button type="button" class="new">New chat</button><ul></ul>
 <footer><p class="kept"></p><button type="button" class="delete-all">Delete all</button></footer>`;
-  $(".gradio-container").append(drawer); // which has the fonts and the colours
+  addToPage(drawer);
+  sayWhetherItIsKept();
   $("#chats-switch").addEventListener("click", async () => {
     await save();
     await write();

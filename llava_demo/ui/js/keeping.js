@@ -1,14 +1,16 @@
 // The conversation of this tab is kept in the browser after each change, and put back after a reload, a crash or a
 // restart of the server. Pictures that the server has no more are uploaded again.
-import { $ } from "./dom.js";
+import { $, addToPage, isStreaming } from "./dom.js";
+import { ended, filesOf, keyOf, picturesOf } from "./entries.js";
 import { upload } from "./server.js";
 import * as store from "./store.js";
+import * as versions from "./versions.js";
 
 /**
- * @typedef {{path: string, url: string, orig_name: string, mime_type?: string}} FileData
- * @typedef {{role: string, content: any[], metadata?: {title?: string, status?: string}}} Entry
- * @typedef {{id: string, title: string, updated: number, thumbnail: string, entries: Entry[],
- *   draft: {text: string, files: FileData[]}}} Conversation
+ * @typedef {import("./entries.js").FileData} FileData
+ * @typedef {import("./entries.js").Entry} Entry
+ * @typedef {import("./entries.js").Draft} Draft
+ * @typedef {import("./entries.js").Conversation} Conversation
  */
 
 const SAVE_AFTER_MS = 300;
@@ -18,40 +20,21 @@ const TAB = "ask-a-picture-tab"; // in sessionStorage: the conversation of this 
 /** @returns {Conversation} */
 const fresh = () => ({
   id: `${Date.now()}-${Math.random().toString(36).slice(2)}`, title: "", updated: 0, thumbnail: "", entries: [],
-  draft: { text: "", files: [] },
+  draft: { text: "", files: [] }, versions: [],
 });
 
 let current = fresh();
 let saving = 0;
 let isReady = false; // nothing is saved before what was kept has been put back
-/** @type {Entry[]} */
-let before = []; // the last entries that were not none
-/** @type {{chat: Entry[], box: Conversation["draft"]} | null} */
+/** @type {Conversation | null} */
+let before = null; // what was on the page before it was emptied
+/** @type {{chat: Entry[], box: Draft, isFirst: boolean} | null} */
 let toShow = null;
+let asking = ""; // what the answer on its way was asked with: "send", "retry", ...
 let release = () => {};
 
-/** @param {{text?: string}} part - a text of the Chatbot, which is HTML */
-function textOf(part) {
-  const decoder = document.createElement("textarea");
-  decoder.innerHTML = (part.text ?? "").replaceAll("<", "&lt;");
-  return decoder.value;
-}
-
-/** @param {Entry[]} entries */
-const partsOf = (entries) => entries.flatMap(({ role, content }) => (role === "user" ? content : []));
-
-/** @param {Conversation} conversation @returns {FileData[]} */
-export const filesOf = ({ entries, draft }) =>
-  [...partsOf(entries).filter((part) => part.file).map((part) => part.file), ...draft.files];
-
-/** A picture's key: the hash of its bytes, and its name. @param {FileData} file */
-export const keyOf = (file) => file.path.split("/").slice(-2).join("/");
-
-/** @param {Conversation} conversation */
-export const titleOf = ({ title, entries }) =>
-  title || textOf(partsOf(entries).find((part) => part.text) ?? {}).trim().slice(0, 80) || "A picture";
-
-export const currentId = () => current.id;
+/** @returns {Conversation} what this tab shows; not to be changed */
+export const shown = () => current;
 
 /** @param {Blob} blob */
 async function thumbnailOf(blob) {
@@ -102,45 +85,42 @@ function saveSoon() {
 /** @param {FileData} file @returns {Promise<FileData>} */
 async function onServer(file) {
   const answer = await fetch(file.url, { method: "HEAD" }).catch(() => null);
-  if (answer?.ok) return file;
+  if (!answer || answer.ok) return file; // or no network: the event that needs it will say so
   const blob = await store.get("pictures", keyOf(file));
   if (!blob) return file;
   return upload(new File([blob], file.orig_name ?? keyOf(file).split("/")[1], { type: blob.type }), () => {});
 }
 
-/** An answer that the page was left in the middle of. @param {Entry[]} entries */
-function ended(entries) {
-  const said = entries.filter(({ metadata }) => metadata?.status !== "pending");
-  const last = said.at(-1);
-  if (said.length === entries.length && (!last || last.metadata?.title)) return said;
-  return [...said, {
-    role: "assistant", content: [{ type: "text", text: "" }], metadata: { title: "Interrupted", status: "done" },
-  }];
+/** Put a kept conversation on the page. @param {Conversation} kept */
+export const open = (kept) => put({ versions: [], ...structuredClone(kept), entries: ended(structuredClone(kept)) });
+
+/** Show what this tab shows, changed. @param {(conversation: Conversation) => Conversation} change */
+export async function alter(change) {
+  await put(change(structuredClone(current)));
+  saveSoon();
 }
 
-/** Put a kept conversation on the page. @param {Conversation} kept */
-export async function open(kept) {
-  const conversation = structuredClone(kept);
-  for (const part of partsOf(conversation.entries)) if (part.file) part.file = await onServer(part.file);
-  conversation.draft.files = await Promise.all(conversation.draft.files.map(onServer));
-  conversation.entries = ended(conversation.entries);
+/** @param {Conversation} conversation */
+async function put(conversation) {
+  await uploadAgain(conversation.entries, conversation.draft);
   become(conversation);
 }
 
 /** @param {Conversation} conversation */
 function become(conversation) {
   current = conversation;
-  before = conversation.entries;
   hold(conversation.id);
-  toShow = { chat: conversation.entries, box: conversation.draft };
+  toShow = { chat: conversation.entries, box: conversation.draft, isFirst: !isReady };
   $("#show-kept").click();
   document.dispatchEvent(new Event("conversation-kept"));
+  document.dispatchEvent(new Event("conversation-shown"));
 }
 
-/** An empty page; what was on it stays in the list. */
-export async function newChat() {
+/** An empty page; what was on it stays in the list. @param {Draft} [draft] - that goes along */
+export async function newChat(draft) {
+  if (draft) current.draft = fresh().draft;
   await save();
-  become(fresh());
+  become(draft ? { ...fresh(), draft } : fresh());
   $("#box textarea")?.focus();
 }
 
@@ -151,7 +131,7 @@ function hold(id) {
   } catch { /* blocked */ }
   release();
   navigator.locks?.request(`ask-a-picture-${id}`, { ifAvailable: true }, (lock) =>
-    lock && new Promise((resolve) => { release = resolve; }));
+    lock && new Promise((resolve) => { release = resolve; })).catch(() => {}); // blocked
 }
 
 /** @param {Conversation[]} kept @returns {Promise<Conversation | undefined>} */
@@ -160,7 +140,8 @@ async function lastOne(kept) {
   try {
     mine = sessionStorage.getItem(TAB);
   } catch { /* blocked */ }
-  const held = new Set(((await navigator.locks?.query())?.held ?? []).map(({ name }) => name));
+  const locks = await navigator.locks?.query().catch(() => null); // blocked
+  const held = new Set((locks?.held ?? []).map(({ name }) => name));
   const isFree = ({ id }) => !held.has(`ask-a-picture-${id}`);
   return mine ? kept.find(({ id }) => id === mine) : kept.sort((a, b) => b.updated - a.updated).find(isFree);
 }
@@ -171,7 +152,7 @@ function offerUndo(conversation) {
   toast.setAttribute("role", "status");
   toast.innerHTML = 'Cleared · <button type="button">Undo</button>';
   $("#cleared")?.remove();
-  $(".gradio-container").append(toast);
+  addToPage(toast);
   const gone = setTimeout(() => toast.remove(), 10_000);
   toast.querySelector("button").addEventListener("click", () => {
     clearTimeout(gone);
@@ -181,17 +162,62 @@ function offerUndo(conversation) {
   });
 }
 
+/** What was typed before the kept draft came stays, behind it. @param {Draft} kept @param {Draft | null} typed */
+const joined = (kept, typed) =>
+  !typed?.text || typed.text === kept.text ? kept : { ...kept, text: [kept.text, typed.text].filter(Boolean).join("\n") };
+
+/** Pictures that the server no longer has. @param {Entry[]} entries @param {Draft} [draft] - both changed in place */
+async function uploadAgain(entries, draft) {
+  const again = picturesOf(entries).map(async (part) => { part.file = await onServer(part.file); });
+  if (draft) again.push(Promise.all(draft.files.map(onServer)).then((files) => { draft.files = files; }));
+  await Promise.all(again);
+}
+
+/** @param {{what: string, inputs: any[], ready: Promise<void> | null}} detail - of an answer that is asked for */
+function ask(detail) {
+  asking = detail.what;
+  detail.inputs = JSON.parse(JSON.stringify(detail.inputs));
+  detail.ready = uploadAgain(detail.inputs.find(Array.isArray) ?? [], detail.inputs.find((input) => input?.files));
+}
+
+/** Gradio writes a changed question into the Chatbot before it is asked. @param {Entry[]} entries */
+const isOnlyEdited = (entries) => !isStreaming() && entries.length === current.entries.length &&
+  entries.every(({ role, content }, at) => role === "user" || content[0].text === current.entries[at].content[0].text);
+
+/** Another conversation comes in place of what is shown, which stays in the list. */
+function leave() {
+  const left = structuredClone(current);
+  store.put("conversations", left.id, left).catch(() => {}); // the browser's room is full
+  current = { ...fresh(), draft: left.draft };
+  hold(current.id);
+}
+
+/** @param {Entry[]} entries */
+function change(entries) {
+  if (!entries.length) before = structuredClone(current);
+  if (asking === "open" && current.entries.length) leave();
+  if (["retry", "edit"].includes(asking)) versions.begin(current, entries);
+  if (asking === "send" && entries.length > current.entries.length) current.draft = fresh().draft;
+  asking = "";
+  current.entries = entries;
+  current.isAnswering = isStreaming();
+  versions.settle(current);
+  saveSoon();
+  document.dispatchEvent(new Event("conversation-shown"));
+}
+
 export async function start() {
   document.addEventListener("showing", ({ detail }) => {
-    if (toShow) Object.assign(detail, toShow);
+    if (!toShow) return;
+    const { chat, box, isFirst } = toShow;
+    Object.assign(detail, { chat, box: isFirst ? joined(box, detail.box) : box });
     toShow = null;
   });
+  document.addEventListener("asking", ({ detail }) => ask(detail));
   document.addEventListener("conversation-changed", ({ detail }) => {
     const entries = JSON.parse(JSON.stringify(detail ?? []));
-    if (!isReady || JSON.stringify(entries) === JSON.stringify(current.entries)) return;
-    if (current.entries.length) before = current.entries;
-    current.entries = entries;
-    saveSoon();
+    const isNew = JSON.stringify(entries) !== JSON.stringify(current.entries);
+    if (isReady && isNew && !isOnlyEdited(entries)) change(entries);
   });
   document.addEventListener("draft-changed", ({ detail }) => {
     const draft = JSON.parse(JSON.stringify(detail ?? { text: "", files: [] }));
@@ -200,13 +226,14 @@ export async function start() {
     saveSoon();
   });
   document.addEventListener("conversation-cleared", () => {
-    offerUndo({ ...current, entries: ended(before) });
+    const cleared = current.entries.length ? structuredClone(current) : before;
+    if (cleared) offerUndo({ ...cleared, entries: ended(cleared) });
     current = { ...fresh(), draft: current.draft };
     hold(current.id);
     saveSoon();
   });
   addEventListener("pagehide", () => saving && save());
-  $("#new-chat").addEventListener("click", newChat);
+  $("#new-chat").addEventListener("click", () => newChat());
 
   const isLink = /[?&](prompt|image)=/.test(location.search); // a link fills an empty page
   const last = isLink ? undefined : await lastOne(await store.all("conversations"));

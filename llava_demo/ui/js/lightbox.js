@@ -1,6 +1,6 @@
 // A picture at the size of the window: zoomed and moved by mouse, fingers and keys; as it is, and as the model sees it.
 import { overlay } from "./boxes.js";
-import { $, $$, make } from "./dom.js";
+import { $, $$, addToPage, make } from "./dom.js";
 import { askAbout } from "./server.js";
 
 const MOST_ZOOM = 8;
@@ -197,7 +197,7 @@ function openPictures() {
 }
 
 export function start() {
-  $(".gradio-container").append(dialog);
+  addToPage(dialog);
   dialog.addEventListener("keydown", takeKeys);
   dialog.addEventListener("click", takeClicks);
   takePointers();

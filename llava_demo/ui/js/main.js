@@ -5,6 +5,8 @@ import * as camera from "./camera.js";
 import * as chips from "./chips.js";
 import * as code from "./code.js";
 import * as colours from "./colours.js";
+import * as connection from "./connection.js";
+import * as context from "./context.js";
 import * as conversation from "./conversation.js";
 import { $, $$ } from "./dom.js";
 import * as drawer from "./drawer.js";
@@ -15,14 +17,19 @@ import * as markdown from "./markdown.js";
 import * as panel from "./panel.js";
 import * as pictures from "./pictures.js";
 import * as server from "./server.js";
+import * as settings from "./settings.js";
+import * as share from "./share.js";
 import * as status from "./status.js";
+import * as turns from "./turns.js";
 
 const CONCERNS = [
-  server, pictures, camera, keys, colours, panel, conversation, markdown, boxes, lightbox, chips, code, status,
-  accessibility, drawer, keeping,
+  server, pictures, camera, share, keys, colours, panel, conversation, markdown, boxes, lightbox, chips, code, status,
+  accessibility, drawer, keeping, connection, settings, context, turns,
 ];
-const PARTS = [".masthead .switches", "#panel .toggle-button", "#conversation .bubble-wrap", "#box textarea", "#chips div",
-  "#giving ul", "#code dialog"];
+const PARTS = [".masthead .switches", "#panel .toggle-button", "#share-menu", "#conversation .bubble-wrap", "#box textarea", "#chips div",
+  "#giving ul", "#code dialog", "#show-kept", "#restore-settings", "#progress", "#served .served"];
+
+connection.install();
 
 /** Gradio draws the parts one after the other; all concerns start as soon as the last one is there. */
 const drawing = new MutationObserver(() => {

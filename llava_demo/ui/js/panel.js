@@ -3,18 +3,25 @@ import { $ } from "./dom.js";
 import { prefer, preference } from "./preferences.js";
 
 const WIDE_PX = 1180; // from here on there is room for it beside the conversation
+const NARROW_PX = 520;
 
 const isOpen = () => $("#panel").classList.contains("open");
 
-function toggle() {
-  $("#panel .toggle-button").click();
-  setTimeout(() => {
-    $("#panel-switch").setAttribute("aria-expanded", String(isOpen()));
-    prefer("panel", isOpen() ? "open" : "closed");
-  }, 50);
+const toggle = () => $("#panel .toggle-button").click();
+
+/** The masthead is as wide as the panel leaves it; Gradio 6.31 drops @container from styles. */
+function fitMasthead() {
+  const masthead = $("#masthead");
+  const fit = () => masthead.classList.toggle("is-narrow", masthead.clientWidth < NARROW_PX);
+  new ResizeObserver(fit).observe(masthead);
 }
 
 export function start() {
+  fitMasthead();
   $("#panel-switch").addEventListener("click", toggle);
-  if (preference("panel") !== "closed" && innerWidth >= WIDE_PX && !isOpen()) toggle();
+  if (preference("panel") === "open" && innerWidth >= WIDE_PX) toggle();
+  new MutationObserver(() => {
+    $("#panel-switch").setAttribute("aria-expanded", String(isOpen()));
+    prefer("panel", isOpen() ? "open" : "closed");
+  }).observe($("#panel"), { attributeFilter: ["class"] });
 }

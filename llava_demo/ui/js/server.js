@@ -117,6 +117,7 @@ export function start() {
   document.addEventListener("picture-answers", ({ detail }) => takeAnswers(detail));
   document.addEventListener("box-changing", ({ detail }) => {
     for (const change of changes.splice(0)) detail.message = change(detail.message);
+    document.dispatchEvent(new CustomEvent("draft-changed", { detail: detail.message })); // Gradio tells of texts alone
   });
   document.addEventListener("box-changed", () => {
     isChanging = false;

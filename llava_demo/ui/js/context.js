@@ -1,0 +1,95 @@
+// How full the conversation is, and what can be done about it: a picture can be left out, and costs no tokens then.
+import { $, $$, isStreaming, make, watch } from "./dom.js";
+import { isLeftOut, leaveOut, picturesOf } from "./entries.js";
+import { alter, newChat, shown } from "./keeping.js";
+
+const CHARACTERS_A_TOKEN = 4; // about, in English; the server counts exactly
+const SHOWN_FROM = 0.5;
+
+/** What the model that is served holds. */
+function holds() {
+  const { context, images, imageTokens } = $("#served .served").dataset;
+  return { context: Number(context), images: Number(images), imageTokens: Number(imageTokens) };
+}
+
+/** How full it is. @returns {[name: string, has: number, holds: number][]} */
+function fullness() {
+  const { entries, draft } = shown();
+  const { context, images, imageTokens } = holds();
+  const pictures = picturesOf(entries).filter((part) => !isLeftOut(part)).length + draft.files.length;
+  const counted = entries.findLastIndex(({ metadata }) => Number.isInteger(metadata?.id));
+  const uncounted = entries.slice(counted + 1).flatMap(({ content }) => content).map((part) => part.text ?? "");
+  const characters = [draft.text, ...uncounted].join("").length;
+  const text = (entries[counted]?.metadata.id ?? 0) + Math.ceil(characters / CHARACTERS_A_TOKEN);
+  return [["pictures", pictures, images], ["tokens", text + pictures * imageTokens, context]];
+}
+
+function showFullness() {
+  const full = fullness().filter(([, has, most]) => has / most >= SHOWN_FROM);
+  const words = full.map(([name, has, most]) => `${has.toLocaleString("en")} of ${most.toLocaleString("en")} ${name}`);
+  const meter = $("#meter");
+  if (meter.textContent !== words.join(" · ")) meter.textContent = words.join(" · ");
+  meter.classList.toggle("is-over", full.some(([, has, most]) => has > most));
+}
+
+/** Send what is in the message box once the conversation is shown as it is now. */
+function sendWhenShown() {
+  document.addEventListener("shown", () => setTimeout(() => $("#box .submit-button")?.click()), { once: true });
+}
+
+/** Leave the oldest picture out that the model still reads, or else the first of the message box. */
+function leaveOutOldest() {
+  const { draft } = shown();
+  if (draft.text.trim() || draft.files.length) sendWhenShown();
+  alter((conversation) => {
+    const oldest = picturesOf(conversation.entries).find((part) => !isLeftOut(part));
+    if (oldest) leaveOut(oldest, true);
+    else conversation.draft.files.shift();
+    return conversation;
+  });
+}
+
+function takeChoices() {
+  $("#refusal").addEventListener("click", ({ target }) => {
+    const { choice } = target.dataset;
+    if (choice === "leave-out") leaveOutOldest();
+    if (choice === "new-chat") newChat(shown().draft);
+  });
+}
+
+/** @param {number} index - of the picture's entry */
+function toggle(index) {
+  if (isStreaming()) return;
+  alter((conversation) => {
+    const [part] = conversation.entries[index].content;
+    leaveOut(part, !isLeftOut(part));
+    return conversation;
+  });
+}
+
+/** Each picture of the conversation has a button that leaves it out, or takes it back. */
+function offerToLeaveOut() {
+  $$("#conversation .message-row").forEach((row, index) => {
+    const picture = shown().entries[index]?.content[0];
+    const button = row.querySelector(".leave-out");
+    if (!picture?.file || !row.querySelector(".image-frame")) return button?.remove();
+    const words = isLeftOut(picture) ? "Use this picture again" : "Forget this picture";
+    row.classList.toggle("is-left-out", isLeftOut(picture));
+    if (button?.textContent === words && Number(button.dataset.at) === index) return;
+    button?.remove();
+    const made = make("button", { type: "button", className: "leave-out", onclick: () => toggle(index) }, words);
+    made.title = "A picture that is forgotten stays visible, and the model no longer reads it";
+    made.dataset.at = String(index);
+    row.querySelector(".image-container").append(made);
+  });
+}
+
+export function start() {
+  $("#progress").append(make("p", { id: "meter", title: "What the model reads with the next question" }));
+  takeChoices();
+  watch("#served", showFullness);
+  watch("#conversation", offerToLeaveOut);
+  for (const change of ["conversation-shown", "draft-changed"]) {
+    document.addEventListener(change, () => { showFullness(); offerToLeaveOut(); });
+  }
+}

@@ -1,0 +1,57 @@
+// What the Chatbot holds, and what is kept of it: entries (see conversation.py), their texts and their files.
+
+/**
+ * @typedef {{path: string, url: string, orig_name: string, mime_type?: string}} FileData
+ * @typedef {{type?: string, text?: string, file?: FileData, alt_text?: string | null}} Part
+ * @typedef {{role: string, content: Part[], metadata?: {title?: string, status?: string, id?: number}}} Entry
+ * @typedef {{text: string, files: FileData[]}} Draft
+ * @typedef {{id: string, title: string, updated: number, thumbnail: string, entries: Entry[], draft: Draft,
+ *   isAnswering?: boolean, versions: import("./versions.js").Branching[]}} Conversation
+ */
+
+const LEFT_OUT = "Left out"; // conversation.py knows a picture by it that the model no longer reads
+
+/** @param {Part} part - a text of the Chatbot, which is HTML */
+export function textOf(part) {
+  const decoder = document.createElement("textarea");
+  decoder.innerHTML = (part.text ?? "").replaceAll("<", "&lt;");
+  return decoder.value;
+}
+
+/** @param {Entry} entry */
+export const isNote = ({ metadata }) => Boolean(metadata?.title);
+
+/** @param {Entry[]} entries @returns {Part[]} what the user gave */
+export const partsOf = (entries) => entries.flatMap(({ role, content }) => (role === "user" ? content : []));
+
+/** @param {Entry[]} entries @returns {Part[]} */
+export const picturesOf = (entries) => partsOf(entries).filter((part) => part.file);
+
+/** @param {Part} part */
+export const isLeftOut = (part) => part.alt_text === LEFT_OUT;
+
+/** @param {Part} part @param {boolean} is */
+export const leaveOut = (part, is) => { part.alt_text = is ? LEFT_OUT : null; };
+
+/** @param {Conversation} conversation @returns {FileData[]} of all versions */
+export function filesOf({ entries, draft, versions = [] }) {
+  const tails = versions.flatMap((branching) => branching.tails).filter(Boolean);
+  const others = tails.flatMap((tail) => filesOf({ ...tail, draft: { text: "", files: [] } }));
+  return [...picturesOf(entries).map((part) => part.file), ...draft.files, ...others];
+}
+
+/** A picture's key: the hash of its bytes, and its name. @param {FileData} file */
+export const keyOf = (file) => file.path.split("/").slice(-2).join("/");
+
+/** @param {Conversation} conversation */
+export const titleOf = ({ title, entries }) =>
+  title || textOf(partsOf(entries).find((part) => part.text) ?? {}).trim().slice(0, 80) || "A picture";
+
+/** An answer that the page was left in the middle of. @param {Conversation} conversation @returns {Entry[]} */
+export function ended({ entries, isAnswering }) {
+  const said = entries.filter(({ metadata }) => metadata?.status !== "pending");
+  const hasEnded = said.length === entries.length && (!isAnswering || !said.length || isNote(said.at(-1)));
+  if (hasEnded) return said;
+  const metadata = { title: "Interrupted", status: "done" };
+  return [...said, { role: "assistant", content: [{ type: "text", text: "" }], metadata }];
+}

@@ -1,0 +1,184 @@
+"""The page without its server for a while: no network, or a server that was restarted; in a real Chromium.
+
+Gradio by itself refuses every further event then, and reloads the page once the server answers again.
+"""
+
+import re
+import shutil
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import gradio as gr
+import pytest
+from browsers import Tab
+from pictures import png
+from playwright.sync_api import expect
+from servers import Server, free_port, serving
+
+from llava_demo.engines.generate import GenerateEngine
+
+CIRCLE_AND_SQUARE = Path(__file__).parents[1] / "examples" / "circle-and-square.png"
+RED = {"name": "red.png", "mimeType": "image/png", "buffer": png()}
+SOMETHING = re.compile(r"\S")
+MAY_LOG = "Failed to load resource"  # the browser's own words for each request without a network
+
+Open = Callable[..., Tab]
+
+
+def mark(tab: Tab) -> None:
+    tab.page.evaluate("window.isTheSamePage = true")
+
+
+def expect_the_same_page(tab: Tab) -> None:
+    assert tab.page.evaluate("window.isTheSamePage"), "the page was reloaded"
+
+
+class Cable:
+    """Between the browser and a server. Chromium's own emulation of a lost network leaves open streams alone."""
+
+    def __init__(self, url: str) -> None:
+        self._server = (urlsplit(url).hostname, urlsplit(url).port)
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}/"
+        self._open: set[socket.socket] = set()
+        self._is_cut = False
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @contextmanager
+    def cut(self) -> Iterator[None]:
+        self._is_cut = True
+        for end in list(self._open):
+            _close(end)
+        yield
+        self._is_cut = False
+
+    def close(self) -> None:
+        self._listening.close()
+        for end in list(self._open):
+            _close(end)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                browser, _ = self._listening.accept()
+            except OSError:  # closed
+                return
+            if self._is_cut:
+                _close(browser)
+                continue
+            server = socket.create_connection(self._server)
+            self._open |= {browser, server}
+            for source, sink in ((browser, server), (server, browser)):
+                threading.Thread(target=_pass_on, args=(source, sink), daemon=True).start()
+
+
+def _pass_on(source: socket.socket, sink: socket.socket) -> None:
+    try:
+        while data := source.recv(2**16):
+            sink.sendall(data)
+    except OSError:  # one end is closed
+        pass
+    _close(source)
+    _close(sink)
+
+
+def _close(end: socket.socket) -> None:
+    with suppress(OSError):  # it was closed before
+        end.shutdown(socket.SHUT_RDWR)
+    end.close()
+
+
+@pytest.fixture
+def cable_to() -> Iterator[Callable[[Server], Cable]]:
+    cables = []
+
+    def cable(server: Server) -> Cable:
+        cables.append(Cable(server.url))
+        return cables[-1]
+
+    yield cable
+    for made in cables:
+        made.close()
+
+
+def expect_reachable(tab: Tab, state: str = "ready") -> None:
+    expect(tab.page.locator(".masthead .lamp")).to_have_attribute("data-state", state)
+
+
+def test_an_answer_that_loses_its_connection_keeps_its_words_and_can_be_asked_for_again(
+    tiny: Server, open_tab: Open, cable_to: Callable[[Server], Cable]
+) -> None:
+    cable = cable_to(tiny)
+    tab = open_tab(cable.url, may_log=MAY_LOG)
+    mark(tab)
+    with tiny.slow():
+        tab.ask("Tell me a long story.", RED)
+        expect(tab.answers.last).to_have_text(SOMETHING)
+        tab.question.fill("And then")
+        with cable.cut():
+            expect(tab.failures).to_contain_text("The connection to the server was lost.")
+            expect(tab.notes.last).to_contain_text("The answer broke off")
+            expect(tab.answers.last).to_have_text(SOMETHING)
+            tiny.wait_until_free()
+            expect_reachable(tab, "unreachable")
+            expect(tab.page.locator(".toast-body")).to_have_count(0)
+        expect_reachable(tab)
+    tab.set("max_tokens", 5)
+    tab.button("Retry").click()
+    expect(tab.notes.last).to_contain_text("5 tokens")
+    expect(tab.question).to_have_value("And then")
+    expect_the_same_page(tab)
+
+
+def test_a_question_sent_without_a_network_stays_in_the_box_and_can_be_sent_again(
+    miniature: Server, open_tab: Open, cable_to: Callable[[Server], Cable]
+) -> None:
+    cable = cable_to(miniature)
+    tab = open_tab(cable.url, may_log=MAY_LOG)
+    mark(tab)
+    tab.set("temperature", 0)
+    tab.ask("What is in this picture?", CIRCLE_AND_SQUARE)
+    tab.wait_for_end()
+    tab.question.fill("What color is the square?")
+    with cable.cut():
+        expect_reachable(tab, "unreachable")  # idle all the time until the page has noticed
+        for _ in range(2):
+            tab.question.press("Enter")
+            expect(tab.refusal).to_contain_text("The server cannot be reached. Nothing was sent, and nothing is lost")
+        tab.button("Retry").click()
+        expect(tab.answers.last).to_contain_text("red circle")  # the answer that was there stays
+        expect(tab.question).to_have_value("What color is the square?")
+        expect(tab.page.locator(".toast-body")).to_have_count(0)
+    expect_reachable(tab)
+    tab.question.press("Enter")
+    expect(tab.answers.last).to_contain_text("blue")
+    expect(tab.refusal).to_have_count(0)
+    expect_the_same_page(tab)
+
+
+def test_a_server_that_was_restarted_under_the_open_page_answers_about_pictures_of_before(
+    miniature_engine: GenerateEngine, open_tab: Open
+) -> None:
+    port = free_port()
+    llava, info = miniature_engine.llava, miniature_engine.info
+    with serving(GenerateEngine(llava, info, 2), port=port) as server:
+        tab = open_tab(server.url, may_log=MAY_LOG)
+        mark(tab)
+        tab.set("temperature", 0)
+        tab.ask("What is in this picture?", CIRCLE_AND_SQUARE)
+        expect(tab.answers.last).to_contain_text("red circle")
+        tab.wait_for_end()
+        tab.question.fill("What color is the square?")
+    shutil.rmtree(gr.utils.get_upload_folder())
+    with serving(GenerateEngine(llava, info, 2), port=port):
+        tab.question.press("Enter")
+        expect(tab.answers.last).to_contain_text("blue")
+        tab.wait_for_end()
+        tab.button("Retry").click()
+        expect(tab.notes.last).to_contain_text("tokens")
+        expect_the_same_page(tab)
+        tab.page.close()

@@ -1,0 +1,166 @@
+"""What a turn and a full conversation offer: versions, the rest of a cut answer, pictures that are left out."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from browsers import Tab
+from playwright.sync_api import expect
+from servers import Server, serving
+from test_browser_keeping import wait_until_kept
+
+from llava_demo.engines.generate import GenerateEngine
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+CIRCLE_AND_SQUARE, STAR = EXAMPLES / "circle-and-square.png", EXAMPLES / "night-star.png"
+
+Open = Callable[..., Tab]
+
+
+@pytest.fixture(scope="module")
+def small(miniature_engine: GenerateEngine) -> Iterator[Server]:
+    """The miniature, with room for two pictures in a conversation."""
+    with serving(GenerateEngine(miniature_engine.llava, replace(miniature_engine.info, max_images=2), 4)) as server:
+        yield server
+
+
+def asked(tab: Tab, text: str, *files: Path) -> None:
+    ended = tab.notes.count()
+    tab.ask(text, *files)
+    expect(tab.notes).to_have_count(ended + 1)
+    tab.wait_for_end()
+
+
+def start(url: str, open_tab: Open) -> Tab:
+    tab = open_tab(url)
+    tab.set("temperature", 0)
+    asked(tab, "What is in this picture?", CIRCLE_AND_SQUARE)
+    return tab
+
+
+def edit(tab: Tab, question: str, text: str) -> None:
+    tab.conversation.locator("[data-testid=user]", has_text=question).hover()
+    row = tab.page.locator(".message-row", has_text=question)
+    row.locator("+ .message-buttons").get_by_role("button", name="Edit").click()
+    editor = tab.conversation.locator("textarea")
+    editor.fill(text)
+    editor.press("Enter")
+
+
+def test_retry_and_edit_keep_the_earlier_versions_through_a_reload(miniature: Server, open_tab: Open) -> None:
+    tab = start(miniature.url, open_tab)
+    versions = tab.page.locator(".versions")
+    places = versions.locator("span")
+    tab.set("max_tokens", 3)
+    tab.button("Retry").click()
+    expect(places).to_have_text("2/2")
+    expect(tab.notes).to_contain_text("cut at max tokens")
+    tab.wait_for_end()
+    asked(tab, "What color is the square?")
+    edit(tab, "What is in this picture?", "How many shapes are there?")
+    expect(tab.notes).to_have_count(1)  # the later turn is replaced
+    tab.wait_for_end()
+    expect(places).to_have_text("2/2")
+    wait_until_kept(tab, "How many shapes")
+    tab.page.reload()
+    expect(tab.conversation).to_contain_text("How many shapes are there?")
+    versions.get_by_role("button", name="Earlier version").click()
+    expect(tab.notes).to_have_count(2)
+    expect(tab.conversation).to_contain_text("What color is the square?")
+    expect(places).to_have_text(["1/2", "2/2"])
+    versions.last.get_by_role("button", name="Earlier version").click()
+    expect(tab.notes).to_have_count(1)
+    expect(tab.answers).to_have_text("The image shows a red circle and a blue square.")
+    expect(tab.pictures).to_have_count(1)
+
+
+def test_the_editor_says_what_it_replaces_and_keys_drive_it(miniature: Server, open_tab: Open) -> None:
+    tab = start(miniature.url, open_tab)
+    asked(tab, "What color is the square?")
+    asked(tab, "What color is the circle?")
+    editor = tab.conversation.locator("textarea")
+    tab.question.press("ArrowUp")  # in the empty box
+    expect(editor).to_have_value("What color is the circle?")
+    expect(editor).to_be_focused()
+    editor.fill("Never mind")
+    editor.press("Escape")
+    expect(editor).to_have_count(0)
+    expect(tab.conversation).to_contain_text("What color is the circle?")
+    tab.conversation.locator("[data-testid=user]", has_text="in this picture").hover()
+    tab.button("Edit").first.click()
+    expect(tab.page.locator(".replaces")).to_contain_text("replaces the answer and 2 later turns")
+    assert editor.bounding_box()["width"] > 600  # type: ignore[index]
+
+
+@pytest.mark.parametrize("cut", ["at max tokens", "by Stop"])
+def test_an_answer_that_was_cut_is_continued(cut: str, miniature: Server, open_tab: Open) -> None:
+    tab = open_tab(miniature.url)
+    tab.set("temperature", 0)
+    if cut == "by Stop":
+        with miniature.slow(0.1):
+            tab.ask("What is in this picture?", CIRCLE_AND_SQUARE)
+            expect(tab.answers.last).to_contain_text("The")
+            tab.stop.click()
+            expect(tab.notes).to_have_text("Stopped")
+    else:
+        tab.set("max_tokens", 4)
+        asked(tab, "What is in this picture?", CIRCLE_AND_SQUARE)
+        tab.set("max_tokens", 100)
+    tab.wait_for_end()
+    tab.page.get_by_role("button", name="Continue", exact=True).click()
+    expect(tab.answers).to_have_text("The image shows a red circle and a blue square.")
+    expect(tab.notes).to_contain_text("tokens/s")
+    tab.wait_for_end()
+    expect(tab.page.get_by_role("button", name="Continue", exact=True)).to_have_count(0)
+
+
+def test_a_full_conversation_says_so_and_goes_on_without_its_oldest_picture(small: Server, open_tab: Open) -> None:
+    tab = start(small.url, open_tab)
+    meter = tab.page.locator("#meter")
+    expect(meter).to_contain_text("1 of 2 pictures")
+    asked(tab, "What is in the second picture?", STAR)
+    tab.add(STAR)
+    expect(meter).to_contain_text("3 of 2 pictures")
+    tab.question.fill("And in this one?")
+    tab.question.press("Enter")
+    expect(tab.refusal).to_contain_text("The conversation has 3 pictures; at most 2 are allowed.")
+    expect(tab.question).to_have_value("And in this one?")
+    expect(tab.thumbnails).to_have_count(1)
+    tab.page.get_by_role("button", name="Leave out the oldest picture").click()
+    expect(tab.notes).to_have_count(3)
+    tab.wait_for_end()
+    expect(tab.refusal).to_have_count(0)
+    expect(meter).to_contain_text("2 of 2 pictures")
+    expect(tab.page.locator(".is-left-out img")).to_have_count(1)
+    expect(tab.page.locator("#seen img")).to_have_count(2)
+    expect(tab.thumbnails).to_have_count(0)
+
+
+def test_a_picture_can_be_forgotten_and_taken_back(small: Server, open_tab: Open) -> None:
+    tab = start(small.url, open_tab)
+    tab.page.locator("#conversation .image-container").hover()
+    tab.page.get_by_role("button", name="Forget this picture").click()
+    expect(tab.page.locator("#meter")).to_have_text("")
+    asked(tab, "What is in this picture?")
+    expect(tab.answers.last).not_to_contain_text("red circle")
+    expect(tab.page.locator("#seen img")).to_have_count(0)
+    wait_until_kept(tab, "Left out")
+    tab.page.reload()
+    tab.page.get_by_role("button", name="Use this picture again").click()
+    expect(tab.page.get_by_role("button", name="Use this picture again")).to_have_count(0)
+    tab.question.fill("What color is the circle?")
+    tab.question.press("Enter")
+    expect(tab.answers.last).to_contain_text("red")
+
+
+def test_what_does_not_fit_goes_to_a_new_chat_with_its_draft(small: Server, open_tab: Open) -> None:
+    tab = start(small.url, open_tab)
+    tab.add(STAR, CIRCLE_AND_SQUARE)
+    tab.question.fill("What is in this picture?")
+    tab.question.press("Enter")
+    tab.page.locator("#refusal").get_by_role("button", name="New chat").click()
+    expect(tab.answers).to_have_count(0)
+    expect(tab.refusal).to_have_count(0)
+    expect(tab.thumbnails).to_have_count(2)
+    expect(tab.question).to_have_value("What is in this picture?")
