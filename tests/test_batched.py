@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import aclosing
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -89,6 +90,30 @@ def test_the_same_picture_is_computed_once(tiny_batched: BatchedEngine) -> None:
     assert [said.usage.cached_tokens for said in (first, other, third)] == [0, 16, 32]
     assert (tiny_batched.images.hits, tiny_batched.images.misses) == (2, 1)
     assert tiny_batched.status().cached_tokens >= 64
+
+
+def test_of_several_new_pictures_one_is_encoded_between_two_steps(
+    tiny_batched: BatchedEngine, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever is being answered waits for one picture at a time, and not for those of all newcomers."""
+    events: list[str] = []
+    features, batch = tiny_batched.llava.features, tiny_batched.batch
+    monkeypatch.setattr(tiny_batched.llava, "features", lambda inputs: events.append("picture") or features(inputs))
+    hook = batch.model.register_forward_hook(lambda *_: events.append("step"))
+
+    async def scenario() -> None:
+        _, first = await started(tiny_batched, max_tokens=30)
+        await until(gate.reached.is_set)
+        asked = [request(with_picture(number), max_tokens=2) for number in range(50, 54)]
+        newcomers = [asyncio.ensure_future(complete(tiny_batched, one)) for one in asked]
+        await until(lambda: len(tiny_batched._ready) == len(asked))
+        gate.open()
+        await asyncio.gather(first, *newcomers)
+
+    asyncio.run(scenario())
+    hook.remove()
+    assert events.count("picture") == 4
+    assert ("picture", "picture") not in list(pairwise(events))
 
 
 def test_many_who_ask_about_a_new_picture_at_once_have_it_read_once(tiny_batched: BatchedEngine) -> None:

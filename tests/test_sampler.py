@@ -16,13 +16,16 @@ from transformers import (
 from llava_demo.chat import SamplingParams
 from llava_demo.engines.sampler import (
     CANDIDATES,
+    OPEN,
     Draw,
     candidates,
     choose,
     draw_key,
     gumbel_noise,
-    likelihood,
+    likelihoods,
     penalised,
+    settled,
+    tokens_of,
 )
 
 VOCABULARY = 300
@@ -34,8 +37,11 @@ def logits(rows: int = 20, scale: float = 3.0, seed: int = 0) -> torch.Tensor:
 
 def filtered(scores: torch.Tensor, *knobs: torch.Tensor) -> torch.Tensor:
     """The logits with -inf for what the filters drop, as transformers writes them."""
-    kept, ids = candidates(scores, *knobs)
-    return torch.full_like(scores, -torch.inf).scatter_(1, ids, kept)
+    kept, ids, is_more = candidates(scores, *knobs, CANDIDATES)
+    found = torch.full_like(scores, -torch.inf).scatter_(1, ids, kept)
+    kept, ids, is_still_more = candidates(scores, *knobs, scores.shape[-1])
+    assert not is_still_more.any()
+    return torch.where(is_more[:, None], torch.full_like(scores, -torch.inf).scatter_(1, ids, kept), found)
 
 
 def noise_of(keys: torch.Tensor, vocabulary: int) -> torch.Tensor:
@@ -211,12 +217,49 @@ def test_a_row_is_chosen_as_if_it_were_alone() -> None:
 
 
 def test_likelihoods_are_of_the_models_own_probabilities() -> None:
-    scores = logits(1)[0]
-    value, top = likelihood(scores, 7, 5)
-    expected = scores.log_softmax(-1)
+    scores = logits(3)
+    draws = [Draw(SamplingParams(top_logprobs=top), torch.tensor([1]), 2, VOCABULARY) for top in (5, None, 0)]
+    (value, top), nothing, (_, none) = likelihoods(scores, [7, 7, 7], draws)
+    assert nothing is None
+    expected = scores[0].log_softmax(-1)
     assert value == pytest.approx(float(expected[7]))
     assert [token for token, _ in top] == expected.topk(5).indices.tolist()
-    assert likelihood(scores, 7, 0)[1] == []
+    assert [value for _, value in top] == pytest.approx(expected.topk(5).values.tolist())
+    assert none == []
+
+
+def test_rows_that_keep_more_than_was_looked_at_are_drawn_like_the_others() -> None:
+    """Beside rows with sharp logits stand flat ones, of which a draw that sees CANDIDATES tokens only knows half."""
+    scores = torch.randn(60, 4 * CANDIDATES, generator=torch.Generator().manual_seed(0))
+    scores[::2] *= 10
+
+    def draws() -> list[Draw]:
+        knobs = ({"top_p": 0.99}, {"min_p": 1e-6}, {"top_k": 1000})
+        each = (SamplingParams(temperature=1, seed=seed, **knobs[seed % 3]) for seed in range(60))
+        return [Draw(sampling, torch.tensor([1]), 2, 4 * CANDIDATES) for sampling in each]
+
+    tokens = tokens_of(scores, draws())
+    is_open = [row % 2 == 1 and row % 3 != 2 for row in range(60)]
+    assert (tokens == OPEN).tolist() == is_open
+    found = settled(tokens, scores, draws())
+    assert found == tokens_of(scores, draws(), 4 * CANDIDATES).tolist()
+    ranks = (scores > scores.gather(1, torch.tensor(found)[:, None])).sum(-1)
+    assert any(rank > CANDIDATES for rank, is_wide in zip(ranks.tolist(), is_open, strict=True) if is_wide)
+
+
+def test_until_all_tokens_are_read_at_once_nothing_waits_for_a_gpu() -> None:
+    """On torch's "meta" device whatever looks at a number fails, as it would make a GPU's queue run empty."""
+    knobs = ({"temperature": 0}, {}, {"top_p": 0.9}, {"min_p": 0.1}, {"top_k": 5}, {"frequency_penalty": 1})
+    draws, vocabulary = [], 4 * CANDIDATES
+    for knob in knobs:
+        draw = Draw(SamplingParams(**{"temperature": 1, "seed": 1} | knob), torch.tensor([1]), 2, vocabulary)
+        if draw.is_penalised:
+            draw.counts, draw.in_prompt = draw.counts.to("meta"), draw.in_prompt.to("meta")
+        draws.append(draw)
+    tokens = tokens_of(torch.empty(len(draws), vocabulary, device="meta"), draws)
+    assert tokens.shape == (len(draws),)
+    with pytest.raises((NotImplementedError, RuntimeError), match="meta"):
+        tokens.tolist()
 
 
 def test_frequency_penalty_grows_with_each_time_that_a_token_came() -> None:

@@ -16,7 +16,7 @@ from llava_demo.engines.answer import Answer, TokenLikelihood
 from llava_demo.engines.grammar import Grammars
 from llava_demo.engines.jobs import BROKEN_GPU, SHUTTING_DOWN, Job, JobEngine, answer_room, failure_of, is_broken_gpu
 from llava_demo.engines.queue import FairQueue
-from llava_demo.engines.sampler import Draw, choose, likelihood
+from llava_demo.engines.sampler import Draw, choose, likelihoods
 from llava_demo.engines.streamer import AnswerStreamer, StopWhen
 from llava_demo.errors import DemoError, EngineUnavailable
 from llava_demo.model.llava import Llava
@@ -136,6 +136,5 @@ class _Sampler(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # noqa: ARG002, the base's signature
         (token,) = choose(scores, [self.draw])
-        top = self.draw.sampling.top_logprobs
-        self.likelihood = None if top is None else likelihood(scores[0], token, top)
+        (self.likelihood,) = likelihoods(scores, [token], [self.draw])
         return torch.full_like(scores, -torch.inf).index_fill_(1, torch.tensor([token], device=scores.device), 0)

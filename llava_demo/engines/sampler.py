@@ -8,6 +8,7 @@ share a batch. A draw depends on nothing but its own row: the same seed gives th
 import hashlib
 import secrets
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ from llava_demo.engines.grammar import Grammar
 
 MIN_TEMPERATURE = 1e-4  # below it logits divided by the temperature could overflow; the choice is greedy there anyway
 CANDIDATES = 1024  # tokens sorted first; top_k is at most 1000
+OPEN = -1  # stands for a token that is not drawn yet
+Likelihood = tuple[float, list[tuple[int, float]]]  # a token's log-probability, the likeliest tokens and theirs
 NO_PENALTIES = (1, 0, 0)  # repetition, frequency, presence
 NO_FILTERS = (0, 1, 0)  # top_k, top_p, min_p
 
@@ -41,6 +44,7 @@ class Draw:
         self.step = 0  # tokens drawn so far
         self.penalties = (sampling.repetition_penalty, sampling.frequency_penalty, sampling.presence_penalty)
         self.filters = (sampling.top_k, sampling.top_p, sampling.min_p)
+        self.temperature = max(sampling.temperature, MIN_TEMPERATURE)
         self.is_penalised = self.penalties != NO_PENALTIES
         if self.is_penalised:
             self.counts = torch.zeros(vocabulary, device=prompt.device)  # how often the answer holds each token
@@ -62,44 +66,70 @@ class Draw:
 
 @torch.inference_mode()
 def choose(logits: Tensor, draws: Sequence[Draw]) -> list[int]:
-    """The next token of each row, noted in its `Draw`; see `tokens_of`."""
-    tokens: list[int] = tokens_of(logits, draws).tolist()
+    """The next token of each row, noted in its `Draw`; `logits` as in `tokens_of`."""
+    tokens = settled(tokens_of(logits, draws), logits, draws)
     for draw, token in zip(draws, tokens, strict=True):
         draw.took(token)
     return tokens
 
 
 @torch.inference_mode()
-def tokens_of(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
-    """The next token of each row, (rows), where `logits` is; nothing waits for a GPU here.
+def tokens_of(logits: Tensor, draws: Sequence[Draw], width: int = CANDIDATES) -> Tensor:
+    """The next token of each row, (rows), on the device of `logits`; nothing waits for a GPU here.
 
-    `logits` is (rows, vocabulary), float32, one row for each of `draws`.
+    `logits` is (rows, vocabulary), float32, one row for each of `draws`. A row whose filters keep more than `width`
+    tokens is OPEN: how many they keep is known on the GPU only, and `settled` draws it.
     """
     logits = _with_grammars(_with_penalties(logits, draws), draws)
     tokens = logits.argmax(dim=-1)
-    filtered = [i for i, draw in enumerate(draws) if not draw.sampling.is_greedy and draw.filters != NO_FILTERS]
-    free = [i for i, draw in enumerate(draws) if not draw.sampling.is_greedy and draw.filters == NO_FILTERS]
+    sampled = [i for i, draw in enumerate(draws) if not draw.sampling.is_greedy]
+    filtered = [i for i in sampled if draws[i].filters != NO_FILTERS]
+    free = [i for i in sampled if draws[i].filters == NO_FILTERS]
     for rows in (filtered, free):
         if not rows:
             continue
-        drawing = [draws[i] for i in rows]
-        scaled = logits[rows] / _column([max(draw.sampling.temperature, MIN_TEMPERATURE) for draw in drawing], logits)
-        keys = _column([draw.key for draw in drawing], logits, torch.int64)
+        drawing, all_or_some = [draws[i] for i in rows], slice(None) if len(rows) == len(draws) else _sent(rows, logits)
+        keys, temperatures, *knobs = _columns([(draw.key, draw.temperature, *draw.filters) for draw in drawing], logits)
+        scaled = logits[all_or_some] / temperatures.float()
         if rows is free:
             everything = torch.arange(logits.shape[-1], device=logits.device)
-            tokens[rows] = (scaled + gumbel_noise(keys, everything)).argmax(-1)
+            tokens[all_or_some] = (scaled + gumbel_noise(keys.long(), everything)).argmax(-1)
         else:
-            knobs = [_column(list(column), logits) for column in zip(*(draw.filters for draw in drawing), strict=True)]
-            tokens[rows] = _drawn(scaled, knobs, keys)
+            top_k, top_p, min_p = (knob.float() for knob in knobs)
+            kept, ids, is_more = candidates(scaled, top_k, top_p, min_p, width)
+            places = (kept + gumbel_noise(keys.long(), ids)).argmax(-1, keepdim=True)
+            tokens[all_or_some] = ids.gather(1, places)[:, 0].masked_fill(is_more, OPEN)
     return tokens
 
 
 @torch.inference_mode()
-def likelihood(logits: Tensor, token: int, top: int) -> tuple[float, list[tuple[int, float]]]:
-    """The log-probability of `token` in one row of raw logits, and the `top` likeliest tokens with theirs."""
-    values = logits.float().log_softmax(dim=-1)
-    likeliest = values.topk(top)
-    return float(values[token]), list(zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True))
+def settled(tokens: Tensor, logits: Tensor, draws: Sequence[Draw]) -> list[int]:
+    """What `tokens_of` found, in one transfer, and the rows that it left OPEN, drawn from the sorted vocabulary."""
+    found: list[int] = tokens.tolist()
+    rows = [row for row, token in enumerate(found) if token == OPEN]
+    if rows:
+        drawn = tokens_of(logits[rows], [draws[row] for row in rows], logits.shape[-1]).tolist()
+        for row, token in zip(rows, drawn, strict=True):
+            found[row] = token
+    return found
+
+
+@torch.inference_mode()
+def likelihoods(logits: Tensor, tokens: Sequence[int], draws: Sequence[Draw]) -> list[Likelihood | None]:
+    """For each row of raw logits, how likely its token is; None where that is not wanted. All in one transfer."""
+    tops = [draw.sampling.top_logprobs for draw in draws]
+    rows = [row for row, top in enumerate(tops) if top is not None]
+    if not rows:
+        return [None] * len(tops)
+    values, width = logits[rows].float().log_softmax(dim=-1), 1 + max(top or 0 for top in tops)
+    most = values.topk(width - 1)
+    taken = torch.tensor([tokens[row] for row in rows], device=logits.device)[:, None]
+    found = torch.cat([values.gather(1, taken), most.values, most.indices.float()], dim=1).tolist()
+    wanted: list[Likelihood | None] = [None] * len(tops)
+    for row, (own, *others) in zip(rows, found, strict=True):
+        likeliest = zip(map(int, others[width - 1 :]), others[: width - 1], strict=True)
+        wanted[row] = own, list(likeliest)[: tops[row]]
+    return wanted
 
 
 def _with_penalties(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
@@ -107,10 +137,10 @@ def _with_penalties(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
     if not rows:
         return logits
     mine = [draws[i] for i in rows]
-    knobs = [_column(list(column), logits) for column in zip(*(draw.penalties for draw in mine), strict=True)]
+    knobs = [column.float() for column in _columns([draw.penalties for draw in mine], logits)]
     in_prompt, counts = (torch.stack([getattr(draw, name) for draw in mine]) for name in ("in_prompt", "counts"))
-    logits = logits.clone()
-    logits[rows] = penalised(logits[rows], in_prompt, counts, *knobs)
+    logits, some = logits.clone(), _sent(rows, logits)
+    logits[some] = penalised(logits[some], in_prompt, counts, *knobs)
     return logits
 
 
@@ -122,19 +152,19 @@ def _with_grammars(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
     words = torch.stack(list(allowed.values())).to(logits.device, non_blocking=True)
     bits = words[:, :, None] >> torch.arange(32, dtype=torch.int32, device=logits.device)
     is_forbidden = (bits & 1).flatten(1)[:, : logits.shape[-1]] == 0
-    rows, logits = list(allowed), logits.clone()
+    rows, logits = _sent(list(allowed), logits), logits.clone()
     logits[rows] = logits[rows].masked_fill(is_forbidden, -torch.inf)
     return logits
 
 
-def _column(values: list[float], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    return torch.tensor(values, dtype=dtype or like.dtype, device=like.device)[:, None]
+def _columns(rows: Sequence[tuple[float, ...]], like: Tensor) -> tuple[Tensor, ...]:
+    """The columns of a table, each (rows, 1), float64 to hold every key, in one transfer to the device of `like`."""
+    return _sent(rows, like, torch.float64).split(1, dim=1)
 
 
-def _drawn(logits: Tensor, knobs: list[Tensor], keys: Tensor) -> Tensor:
-    """One token for each row, of those that its filters keep."""
-    kept, ids = candidates(logits, *knobs)
-    return ids.gather(1, (kept + gumbel_noise(keys, ids)).argmax(-1, keepdim=True))[:, 0]
+def _sent(values: Sequence[Any], like: Tensor, dtype: torch.dtype = torch.int64) -> Tensor:
+    """Values where `like` is. By itself torch waits for a GPU when it copies, or indexes with a list."""
+    return torch.tensor(values, dtype=dtype).to(like.device, non_blocking=True)
 
 
 def penalised(
@@ -152,26 +182,19 @@ def penalised(
     return logits - frequency * counts - presence * in_answer
 
 
-def candidates(logits: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> tuple[Tensor, Tensor]:
-    """The logits of the tokens that all three filters keep, and the tokens, both (rows, n) and likeliest first.
+def candidates(
+    logits: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor, width: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The logits of the tokens that all three filters keep, the tokens, and which rows keep more than `width`.
 
-    -inf stands for tokens that are not kept; the likeliest always is. `top_p` sees what `top_k` left, as in
-    transformers; `top_k` 0 keeps all. The vocabulary is sorted only for rows that keep more than CANDIDATES tokens.
+    The first two are (rows, n), likeliest first, of the `width` likeliest tokens; -inf stands for tokens that are not
+    kept; the likeliest always is. `top_p` sees what `top_k` left, as in transformers; `top_k` 0 keeps all.
     """
-    width = min(CANDIDATES, logits.shape[-1])
-    ordered, ids = logits.topk(width, dim=-1)
+    is_whole = width >= logits.shape[-1]
+    ordered, ids = logits.sort(dim=-1, descending=True) if is_whole else logits.topk(width, dim=-1)
     kept = _kept(ordered, logits.logsumexp(dim=-1, keepdim=True), top_k, top_p, min_p)
-    is_more = kept[:, -1] & (width < logits.shape[-1])
-    if not is_more.any():
-        return ordered.masked_fill(~kept, -torch.inf), ids
-    whole = torch.full_like(logits, -torch.inf)
-    whole_ids = torch.arange(logits.shape[-1], device=logits.device).expand_as(logits).clone()
-    whole.scatter_(1, ids, ordered.masked_fill(~kept, -torch.inf))
-    wide, order = logits[is_more].sort(dim=-1, descending=True)
-    knobs = (knob[is_more] for knob in (top_k, top_p, min_p))
-    kept = _kept(wide, wide.logsumexp(dim=-1, keepdim=True), *knobs)
-    whole[is_more] = torch.full_like(wide, -torch.inf).scatter_(1, order, wide.masked_fill(~kept, -torch.inf))
-    return whole, whole_ids
+    is_more = torch.zeros_like(kept[:, -1]) if is_whole else kept[:, -1]
+    return ordered.masked_fill(~kept, -torch.inf), ids, is_more
 
 
 def _kept(ordered: Tensor, total: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:

@@ -20,8 +20,8 @@ from llava_demo.engines.batched.pages import PAGE_TOKENS
 from llava_demo.engines.batched.schedule import Request, Span
 from llava_demo.model.int8 import Int8Linear, digits_of
 
-GROWTH = 128  # tokens by which the piece of a decoding request grows
-SPARE_TOKENS = 1024  # by which a buffer for keys is larger than what it is first needed for
+GROWTH = 128  # tokens added when the piece of a decoding request is full
+SPARE_TOKENS = 1024  # room in a new buffer for keys beyond its first use
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class CacheShape:
     """The sizes of a language model that its cache depends on, and how its numbers are stored."""
 
     layers: int
-    heads: int  # of keys and values
-    width: int  # of a head
-    dtype: torch.dtype  # that attention computes in, and without `is_int8` stores
+    heads: int  # key-value heads
+    width: int  # numbers per head
+    dtype: torch.dtype  # for computing, and for storing without `is_int8`
     device: torch.device
     is_int8: bool = False  # stored as int8, with a scale for each token's head
 
@@ -210,7 +210,7 @@ class SpanAttention:
             return _Part(rows, 0, drawn, reads, None)
         piece, must_read = self._cache.piece(span)
         reads = self._cache.places(pages, 0, span.keys) if must_read else None
-        if piece is not None or span.queries == 1:
+        if piece is not None or span.queries == 1 or self._cache.can_flash:
             return _Part(rows, span.past, drawn, reads, None, piece)
         mask = torch.full((span.queries, span.keys), -torch.inf, dtype=self._cache.shape.dtype)
         return _Part(rows, span.past, drawn, reads, mask.triu_(span.past + 1).to(self._cache.device))

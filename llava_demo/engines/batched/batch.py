@@ -9,16 +9,16 @@ from torch import Tensor
 from llava_demo.chat import SamplingParams
 from llava_demo.engines.answer import TokenLikelihood
 from llava_demo.engines.batched.attention import Cache, CacheShape, SpanAttention
-from llava_demo.engines.batched.graphs import DecodeSteps
+from llava_demo.engines.batched.graphs import SIZES, DecodeSteps
 from llava_demo.engines.batched.pages import PAGE_TOKENS, Pages
 from llava_demo.engines.batched.products import keep_freed_memory
 from llava_demo.engines.batched.schedule import BIG_CHUNK, BatchSize, Request, Scheduler, Span
 from llava_demo.engines.batched.step import Decoder, add_norm, gated
-from llava_demo.engines.sampler import Draw, likelihood, tokens_of
+from llava_demo.engines.sampler import Draw, likelihoods, settled, tokens_of
 from llava_demo.model.image_tokens import ImageTokens
 from llava_demo.model.llava import Llava
 
-LONGEST_PAUSE_S = 0.1  # that a chunk of a newcomer's prompt may cost the others
+LONGEST_PAUSE_S = 0.1  # the most that a chunk of a newcomer's prompt may delay the others
 SMALL_CHUNK = 256  # where a big one takes longer
 
 
@@ -34,7 +34,7 @@ class Drawn:
 
 @dataclass
 class Step:
-    """A step on its way; `logits` (rows, vocabulary) and `tokens` (rows) are of the `requests` that get a token."""
+    """A step on its way; `logits` (rows, vocabulary) and `tokens` (rows) belong to `requests`."""
 
     spans: list[Span]
     requests: list[Request] = field(default_factory=list)
@@ -89,8 +89,10 @@ class Batch:
             self._compute(step)
         if step.tokens is None or step.logits is None:
             return []
-        drawn = []
-        for row, (request, token) in enumerate(zip(step.requests, step.tokens.tolist(), strict=True)):
+        draws = [request.draw for request in step.requests]
+        tokens = settled(step.tokens, step.logits, draws)
+        values, drawn = likelihoods(step.logits, tokens, draws), []
+        for request, token, value in zip(step.requests, tokens, values, strict=True):
             if request.table is None:
                 continue
             request.draw.took(token)
@@ -99,9 +101,7 @@ class Batch:
             is_last = is_end or len(request.ids) == request.prompt_tokens + request.room
             if is_last:
                 self.scheduler.remove(request)
-            top = request.draw.sampling.top_logprobs
-            values = None if top is None else likelihood(step.logits[row], token, top)
-            drawn.append(Drawn(request, token, values, is_last))
+            drawn.append(Drawn(request, token, value, is_last))
         return drawn
 
     def close(self) -> None:
@@ -142,7 +142,12 @@ class Batch:
             return None
         with torch.cuda.device_of(self.cache.layers[0]):
             words = self._captured(self.decode)
-            seconds = [self._prompt_seconds(token) for token in (1, 2)]  # the first one compiles
+            lengths = (
+                *SIZES,
+                BIG_CHUNK,
+                BIG_CHUNK,
+            )  # the products of 4-bit weights are chosen, and only the last is timed
+            seconds = [self._prompt_seconds(token, length) for token, length in enumerate(lengths, start=1)]
         if seconds[-1] > LONGEST_PAUSE_S:
             self.scheduler.size = replace(self.size, chunk=min(self.size.chunk, SMALL_CHUNK))
         return words
@@ -161,9 +166,9 @@ class Batch:
             return f"Decode steps run one operation after the other: no CUDA graph, {type(error).__name__}: {words}."
         return f"Decode steps are CUDA graphs, for up to {decode.sizes[-1]} chats at once."
 
-    def _prompt_seconds(self, token: int) -> float:
-        """How long a prompt of one big chunk takes, made of one token only."""
-        started, tokens = time.perf_counter(), min(BIG_CHUNK, self._context - 1, self.size.tokens - PAGE_TOKENS)
+    def _prompt_seconds(self, token: int, length: int) -> float:
+        """How long a prompt takes that is `token`, again and again, as often as fits."""
+        started, tokens = time.perf_counter(), min(length, self._context - 1, self.size.tokens - PAGE_TOKENS)
         draw = Draw(SamplingParams(temperature=0), torch.tensor([token], device=self.cache.device), -1, 2)
         request = Request([token] * tokens, 1, draw)
         self.scheduler.add(request)

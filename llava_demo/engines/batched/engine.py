@@ -174,7 +174,7 @@ class BatchedEngine(JobEngine):
     def _work(self) -> None:
         drawn: list[Drawn] = []
         if self.llava.model.device.type == "cuda":
-            torch.cuda.set_device(self.llava.model.device)  # of this thread, where there are several
+            torch.cuda.set_device(self.llava.model.device)  # this thread's device, where there are several
         try:
             while self._has_work():
                 try:

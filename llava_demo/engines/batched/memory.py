@@ -13,10 +13,10 @@ from llava_demo.model.llava import Llava
 
 GIB = 2**30
 CHATS_ON_CPU, CHATS_ON_GPU = 16, 64  # at most; more would make each of them slow to read
-TEXT_AND_ANSWER_TOKENS = 512  # of an ordinary chat, beside its picture
-SHARE_OF_RAM = 0.4  # of what is free; the rest is for others, and for the steps themselves
+TEXT_AND_ANSWER_TOKENS = 512  # in an ordinary chat, beside its picture
+SHARE_OF_RAM = 0.4  # share of the free memory; the rest is for others, and for the steps themselves
 KEPT_ON_CPU, KEPT_ON_GPU = 1.0, 0.5  # earlier chats whose pages stay, for each chat that may run
-ENCODING_BYTES = GIB  # of the GPU, for the vision tower at work
+ENCODING_BYTES = GIB  # left free on a GPU for the vision tower at work
 CGROUPS = Path("/sys/fs/cgroup")
 
 

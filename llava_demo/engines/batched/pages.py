@@ -19,7 +19,7 @@ class BlockTable:
     """The pages of one request in the order of its tokens."""
 
     pages: list[int] = field(default_factory=list)
-    hashes: list[bytes] = field(default_factory=list)  # of its first pages: those that are full and computed
+    hashes: list[bytes] = field(default_factory=list)  # one for each page that is full and computed, from the first on
 
 
 class Pages:

@@ -11,15 +11,15 @@ from llava_demo.engines.batched.pages import PAGE_TOKENS, BlockTable, Pages
 from llava_demo.engines.sampler import Draw
 
 BIG_CHUNK = 1024  # prefill tokens in a step when no one is decoding, or when it is worth the pause
-CHUNK_PER_DECODING = 16  # prompt tokens in a step for each decoding request, at least: with many, a step is long anyway
-CROWD = 3  # from this many newcomers on chunks are big: they would lose more by waiting than the others by the pause
+CHUNK_PER_DECODING = 16  # minimum prompt tokens per step for each decoding request: with many, a step is long anyway
+CROWD = 3  # newcomers for which chunks are big: they would lose more by waiting than the others by the pause
 
 
 @dataclass(frozen=True)
 class BatchSize:
     """How much a batch holds."""
 
-    pages: int  # of PAGE_TOKENS tokens each
+    pages: int  # PAGE_TOKENS tokens each
     requests: int
     chunk: int = 128  # prompt tokens in a step while others decode: a longer chunk is a longer pause for them
     is_sharing: bool = True  # whether prompts that begin alike share pages
@@ -37,9 +37,9 @@ class Request:
     room: int  # tokens that the answer may have
     draw: Draw
     prompt_tokens: int = field(init=False)
-    computed: int = 0  # of `ids`, those whose keys and values are in its pages
+    computed: int = 0  # the first tokens of `ids`, whose keys and values are in its pages
     table: BlockTable | None = None  # None while it waits
-    cached_tokens: int | None = None  # of the prompt, those that were found in the cache at its first step
+    cached_tokens: int | None = None  # prompt tokens that were found in the cache at its first step
 
     def __post_init__(self) -> None:
         self.prompt_tokens = len(self.ids)

@@ -1,6 +1,6 @@
 """`Decoder`: one step of a language model over the rows of many requests, from embeddings to logits.
 
-The weights are those of the transformers model, which stays as it is; only the way through them is ours.
+The weights are those of the transformers model, which stays as it is; only the forward pass is ours.
 """
 
 from collections.abc import Callable
