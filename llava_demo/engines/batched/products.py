@@ -1,6 +1,6 @@
 """How the linear layers of a model are multiplied, and what else makes a step fast on this machine's processor.
 
-On a CPU a step of a few chats has products of few rows, for which torch takes a slow way.
+On a CPU a step of a few chats has products of few rows, for which torch's own linear layer is slow.
 """
 
 import ctypes
@@ -16,19 +16,19 @@ Product = Callable[[Tensor], Tensor]
 # weights and 1, 8, 16 rows 6.9, 26, 29 and 4.3, 9.5, 13; with 2816 x 1024 and 1, 16, 117, 200, 256 rows .60, 2.0, 6.0,
 # 8.5, 10.7 and .33, 1.3, 4.6, 8.3, 11.6. MKL, which F.linear takes, loses where one of the matrices is narrow.
 FEW_ROWS = 192
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # parameters of mallopt(3)
 _KEPT_BYTES, _LARGE_BYTES = 2**28, 2**25
 
 
 def product_of(linear: nn.Module) -> Product:
-    """How a batch multiplies by `linear`; the module and its weights stay as they are.
+    """How a batch multiplies by `linear`; its weights stay the same, but NF4 ones may move.
 
-    Float32 on a CPU goes through oneDNN. Everything else, quantized layers among them, is called as it is.
+    Float32 on a CPU goes through oneDNN, NF4 on a GPU through `model.nf4`. Everything else, layers of 8 bits among
+    them, is called as it is.
     """
-    is_plain = type(linear) is nn.Linear and linear.weight.device.type == "cpu" and linear.weight.dtype == torch.float32
-    if is_plain and torch.backends.mkldnn.is_available():
-        return partial(_on_a_cpu, linear.weight, linear.bias)
-    return linear
+    if type(linear) is nn.Linear and linear.weight.device.type == "cpu" and linear.weight.dtype == torch.float32:
+        return partial(_on_a_cpu, linear.weight, linear.bias) if torch.backends.mkldnn.is_available() else linear
+    return _as_one([linear]) or linear
 
 
 def _on_a_cpu(weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
@@ -38,22 +38,35 @@ def _on_a_cpu(weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
     return functional.linear(x, weight, bias)
 
 
-def joined(linears: Sequence[nn.Module]) -> Callable[[Tensor], list[Tensor]]:
-    """The products of several layers with the same input."""
-    if all(type(linear) is nn.Linear and linear.weight.device.type == "cuda" for linear in linears):
-        return _as_one(linears)
-    products = [product_of(linear) for linear in linears]
-    return lambda x: [product(x) for product in products]
+def joined(linears: Sequence[nn.Module]) -> Callable[[Tensor], Sequence[Tensor]]:
+    """The products of several layers with the same input, on a GPU as one: it is busier with one large matrix."""
+    product = _as_one(linears)
+    if product is None:
+        products = [product_of(linear) for linear in linears]
+        return lambda x: [product(x) for product in products]
+    sizes = [linear.out_features for linear in linears]
+    return lambda x: product(x).split(sizes, dim=-1)
 
 
-def _as_one(linears: Sequence[nn.Module]) -> Callable[[Tensor], list[Tensor]]:
-    """One product for all: a GPU is busier with one large matrix. The layers keep their weights, as parts of it."""
+def _as_one(linears: Sequence[nn.Module]) -> Product | None:
+    """One product for layers on a GPU, which keep their weights as parts of it; None for layers of other kinds."""
+    if not all(is_on_gpu(linear) for linear in linears):
+        return None
+    if all(type(linear).__name__ == "Linear4bit" for linear in linears):
+        from llava_demo.model.nf4 import Nf4Linears, can_join  # and bitsandbytes, which made the layers
+
+        return Nf4Linears(linears) if can_join(linears) else None
+    if len(linears) == 1 or any(type(linear) is not nn.Linear for linear in linears):
+        return None
     weight, sizes = torch.cat([linear.weight for linear in linears]), [len(linear.weight) for linear in linears]
     for linear, part in zip(linears, weight.split(sizes), strict=True):
         linear.weight.data = part
     has_bias = linears[0].bias is not None
-    bias = torch.cat([linear.bias for linear in linears]) if has_bias else None
-    return lambda x: list(functional.linear(x, weight, bias).split(sizes, dim=-1))
+    return partial(functional.linear, weight=weight, bias=torch.cat([x.bias for x in linears]) if has_bias else None)
+
+
+def is_on_gpu(linear: nn.Module) -> bool:
+    return any(weight.is_cuda for weight in linear.parameters())
 
 
 def keep_freed_memory() -> None:
