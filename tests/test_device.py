@@ -1,12 +1,20 @@
 """What is decided for which machine; the machines are described, so that no GPU is needed."""
 
+import asyncio
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from checkpoints import ON_CPU
+from transformers import AutoModelForImageTextToText
 
+from llava_demo.engines.load import load_engine
 from llava_demo.model.device import GIB, Hardware, Weights, Wishes, bytes_needed, planned
+from llava_demo.model.llava import Llava
+from llava_demo.settings import Settings
 
 CPU, CPU_INT8 = Hardware("CPU"), Hardware("CPU", has_fast_int8=True)
 T4 = Hardware("Tesla T4", (7, 5), 15 * 2**30)
@@ -43,6 +51,18 @@ def test_every_decision_has_its_reason() -> None:
             assert len(reasons) == 3
             assert all(reason.endswith(".") for reason in reasons)
     assert "Tesla T4" in planned(Wishes(), T4, SEVEN_B).reasons[1]
+
+
+@pytest.mark.parametrize("wish", ["auto", "none"])
+def test_where_16_bits_fit_and_serve_a_crowd_faster_the_reasons_say_so(wish: str) -> None:
+    """Weights of 14 GB, and 35 for the pages of 64 chats of 1,088 tokens, as many again for those that are kept."""
+    h100 = Hardware("NVIDIA H100", (9, 0), 79 * 2**30)
+    plan = planned(Wishes(wish), h100, SEVEN_B)
+    assert plan.quantize == {"auto": "4bit", "none": "none"}[wish]
+    assert "for a crowd --quantize none is faster: on an H200" in plan.reasons[0]
+    assert "2026-11-26" in plan.reasons[0]
+    for hardware, weights in ((L4, SEVEN_B), (h100, MINIATURE), (h100, Weights(torch.float16)), (CPU, SEVEN_B)):
+        assert "crowd" not in planned(Wishes(wish), hardware, weights).reasons[0]
 
 
 @pytest.mark.parametrize("hardware", [CPU, T4, L4])
@@ -177,3 +197,92 @@ def test_the_hardware_here_is_found() -> None:
     hardware = Hardware.found()
     assert hardware.has_gpu == torch.cuda.is_available()
     assert hardware.has_gpu or hardware.name == "CPU"
+
+
+# --- several GPUs
+
+
+@pytest.fixture
+def gpus(cards: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Have torch tell of GPUs with so many free gigabytes."""
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    return lambda *free: cards(BUILT, *((f"GPU {index}", (8, 0), gb) for index, gb in enumerate(free)))
+
+
+@pytest.mark.parametrize(("free", "chosen"), [([40], 0), ([10, 60, 30], 1), ([50, 50], 0)])
+def test_the_freest_gpu_is_taken(gpus: Any, free: list[int], chosen: int) -> None:
+    gpus(*free)
+    hardware = Hardware.found()
+    assert (hardware.index, hardware.name) == (chosen, f"GPU {chosen}")
+    assert hardware.free_bytes == free[chosen] * 2**30
+
+
+class Loading:
+    """`from_pretrained` at the border: as on GPUs, the first `failures` of which run out of memory, but on the CPU."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, failures: int) -> None:
+        self.maps: list[object] = []
+        real = AutoModelForImageTextToText.from_pretrained
+
+        def from_pretrained(*arguments: object, device_map: object, **options: object) -> object:
+            self.maps.append(device_map)
+            if len(self.maps) <= failures:
+                raise torch.OutOfMemoryError
+            return real(*arguments, device_map="cpu", **options)
+
+        monkeypatch.setattr(AutoModelForImageTextToText, "from_pretrained", from_pretrained)
+
+
+@pytest.mark.parametrize(
+    ("free", "failures", "maps"),
+    [([10, 60], 0, [{"": 1}]), ([10, 20], 1, [{"": 1}, "auto"]), ([10], 1, [{"": 0}])],
+    ids=["whole on the freest", "on both where one is too small", "not at all where there is one"],
+)
+def test_a_model_is_on_one_gpu_unless_it_is_too_small(
+    gpus: Any,
+    free: list[int],
+    failures: int,
+    maps: list[object],
+    tiny_folder: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gpus(*free)
+    loading = Loading(monkeypatch, failures)
+    plan = replace(ON_CPU, hardware=Hardware.found())
+    with nullcontext() if len(maps) > failures else pytest.raises(torch.OutOfMemoryError):
+        Llava.load(tiny_folder, plan, is_local=True)
+    assert loading.maps == maps
+
+
+def test_a_model_on_several_gpus_is_not_batched_and_the_reasons_say_why(
+    tiny_folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Part of it is on the "meta" device here, which stands for another GPU: both have weights of their own."""
+
+    def spread(*arguments: Any, of: Any = Llava.loaded, **options: Any) -> Llava:
+        llava = of(*arguments, **options)
+        llava.model.get_decoder().norm.to("meta")
+        return llava
+
+    monkeypatch.setattr(Llava, "loaded", spread)
+    engine = load_engine(Settings(model=tiny_folder))
+    assert engine.info.engine == "generate"
+    words = (
+        "One question at a time, by generate, since batching cannot run here: the model is spread over several devices."
+    )
+    assert engine.info.reasons[-1] == words
+    asyncio.run(engine.aclose())
+
+
+def test_on_a_gpu_torch_does_not_take_cudnns_attention(
+    gpus: Any, tiny_folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpus(40)
+    Loading(monkeypatch, 0)
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    Llava.load(tiny_folder, ON_CPU, is_local=True)
+    assert torch.backends.cuda.cudnn_sdp_enabled()  # nobody else's setting is touched
+    Llava.load(tiny_folder, replace(ON_CPU, hardware=Hardware.found()), is_local=True)
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(before)

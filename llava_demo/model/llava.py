@@ -27,7 +27,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from llava_demo.chat import Message
 from llava_demo.errors import InvalidRequest
 from llava_demo.images import Image, PictureMode, fit_of
-from llava_demo.model.device import Plan
+from llava_demo.model.device import Plan, prefer_flash_to_cudnn
 from llava_demo.model.quantizer import Int8Config, keep, pack_weights
 
 # Of the model card of llava-hf/llava-1.5-7b-hf: USER: <image>\n<prompt> ASSISTANT:
@@ -119,6 +119,8 @@ class Llava:
             output_loading_info=True,
             **options,
         )
+        if plan.hardware.has_gpu:
+            prefer_flash_to_cudnn()
         try:  # one GPU whole: a model that is spread over several cannot be batched
             model, found = load(device_map={"": plan.hardware.index} if plan.hardware.has_gpu else "cpu")
         except torch.OutOfMemoryError:
