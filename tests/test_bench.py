@@ -18,7 +18,6 @@ from examples.bench.pictures import picture
 from examples.bench.report import JSON_NAME, PLOT_NAME, TABLE_NAME
 from examples.bench.shapes import architecture, make_checkpoint
 from examples.bench.side import Side, SideFailed, our_engine
-from examples.bench.suite_gpu import VARIANTS
 from llava_demo.chat import ChatRequest, Message, SamplingParams
 from llava_demo.engines import Engine
 from llava_demo.model.llava import Llava
@@ -157,6 +156,7 @@ def test_compare_shows_how_many_times_better_the_second_run_is(
         (["--engine", "turbo"], "--engine is 'turbo'"),
         (["--engine", "remote"], "another server is measured where it runs"),
         (["--suite", "tpu"], "invalid choice: 'tpu'"),
+        (["--suite", "gpu", "--rounds", "3"], "--rounds is not for it"),
         (["--suite", "gpu", "--parts", "speed,luck"], "the parts are answers, speed, settings"),
         (["--compare", "nowhere", "nowhere"], "nowhere: there is no bench.json to be read"),
     ],
@@ -247,24 +247,3 @@ def test_the_invented_vocabulary_writes_every_text_and_reads_answers_back_as_the
         assert tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True) == text
     ids = torch.randint(vocabulary.IMAGE_ID - 20_000, vocabulary.IMAGE_ID, (500,)).tolist()
     assert tokenizer(tokenizer.decode(ids), add_special_tokens=False).input_ids == ids
-
-
-def test_the_suite_for_a_gpu_runs_dry_on_any_machine(
-    cache: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    options = ["--chats", "1,2", "--max-tokens", "8", "--rounds", "1", "--out", str(tmp_path), "--cache", cache]
-    assert main(["--suite", "gpu", "--shape", "miniature", *options]) == 0
-    assert capsys.readouterr().out == (tmp_path / "suite.md").read_text()
-    rows = json.loads((tmp_path / "suite.json").read_text())["rows"]
-    assert rows[1]["what"] == "the miniature: answers as the model card's way gives them on a CPU"
-    assert rows[1]["found"] == "2 of 2 equal"
-    for precision in ("4-bit NF4, float32 compute", "float32"):
-        found = {row["what"]: row["found"] for row in rows if row["part"] == precision}
-        assert found["answers as the model card's way gives them"] in ("2 of 3 equal", "3 of 3 equal")  # near ties
-        assert "chats of 2,048 tokens that free memory holds" in found
-        assert any(what.startswith("roofline of one chat: ") for what in found)
-        assert "throughput, 2 at once" in found
-    variants = [row for row in rows if row["part"] == "settings"]
-    assert [row["what"] for row in variants] == list(VARIANTS)
-    assert not [row["found"] for row in variants if row["found"].startswith("failed")]
-    assert (tmp_path / "4bit" / PLOT_NAME).exists()

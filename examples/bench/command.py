@@ -12,12 +12,12 @@ from typing import Any
 from examples.bench.report import BadReport, comparison, report, write
 from examples.bench.run import Measuring, measure
 from examples.bench.shapes import SHAPES, make_checkpoint
-from examples.bench.suite_gpu import CHATS, PARTS, Suite, run_suite
 from llava_demo.cli import run
 from llava_demo.settings import OneLineParser, SettingError, Settings, add_options
 
 PROGRAM = "python -m examples.bench"
 _OWN = ("shape", "chats", "max_tokens", "rounds", "suite", "parts", "out")  # the others are `Settings`
+PARTS = ("answers", "speed", "settings")  # of the suite
 _MOST = 4096  # chats, tokens, rounds
 _DESCRIPTION = (
     "Measure the engine beside the model card's way (generate and a streamer, one question after the other), with the "
@@ -44,6 +44,8 @@ def bench(arguments: Sequence[str], program: str) -> int:
         settings = Settings.of(given).model_copy(update={"max_queue": _MOST})  # nobody is to be refused
     except SettingError as error:
         parser.error(str(error))
+    if "suite" in own and "rounds" in own:
+        parser.error("--suite measures everything once; --rounds is not for it.")
     if settings.is_remote:
         parser.error("--engine remote: another server is measured where it runs.")
     command = f"{PROGRAM} {shlex.join(arguments)}".strip()
@@ -64,8 +66,10 @@ def _run(settings: Settings, own: dict[str, Any], command: str) -> int:
 
 
 def _suite(settings: Settings, own: dict[str, Any], command: str) -> int:
-    suite = Suite(settings, _measuring({"chats": CHATS} | own), command, own.get("out"))
-    return run_suite(suite, own.get("parts", tuple(PARTS)))
+    from examples.bench.suite_gpu import CHATS, TOKENS, Suite, run_suite
+
+    suite = Suite(settings, _measuring({"chats": CHATS, "max_tokens": TOKENS} | own), command, own.get("out"))
+    return run_suite(suite, own.get("parts", PARTS))
 
 
 def _measuring(own: dict[str, Any]) -> Measuring:

@@ -94,9 +94,9 @@ class Memory:
 
 async def crowd(engine: Engine, label: str, chats: int, max_tokens: int) -> Crowd:
     """All chats at once. `label` makes their pictures: one never used before finds nothing cached."""
-    requests = [_request(QUESTION, f"{label} {chat}", max_tokens) for chat in range(chats)]
+    requests = [request_of(QUESTION, f"{label} {chat}", max_tokens) for chat in range(chats)]
     start, start_cpu = time.perf_counter(), time.process_time()
-    replies = await asyncio.gather(*(_ask(engine, request, Reply()) for request in requests))
+    replies = await asyncio.gather(*(ask(engine, request, Reply()) for request in requests))
     seconds, cpu_s = time.perf_counter() - start, time.process_time() - start_cpu
     tokens = sum(reply.usage.completion_tokens for reply in replies)
     texts = tuple(reply.text.strip() for reply in replies)  # transformers' streamer keeps the first word's space
@@ -105,11 +105,11 @@ async def crowd(engine: Engine, label: str, chats: int, max_tokens: int) -> Crow
 
 
 async def visits(engine: Engine, label: str, max_tokens: int) -> Visits:
-    request = _request(QUESTION, label, max_tokens)
-    reply = await _ask(engine, request, Reply())
+    request = request_of(QUESTION, label, max_tokens)
+    reply = await ask(engine, request, Reply())
     history = (*request.messages, Message("assistant", reply.text), Message("user", FOLLOW_UP))
-    follow_up = await _ask(engine, ChatRequest(history, replace(request.sampling, max_tokens=SHORT)), Reply())
-    another = await _ask(engine, _request(ANOTHER, label, SHORT), Reply())
+    follow_up = await ask(engine, ChatRequest(history, replace(request.sampling, max_tokens=SHORT)), Reply())
+    another = await ask(engine, request_of(ANOTHER, label, SHORT), Reply())
     return Visits(_first(reply), _first(follow_up), _first(another))
 
 
@@ -124,12 +124,12 @@ async def newcomer(engine: Engine, label: str, max_tokens: int) -> Newcomer:
 
     async with asyncio.TaskGroup() as group:
         for chat, reply in enumerate(replies):
-            task = group.create_task(_ask(engine, _request(QUESTION, f"{label} {chat}", max_tokens), reply, look))
+            task = group.create_task(ask(engine, request_of(QUESTION, f"{label} {chat}", max_tokens), reply, look))
             task.add_done_callback(lambda _: is_time.set())
-        late = _request(QUESTION, f"{label} late", SHORT)
+        late = request_of(QUESTION, f"{label} late", SHORT)
         await is_time.wait()
         before = [gap for reply in replies for gap in _gaps(reply.arrivals[-AT_WORK:])]
-        came = await _ask(engine, late, Reply())
+        came = await ask(engine, late, Reply())
     after = [gap for reply in replies for gap in _gaps(reply.arrivals, came.started, came.arrivals[0])]
     return Newcomer(_median(before), max(after, default=0.0), _first(came))
 
@@ -139,12 +139,13 @@ async def memory(engine: Engine) -> Memory:  # noqa: ARG001, all jobs are alike
     return Memory(most_bytes(), copy_speed())
 
 
-def _request(question: str, label: str, max_tokens: int) -> ChatRequest:
+def request_of(question: str, label: str, max_tokens: int) -> ChatRequest:
+    """A question about the picture that `label` makes."""
     message = Message("user", question, (picture(label),))
     return ChatRequest((message,), SamplingParams(temperature=0, max_tokens=max_tokens))
 
 
-async def _ask(engine: Engine, request: ChatRequest, reply: Reply, look: Callable[[], None] = lambda: None) -> Reply:
+async def ask(engine: Engine, request: ChatRequest, reply: Reply, look: Callable[[], None] = lambda: None) -> Reply:
     """The answer, noted in `reply` as it comes; `look` is called after each piece of it."""
     reply.started, reply.started_cpu = time.perf_counter(), time.process_time()
     async with aclosing(engine.stream(request)) as chunks:

@@ -1,16 +1,19 @@
 """The model card's way: `generate` in a thread and transformers' own streamer, one question after the other.
 
 It is written as the model card of llava-hf/llava-1.5-7b-hf and the streamer's documentation show it, behind our
-`Engine`'s interface, so that both sides are asked by the same code.
+`Engine`'s interface, so that both sides are asked by the same code. `bare` is `generate` without all that.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+import time
+from collections.abc import AsyncGenerator, Callable
+from functools import partial
 from threading import Thread
 from typing import Any
 
 import torch
 from transformers import AsyncTextIteratorStreamer, ProcessorMixin
+from transformers.generation.streamers import BaseStreamer
 
 from llava_demo.chat import ChatRequest, Chunk, Usage
 from llava_demo.engines import EngineInfo, EngineStatus
@@ -27,15 +30,13 @@ class PlainWay:
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[Chunk, None]:
         async with self._turn:
-            inputs = await asyncio.to_thread(_inputs, self.processor, request)
-            inputs = inputs.to(self.model.device, self.model.dtype)
+            inputs = await asyncio.to_thread(self._inputs, request)
             streamer = AsyncTextIteratorStreamer(self.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
             ids: list[torch.Tensor] = []
-            settings = {"streamer": streamer, "max_new_tokens": request.sampling.max_tokens, "do_sample": False}
 
             def generate() -> None:
                 try:
-                    ids.append(self.model.generate(**inputs, **settings))
+                    ids.append(self._generated(inputs, request.sampling.max_tokens, streamer))
                 finally:
                     streamer.end()  # else a failure would leave the reader waiting for ever
 
@@ -53,6 +54,46 @@ class PlainWay:
 
     async def aclose(self) -> None:
         """Nothing is left to end: each answer was read to its end."""
+
+    def bare(self, request: ChatRequest, in_thread: bool = False, has_streamer: bool = False) -> tuple[float, float]:
+        """Seconds to the first token and from one to the next of `generate`, by default in the thread that calls.
+
+        `has_streamer` gives it a streamer that only waits for each token, as every streamer must.
+        """
+        inputs, tokens = self._inputs(request), request.sampling.max_tokens
+        streamer = _Waiting() if has_streamer else None
+        seconds = []
+        for count in (1, tokens):
+            started = time.perf_counter()
+            _call(partial(self._generated, inputs, count, streamer), in_thread)
+            seconds.append(time.perf_counter() - started)
+        return seconds[0], (seconds[1] - seconds[0]) / max(1, tokens - 1)
+
+    def _inputs(self, request: ChatRequest) -> Any:
+        return _inputs(self.processor, request).to(self.model.device, self.model.dtype)
+
+    def _generated(self, inputs: Any, tokens: int, streamer: BaseStreamer | None) -> torch.Tensor:
+        settings = {"streamer": streamer, "max_new_tokens": tokens, "do_sample": False}
+        ids: torch.Tensor = self.model.generate(**inputs, **settings)
+        return ids
+
+
+class _Waiting(BaseStreamer):
+    """Takes tokens and drops them."""
+
+    def put(self, value: torch.Tensor) -> None:
+        value.cpu()
+
+    def end(self) -> None: ...
+
+
+def _call(work: Callable[[], object], in_thread: bool) -> None:
+    if not in_thread:
+        work()
+        return
+    thread = Thread(target=work)
+    thread.start()
+    thread.join()
 
 
 def _inputs(processor: ProcessorMixin, request: ChatRequest) -> Any:

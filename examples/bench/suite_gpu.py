@@ -1,7 +1,8 @@
 """`bench --suite gpu`: everything that is due on the day a GPU is at hand, as one command with one table at last.
 
-First right answers, then each precision (loading, memory, speed, roofline), then what each setting of the engine gives.
-It runs on a CPU as well, where only its own working can be seen. A part that fails is a row that says why.
+First right answers, then each precision (speed, roofline, kernels), then what each setting of the engine gives. Every
+part takes less than two minutes on a 7B; `generate` is asked few chats for that. The suite runs on a CPU as well, where
+only its own working can be seen. A part that fails is a row that says why.
 
 Nothing of Gradio is imported. A machine without a network needs, beside torch, our versions of transformers,
 accelerate, tokenizers, bitsandbytes, Pillow, pi_heif, jinja2, psutil, tqdm, pydantic-settings and annotated-types.
@@ -9,41 +10,54 @@ accelerate, tokenizers, bitsandbytes, Pillow, pi_heif, jinja2, psutil, tqdm, pyd
 
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from examples.bench import measures
-from examples.bench.figures import FOLLOW_UP, PAUSE, STEP, THROUGHPUT, Measured, equal_answers, figures_of
-from examples.bench.machine import LONG_CHAT, about_here
-from examples.bench.report import aligned, write
-from examples.bench.run import OURS, PLAIN, Measuring, Result, Step, loaded_side, measure, put_through, steps_of
-from examples.bench.side import SideFailed, on_the_cpu, our_engine, plain_way
-from llava_demo.engines import Engine
+from examples.bench import gpu_jobs, measures
+from examples.bench.figures import FOLLOW_UP, NEW_PICTURE, THROUGHPUT
+from examples.bench.machine import about_here
+from examples.bench.report import aligned
+from examples.bench.run import Measuring
+from examples.bench.side import Maker, Side, SideFailed, our_engine, plain_way
 from llava_demo.settings import Settings
 
-CHATS = (1, 4, 8, 16, 32)
+CHATS = (1, 4, 16, 32, 64)
+TOKENS = 32  # of an answer
+SLOW_CHATS = 4  # at most at once of `generate`, which needs a minute for 16
 PRECISIONS = ("4bit", "none")
-_TELLING = (THROUGHPUT, FOLLOW_UP, PAUSE)
 VARIANTS: dict[str, dict[str, Any]] = {  # what is otherwise in the batched engine's `BatchSize`
     "as it decides by itself": {},
     "no pages shared": {"is_sharing": False},
-    **{f"chunks of {tokens} tokens": {"chunk": tokens} for tokens in (64, 128, 256, 512, 1024)},
+    **{f"chunks of {tokens} tokens": {"chunk": tokens} for tokens in (256, 512)},
 }
+WAYS: dict[str, dict[str, bool]] = {  # of calling `generate`, to see what makes one slower than another
+    "next token, main thread": {},
+    "next token, main thread, the same answer again": {"is_again": True},
+    "next token, main thread, a streamer that only waits": {"has_streamer": True},
+    "next token, a fresh thread": {"in_thread": True},
+    "next token, a fresh thread, without cuDNN's attention": {"in_thread": True, "has_cudnn": False},
+}
+NOTE = (
+    "Bare is `generate` in the main thread; the model card's way is `generate` in a fresh thread with a streamer. On "
+    "an H200 the latter took 94 ms a token, the former 26 to 35 for lengths that it had seen before (2026-11-26). By "
+    "its source torch prefers cuDNN's attention on Hopper, and keeps its plans by thread and by length of keys: each "
+    "token in a fresh thread waits for a plan. That this is the cause was not measured. On a CPU, with 11.5 ms a token "
+    "of many small operations, neither thread nor streamer cost anything; another thread at work in Python did (96 ms)."
+)
 _JSON_NAME, _TABLE_NAME = "suite.json", "suite.md"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One finding."""
+    """One finding, for each side that was asked."""
 
     part: str
     what: str
-    found: str
+    ours: str = ""
+    card: str = ""
+    bare: str = ""
 
 
 @dataclass
@@ -56,8 +70,9 @@ class Suite:
     out: Path | None
     rows: list[Row] = field(default_factory=list)
 
-    def add(self, part: str, what: str, found: str) -> None:
-        self.rows.append(Row(part, what, found))
+    def add(self, row: Row) -> None:
+        self.rows.append(row)
+        sys.stderr.write(" · ".join(text for text in asdict(row).values() if text) + "\n")
         if self.out:
             self.out.mkdir(parents=True, exist_ok=True)
             about = about_here() | {"command": self.command, "asked": asdict(self.asked)}
@@ -67,18 +82,20 @@ class Suite:
 
     def report(self) -> str:
         """Date, versions and command above the table of what was found."""
-        about, rows = about_here(), [[row.part, row.what, row.found] for row in self.rows]
+        about, rows = about_here(), [[row.part, row.what, row.bare, row.card, row.ours] for row in self.rows]
         versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items() if number)
-        table = aligned([["part", "what", "found"], *rows], words=3)
-        return f"{about['date'][:10]}, {about['processor']}, {versions}.\n\n`{self.command}`\n\n{table}"
+        table = aligned([["part", "what", "bare generate", "model card's way", "ours"], *rows], words=5)
+        heading = f"{about['date'][:10]}, {about['processor']}, {versions}."
+        return f"{heading}\n\n`{self.command}`\n\n{table}\n{NOTE}\n"
 
-    @contextmanager
-    def part(self, part: str, what: str) -> Iterator[None]:
-        """What fails in the block becomes a row, and the suite goes on."""
+    def add_found(self, part: str, make: Maker, find: Callable[[Side], Iterable[Row]], **changes: str) -> None:
+        """What is found in a process of its own; what fails there becomes a row, and the suite goes on."""
         try:
-            yield
+            with Side(part, make, self.settings.model_copy(update=changes)) as side:
+                for row in find(side):
+                    self.add(row)
         except SideFailed as error:
-            self.add(part, what, f"failed: {error}")
+            self.add(Row(part, "failed", str(error)))
 
 
 def run_suite(suite: Suite, parts: tuple[str, ...]) -> int:
@@ -86,105 +103,105 @@ def run_suite(suite: Suite, parts: tuple[str, ...]) -> int:
     for part in parts:
         PARTS[part](suite)
     sys.stdout.write(suite.report())
-    return int(any(row.found.startswith("failed") for row in suite.rows))
+    return int(any(row.what == "failed" for row in suite.rows))
 
 
 def _answers(suite: Suite) -> None:
     """The miniature with its trained weights: a GPU must say what a CPU says."""
-    settings = suite.settings.model_copy(update={"model": "miniature", "quantize": "none"})
-    steps = [Step("answers", measures.crowd, ("the miniature", max(suite.asked.chats), suite.asked.max_tokens))]
-    what = "the miniature: answers as the model card's way gives them on a CPU"
-    with suite.part("answers", what), _bar(4) as bar, ExitStack() as stack:
-        sides = []
-        for name, make in ((PLAIN, on_the_cpu), (OURS, our_engine)):
-            sides.append(stack.enter_context(loaded_side(name, make, settings, bar)))
-        measured = put_through(sides, steps, bar)
-        equal, total = equal_answers(measured[PLAIN], measured[OURS])
-        suite.add("answers", "device", sides[1].loaded.info.device)
-        suite.add("answers", what, f"{equal} of {total} equal")
+    miniature = {"model": "miniature", "quantize": "none"}
+
+    def found(side: Side) -> Iterator[Row]:
+        settings = suite.settings.model_copy(update=miniature)
+        equal, total = side.run(gpu_jobs.equal_to_a_cpu, settings, max(suite.asked.chats), suite.asked.max_tokens)
+        yield Row("answers", "the miniature's, equal to those of `generate` on a CPU", f"{equal} of {total}")
+        yield Row("answers", "device", side.loaded.info.device)
+
+    suite.add_found("answers", our_engine, found, **miniature)
 
 
 def _speed(suite: Suite) -> None:
-    """Each precision, or the one that was asked for, beside the model card's way."""
+    """Each precision, or the one that was asked for: ours, the model card's way and bare `generate` on one model."""
+
+    def found(side: Side) -> Iterator[Row]:
+        for what, cells in _findings(side, suite.asked):
+            yield Row(side.loaded.info.precision, what, **cells)
+
     asked = suite.settings.quantize
     for quantize in PRECISIONS if asked == "auto" else (asked,):
-        with suite.part("speed", f"--quantize {quantize}"):
-            result = measure(suite.settings.model_copy(update={"quantize": quantize}), suite.asked)
-            result.about["command"] = suite.command
-            for what, found in _findings(result):
-                suite.add(result.sides[OURS].info.precision, what, found)
-            if suite.out:
-                write(result, suite.out / quantize)
+        suite.add_found(f"--quantize {quantize}", our_engine, found, quantize=quantize)
 
 
-def _findings(result: Result) -> Iterator[tuple[str, str]]:
-    """What and found, of one precision."""
-    ours, limits = result.sides[OURS], result.sides[OURS].limits
-    equal, total = result.equal_answers
-    yield "answers as the model card's way gives them", f"{equal} of {total} equal"
-    yield "loaded in", f"{ours.seconds:.1f} s"
-    yield "weights", f"{limits.weights_bytes / 2**30:.2f} GB"
-    # The first side was alone on the GPU when it counted, and keeps no memory for a cache.
-    yield f"chats of {LONG_CHAT:,} tokens that free memory holds", f"{result.sides[PLAIN].limits.long_chats:,}"
-    for figure in result.figures:
-        yield figure.words, f"{figure.plain:,.3f} to {figure.ours:,.3f} {figure.unit}, {figure.gain:.2f} x"
-    memory, step = result.measured[OURS].memory, next(figure for figure in result.figures if figure.name == STEP)
-    if memory and step.plain and step.ours:
-        most = memory.bytes_per_s / limits.read_bytes
-        yield (
-            f"roofline of one chat: {limits.read_bytes / 2**30:.2f} GB a token at {memory.bytes_per_s / 1e9:,.0f} GB/s",
-            f"{most:,.0f} tokens/s; reached {1 / step.plain / most:.0%} to {1 / step.ours / most:.0%}",
-        )
+def _findings(side: Side, asked: Measuring) -> Iterator[tuple[str, dict[str, str]]]:
+    """What was found, and the cells of its row."""
+    limits, tokens = side.loaded.limits, asked.max_tokens
+    yield "loaded, ready to answer", {"ours": f"{side.loaded.seconds:.1f} s"}
+    yield "weights", {"ours": f"{limits.weights_bytes / 2**30:.2f} GB"}
+    apart = side.run(gpu_jobs.apart_from_generate)
+    yield "log-probabilities of a first token, furthest from `generate`'s", {"ours": f"{apart:.4f}"}
+    for ask in (_card(side), side.run):
+        ask(measures.crowd, "warm-up", 2, measures.SHORT)
+    steps = dict[str, float]()
+    for chats in asked.chats:
+        label, cells = f"{chats} chats", dict[str, str]()
+        for name, ask in (("card", _card(side)), ("ours", side.run)):
+            if name == "ours" or chats <= SLOW_CHATS:
+                crowd = ask(measures.crowd, label, chats, tokens)
+                cells[name] = f"{crowd.tokens / crowd.seconds:,.1f} tokens/s"
+                steps.setdefault(name, crowd.step_s)
+        yield f"{THROUGHPUT}, {chats} at once", cells
+    bare = {what: side.run(gpu_jobs.bare, what, tokens, options) for what, options in WAYS.items()}
+    first_s, steps["bare"] = bare[next(iter(WAYS))]
+    yield from ((what, {"bare": _ms(step_s)}) for what, (_, step_s) in bare.items())
+    yield "next token of one chat", {name: _ms(seconds) for name, seconds in steps.items()}
+    memory = side.run(measures.memory)
+    most = memory.bytes_per_s / limits.read_bytes
+    what = f"of the roofline: {limits.read_bytes / 2**30:.2f} GB a token at {memory.bytes_per_s / 1e9:,.0f} GB/s"
+    yield what, {name: f"{1 / seconds / most:.1%}" for name, seconds in steps.items() if seconds}
+    card, ours = (ask(measures.visits, "visits", tokens) for ask in (_card(side), side.run))
+    yield NEW_PICTURE, {"bare": _ms(first_s), "card": _ms(card.new.seconds), "ours": _ms(ours.new.seconds)}
+    yield FOLLOW_UP, {"card": _ms(card.follow_up.seconds), "ours": _ms(ours.follow_up.seconds)}
+    asked_again = {"card": _ms(card.another_user.seconds), "ours": _ms(ours.another_user.seconds)}
+    yield "first token, another user's question on it", asked_again
+    newcomer = side.run(measures.newcomer, "newcomer", 4 * tokens)
+    yield "longest pause of 4 chats as one more comes", {"ours": _ms(newcomer.worst_s)}
+    yield "first token of the one that comes", {"ours": _ms(newcomer.first.seconds)}
+    yield "a step of one chat", {"bare": _work(side.run(gpu_jobs.work_of_generate, tokens))}
+    for chats in asked.chats:
+        yield f"a step, {chats} at once", {"ours": _work(side.run(gpu_jobs.work, f"work {chats}", chats, tokens))}
+    yield "most memory", {"ours": f"{memory.most_bytes / 2**30:.2f} GB"}
 
 
 def _settings(suite: Suite) -> None:
     """The batched engine as it decides by itself, then with one thing otherwise at a time, on the same weights."""
-    asked = replace(suite.asked, chats=(1, max(suite.asked.chats)), rounds=1)
-    base: Measured | None = None
-    with (
-        suite.part("settings", "loading"),
-        _bar(1 + len(VARIANTS)) as bar,
-        loaded_side("batched", plain_way, suite.settings, bar) as side,
-    ):
+
+    def found(side: Side) -> Iterator[Row]:
         for name, changes in VARIANTS.items():
-            bar.set_description(f"batched: {name}")
-            with suite.part("settings", name):
-                measured: Measured = side.run(_batched_with, changes, asked, suite.settings.max_queue)
-                base = base or measured
-                suite.add("settings", name, _told(base, measured))
-            bar.update()
+            crowd, visits, newcomer = side.run(gpu_jobs.batched_with, changes, suite.asked, suite.settings.max_queue)
+            words = (
+                f"{crowd.tokens / crowd.seconds:,.1f} tokens/s with {max(suite.asked.chats)} at once; next question "
+                f"{_ms(visits.follow_up.seconds)}; a newcomer's pause {_ms(newcomer.worst_s)}"
+            )
+            yield Row("settings", name, words)
+
+    suite.add_found("settings", plain_way, found)
 
 
-async def _batched_with(engine: Engine, changes: dict[str, Any], asked: Measuring, max_queue: int) -> Measured:
-    """In the other process: a new batched engine on the weights of `engine`, measured and ended."""
-    import torch
+def _card(side: Side) -> Callable[..., Any]:
+    """Asks the model card's way for what `side.run` asks ours."""
 
-    from llava_demo.engines.batched.engine import BatchedEngine
-    from llava_demo.engines.batched.memory import batch_size
+    def ask(job: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
+        return side.run(gpu_jobs.by_the_card, job, *arguments)
 
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()  # else what the engine before has given back is counted as taken
-    llava = engine.llava  # type: ignore[attr-defined]
-    size, _ = batch_size(llava, max(asked.chats))
-    batched, measured = BatchedEngine(llava, engine.info, max_queue, replace(size, **changes)), Measured()
-    try:
-        for step in steps_of(asked):
-            result = await step.job(batched, *step.arguments)
-            if step.is_kept:
-                measured.add(result)
-    finally:
-        await batched.aclose()
-    return measured
+    return ask
 
 
-def _told(base: Measured, measured: Measured) -> str:
-    """What changed, in some telling figures."""
-    figures = [figure for figure in figures_of(base, measured) if figure.name in _TELLING]
-    return "; ".join(f"{figure.words}: {figure.ours:,.3f} {figure.unit}, {figure.gain:.2f} x" for figure in figures)
+def _work(work: gpu_jobs.Work) -> str:
+    return f"{work.launches:,.0f} launches, {work.kernels:,.0f} kernels, {work.kernel_s * 1e3:.2f} ms of them"
 
 
-def _bar(steps: int) -> "tqdm[Any]":
-    return tqdm(total=steps, unit="step", leave=False)
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:,.1f} ms"
 
 
+# The names stand in `command`, too, which must answer before torch is imported.
 PARTS: dict[str, Callable[[Suite], None]] = {"answers": _answers, "speed": _speed, "settings": _settings}

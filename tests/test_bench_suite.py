@@ -1,0 +1,45 @@
+"""The bench's suite for a GPU, dry: everything runs on a CPU as well. No test looks at how fast anything was."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from examples.bench import command, suite_gpu
+from examples.bench.command import main
+from examples.bench.figures import NEW_PICTURE
+from examples.bench.suite_gpu import VARIANTS, WAYS
+
+
+def test_the_suite_for_a_gpu_runs_dry_on_any_machine(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variants = dict(list(VARIANTS.items())[:2])  # one is enough to see that something is otherwise
+    monkeypatch.setattr(suite_gpu, "VARIANTS", variants)
+    options = ["--chats", "1", "--max-tokens", "4", "--out", str(tmp_path)]
+    assert main(["--suite", "gpu", "--shape", "miniature", "--quantize", "4bit", *options]) == 0
+    assert capsys.readouterr().out == (tmp_path / "suite.md").read_text()
+    rows = json.loads((tmp_path / "suite.json").read_text())["rows"]
+    found = {row["what"]: row for row in rows}
+    assert found["the miniature's, equal to those of `generate` on a CPU"]["ours"] == "1 of 1"
+    assert float(found["log-probabilities of a first token, furthest from `generate`'s"]["ours"]) < 1e-3
+    for what in ("throughput, 1 at once", NEW_PICTURE, "next token of one chat"):
+        assert found[what]["ours"]
+        assert found[what]["card"]
+    assert all(found[what]["bare"] for what in (*WAYS, NEW_PICTURE, "next token of one chat"))
+    assert found["a step, 1 at once"]["ours"] == "0 launches, 0 kernels, 0.00 ms of them"  # a CPU has none
+    assert {row["part"] for row in rows} == {"answers", "4-bit NF4, float32 compute", "settings"}
+    assert [row["what"] for row in rows if row["part"] == "settings"] == list(variants)
+
+
+def test_a_part_of_the_suite_that_fails_is_a_row_and_the_exit_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert main(["--suite", "gpu", "--model", str(empty), "--parts", "settings"]) == 1
+    assert "failed" in capsys.readouterr().out
+
+
+def test_the_parts_of_the_suite_are_those_that_the_command_names() -> None:
+    assert tuple(suite_gpu.PARTS) == command.PARTS
