@@ -44,7 +44,7 @@ def bench(arguments: Sequence[str], program: str) -> int:
         settings = Settings.of(given).model_copy(update={"max_queue": _MOST})  # nobody is to be refused
     except SettingError as error:
         parser.error(str(error))
-    if "suite" in own and "rounds" in own:
+    if "suite" in own and own.get("rounds", 1) > 1:
         parser.error("--suite measures everything once; --rounds is not for it.")
     if settings.is_remote:
         parser.error("--engine remote: another server is measured where it runs.")
