@@ -25,7 +25,7 @@ from llava_demo.engines import Engine, EngineStatus, complete
 from llava_demo.engines.load import engine_at_once
 from llava_demo.engines.loading import LoadingEngine, Report
 from llava_demo.engines.progress import weights_told
-from llava_demo.errors import EngineBusy, EngineUnavailable, InvalidRequest
+from llava_demo.errors import EngineBusy, EngineUnavailable, InvalidRequest, TooManyRequests
 from llava_demo.images import Image
 from llava_demo.model.llava import Llava
 from llava_demo.settings import Settings
@@ -63,7 +63,7 @@ def load() -> Iterator[Load]:
 @pytest.fixture
 def engine(load: Load, tiny_llava: Llava) -> LoadingEngine:
     planned = replace(engine_of(tiny_llava).info, engine="batched", max_images=2)
-    return LoadingEngine(planned, load, tiny_llava.seen, most=2)
+    return LoadingEngine(planned, load, tiny_llava.seen, most=4)
 
 
 def test_a_question_that_comes_meanwhile_waits_and_is_answered(
@@ -99,11 +99,14 @@ def test_who_goes_away_waits_no_longer(engine: LoadingEngine) -> None:
 
 def test_only_so_many_wait_and_the_others_hear_why(engine: LoadingEngine) -> None:
     async def scenario() -> None:
-        waiting = [engine.stream(request()) for _ in range(2)]
-        for chunks in waiting:
+        waiting = [engine.stream(replace(request(), caller=caller)) for caller in "aaab"]
+        for chunks in waiting[:3]:
             await anext(chunks)
-        with pytest.raises(EngineBusy, match=r"loaded \(fetching 3.1 of 14.1 GB\) and 2 questions are waiting"):
-            await anext(engine.stream(request()))
+        with pytest.raises(TooManyRequests, match="3 of your requests are running or waiting"):
+            await anext(engine.stream(replace(request(), caller="a")))
+        await anext(waiting[3])
+        with pytest.raises(EngineBusy, match=r"loaded \(fetching 3.1 of 14.1 GB\) and 4 questions are waiting"):
+            await anext(engine.stream(replace(request(), caller="c")))
         for chunks in waiting:
             await chunks.aclose()
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import aclosing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from pictures import encoded
 from processes import OtherServer, other_server
 from servers import Server, free_port, serving
 
-from llava_demo.chat import ChatRequest, Chunk, Message, SamplingParams
+from llava_demo.chat import ChatRequest, Chunk, Completion, Message, SamplingParams
 from llava_demo.engines import Engine, complete
 from llava_demo.engines.generate import GenerateEngine
 from llava_demo.engines.load import load_engine
@@ -29,6 +30,7 @@ from llava_demo.errors import (
     GenerationFailed,
     InvalidRequest,
     PromptTooLong,
+    TooManyRequests,
 )
 from llava_demo.images import Image
 from llava_demo.model import MINIATURE
@@ -219,8 +221,39 @@ def test_no_more_may_wait_than_was_set(padding: Server) -> None:
         answers = (complete(engine, asking("Hello", max_tokens=3)) for _ in range(3))
         return await asyncio.gather(*answers, return_exceptions=True)
 
-    with remote(padding.url, max_queue=2) as engine, padding.slow(0.2):
+    with remote(padding.url, max_concurrent=1, max_queue=1) as engine, padding.slow(0.2):
         assert [type(answer) for answer in asyncio.run(ask_three(engine))].count(EngineBusy) == 1
+
+
+def test_callers_take_turns_in_front_of_the_servers(padding: Server) -> None:
+    ended: list[str] = []
+
+    async def ask(engine: RemoteEngine, caller: str) -> None:
+        await complete(engine, replace(asking("Hello", max_tokens=3), caller=caller))
+        ended.append(caller)
+
+    async def ask_all(engine: RemoteEngine) -> None:
+        tasks = [asyncio.create_task(ask(engine, caller)) for caller in ("greedy",) * 4]
+        await asyncio.sleep(0)  # they are in the queue before the others
+        tasks += [asyncio.create_task(ask(engine, caller)) for caller in ("polite", "third")]
+        await asyncio.gather(*tasks)
+        assert engine.status().waiting == 0
+
+    with remote(padding.url, max_concurrent=1, max_queue=8) as engine:
+        asyncio.run(ask_all(engine))
+    assert ended.index("polite") < 3 > ended.index("third"), ended
+
+
+def test_a_caller_past_its_share_is_told_so_while_another_one_still_finds_a_place(padding: Server) -> None:
+    async def ask_many(engine: RemoteEngine) -> list[Any]:
+        callers = ["greedy"] * 12 + ["polite"]
+        asked = (complete(engine, replace(asking("Hello", max_tokens=2), caller=caller)) for caller in callers)
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    with remote(padding.url, max_concurrent=1, max_queue=8) as engine, padding.slow(0.05):
+        *greedy, polite = asyncio.run(ask_many(engine))
+    assert {type(answer) for answer in greedy} == {Completion, TooManyRequests}
+    assert isinstance(polite, Completion)
 
 
 def test_servers_that_are_busy_are_said_to_be(tiny_llava: Llava) -> None:

@@ -206,8 +206,29 @@ def test_elsewhere_it_answers_in_this_process(tiny_folder: str) -> None:
         return await asyncio.gather(*answers, return_exceptions=True)
 
     local = load_engine(Settings(model=tiny_folder, engine="generate"))
-    zero = ZeroGpuEngine(local.llava, local.info, max_queue=1)  # type: ignore[attr-defined]
+    zero = ZeroGpuEngine(local.llava, local.info, max_queue=0, slots=1)  # type: ignore[attr-defined]
     request = ChatRequest((Message("user", "Hello"),), SamplingParams(temperature=0, max_tokens=20))
     answers = asyncio.run(ask_two())
     assert [type(answer) for answer in answers].count(EngineBusy) == 1
     assert asyncio.run(complete(local, request)) in answers
+
+
+def test_callers_take_turns_in_front_of_the_platform(tiny_folder: str) -> None:
+    local = load_engine(Settings(model=tiny_folder, engine="generate"))
+    zero = ZeroGpuEngine(local.llava, local.info, max_queue=8, slots=1)  # type: ignore[attr-defined]
+    ended: list[str] = []
+
+    async def ask(caller: str) -> None:
+        sampling = SamplingParams(temperature=0, max_tokens=3)
+        await complete(zero, ChatRequest((Message("user", "Hello"),), sampling, caller=caller))
+        ended.append(caller)
+
+    async def ask_all() -> None:
+        tasks = [asyncio.create_task(ask(caller)) for caller in ("greedy",) * 4]
+        await asyncio.sleep(0)  # they are in the queue before the others
+        tasks += [asyncio.create_task(ask(caller)) for caller in ("polite", "third")]
+        await asyncio.gather(*tasks)
+
+    asyncio.run(ask_all())
+    assert ended.index("polite") < 3 > ended.index("third"), ended
+    assert (zero.status().running, zero.status().waiting) == (0, 0)

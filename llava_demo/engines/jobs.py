@@ -48,6 +48,7 @@ class Job:
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     items: asyncio.Queue[Chunk | DemoError] = field(default_factory=asyncio.Queue)
     is_cancelled: threading.Event = field(default_factory=threading.Event)
+    turn: asyncio.Event = field(default_factory=asyncio.Event)  # set in its loop by engines whose work waits for a slot
 
     def put(self, item: Chunk | DemoError) -> None:
         """Hand `item` to the caller, from any thread."""

@@ -144,11 +144,12 @@ def _loaded_as_planned(planned: _Planned, settings: Settings, report: Report) ->
 
 
 def _on_zero_gpu(llava: "Llava", info: EngineInfo, settings: Settings) -> Engine:
-    from llava_demo.engines.zero_gpu import ZeroGpuEngine
+    from llava_demo.engines.zero_gpu import CHATS_AT_ONCE, ZeroGpuEngine
 
     words = "Engine generate: ZeroGPU lends a GPU for one answer at a time, so that there is nothing to batch."
     reasons = (*info.reasons, words)
-    return ZeroGpuEngine(llava, replace(info, device="ZeroGPU", reasons=reasons), settings.max_queue)
+    slots = settings.max_concurrent or CHATS_AT_ONCE
+    return ZeroGpuEngine(llava, replace(info, device="ZeroGPU", reasons=reasons), settings.max_queue, slots)
 
 
 def _batched(llava: "Llava", info: EngineInfo, settings: Settings) -> Engine:

@@ -11,10 +11,14 @@ import PIL.Image
 from llava_demo.chat import ChatRequest, Chunk
 from llava_demo.engines import Engine, EngineInfo, EngineStatus
 from llava_demo.engines.jobs import SHUTTING_DOWN, Job, check_pictures
+from llava_demo.engines.turns import Turns
 from llava_demo.errors import DemoError, EngineBusy, EngineUnavailable
 from llava_demo.images import Image
 
 Report = Callable[[str], None]  # takes what is being done, and how far it is: "fetching 3.1 of 14.1 GB"
+
+_GO_ON = Chunk(finish_reason="stop")  # the end of a wait
+MANY = 10**6
 
 _log = logging.getLogger(__name__)
 
@@ -29,12 +33,10 @@ class LoadingEngine:
     def __init__(
         self, planned: EngineInfo, load: Callable[[Report], Engine], seen: Callable[[Image], PIL.Image.Image], most: int
     ) -> None:
-        self._seen, self._planned, self._most = seen, planned, most
+        self._seen, self._planned = seen, planned
         self._made: Future[Engine] = Future()
         self._stage = "starting"
-        self._lock = threading.Lock()  # over the two below: callers are on many threads
-        self._waiting: set[Job] = set()
-        self._is_closed = False
+        self._turns = Turns(0, most, lambda job: job.put(_GO_ON))
         self._thread = threading.Thread(target=self._run, args=(load,), name="load", daemon=True)
         self._thread.start()
 
@@ -48,9 +50,9 @@ class LoadingEngine:
     def status(self) -> EngineStatus:
         if self._is_loaded:
             return self._made.result().status()
-        if self._made.done() or self._is_closed:
+        if self._made.done() or self._turns.refusal:
             return EngineStatus("failed", 0, 0)
-        return EngineStatus("loading", 0, len(self._waiting), stage=self._stage)
+        return EngineStatus("loading", 0, sum(self._turns.counts), stage=self._stage)
 
     def loaded(self) -> Engine:
         """The engine, as soon as it is there.
@@ -87,9 +89,7 @@ class LoadingEngine:
 
     async def aclose(self) -> None:
         """Refuse what waits and what will come. Loading cannot be ended; what it makes is closed with the process."""
-        with self._lock:
-            self._is_closed = True
-        self._wake(EngineUnavailable(SHUTTING_DOWN))
+        self._turns.refuse_all(SHUTTING_DOWN)
         if self._is_loaded:
             await self._made.result().aclose()
 
@@ -106,29 +106,16 @@ class LoadingEngine:
 
     async def _heartbeats(self, job: Job) -> AsyncGenerator[Chunk, None]:
         """Until the engine is there, or will never be."""
-        with self._lock:
-            if self._is_closed:
-                raise EngineUnavailable(SHUTTING_DOWN)
-            if len(self._waiting) >= self._most:
-                raise EngineBusy(
-                    f"The model is being loaded ({self._stage}) and {len(self._waiting)} questions are waiting, the "
-                    "most that may wait; try again in a minute."
-                )
-            self._waiting.add(job)
-        if self._made.done():  # meanwhile
-            self._wake(Chunk(finish_reason="stop"))
         try:
-            while not (chunk := await job.next()).finish_reason:
+            self._turns.join(job)
+        except EngineBusy as error:
+            words = f"The model is being loaded ({self._stage}) and {sum(self._turns.counts)} questions are waiting"
+            raise EngineBusy(f"{words}, the most that may wait; try again in a minute.", 60) from error
+        try:
+            while (chunk := await job.next()) is not _GO_ON:
                 yield chunk
         finally:
-            with self._lock:
-                self._waiting.discard(job)
-
-    def _wake(self, item: Chunk | DemoError) -> None:
-        with self._lock:
-            waiting = list(self._waiting)
-        for job in waiting:
-            job.put(item)
+            self._turns.leave(job)
 
     def _run(self, load: Callable[[Report], Engine]) -> None:
         try:
@@ -136,7 +123,7 @@ class LoadingEngine:
         except BaseException as error:  # noqa: BLE001, the top of a thread: waiting callers must be told
             _log.error("loading failed: %s", error if isinstance(error, DemoError) else type(error).__name__)
             self._made.set_exception(error)
-        self._wake(Chunk(finish_reason="stop"))
+        self._turns.open(slots=MANY)  # each goes on to the engine, whose own queue it joins
 
     def _report(self, stage: str) -> None:
         self._stage = stage

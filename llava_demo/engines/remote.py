@@ -22,6 +22,7 @@ from httpx_sse import EventSource
 from llava_demo.chat import ChatRequest, Chunk
 from llava_demo.engines import EngineInfo, EngineStatus
 from llava_demo.engines.jobs import SHUTTING_DOWN, Job, check_pictures
+from llava_demo.engines.turns import Turns
 from llava_demo.engines.upstreams import Upstream, Upstreams
 from llava_demo.errors import DemoError, EngineBusy, EngineUnavailable, GenerationFailed
 from llava_demo.images import Fit, Image, ImageLimits, fit_of
@@ -30,6 +31,7 @@ from llava_demo.wire.openai_client import STREAMED, AnswerReader, error_from, re
 
 CONNECT_S = 3.0
 SILENCE_S = 180.0  # a question may stand in a cluster's line for minutes; vLLM says nothing meanwhile
+CHATS_AT_A_SERVER = 64  # requests sent to each at once; the others wait here, where callers take turns
 LLAVA_CONTEXT, LLAVA_IMAGE_TOKENS, LLAVA_SIDE, LLAVA_IMAGES = 4096, 576, 336, 6  # LLaVA-1.5's, and its like
 _LIKE_LLAVA_15 = re.compile(r"llava-(v)?1\.5|bakllava|vip-llava", re.IGNORECASE)
 
@@ -54,8 +56,9 @@ class RemoteEngine:
 
     def __init__(self, upstreams: Upstreams, settings: Settings) -> None:
         self._upstreams, self._settings = upstreams, settings
+        slots = settings.max_concurrent or CHATS_AT_A_SERVER * len(upstreams)
+        self._turns = Turns(slots, settings.max_queue, _begin)
         self._silent = self._speaking = 0  # answers on their way, before and after their first word
-        self._refusal: str | None = None
 
     @property
     def info(self) -> EngineInfo:
@@ -79,7 +82,7 @@ class RemoteEngine:
         """Answer `request`; see `Engine.stream`. Closing it closes the connection, and so frees the server."""
         check_pictures(request, self.info)
         job = Job(request)
-        self._admit()
+        self._turns.join(job)
         asking = asyncio.create_task(self._ask(job))
         self._silent += 1
         is_silent = True
@@ -97,17 +100,18 @@ class RemoteEngine:
                 self._silent -= 1
             else:
                 self._speaking -= 1
+            self._turns.leave(job)
             asking.cancel()
             with suppress(asyncio.CancelledError):
                 await asking
 
     def status(self) -> EngineStatus:
         """A request counts as waiting until its first word: it is queued or in prefill there."""
-        is_up = self._upstreams.count_up and not self._refusal
+        is_up = self._upstreams.count_up and not self._turns.refusal
         return EngineStatus("ready" if is_up else "failed", self._speaking, self._silent)
 
     async def aclose(self) -> None:
-        self._refusal = SHUTTING_DOWN
+        self._turns.refuse_all(SHUTTING_DOWN)
         self._upstreams.close()
 
     def seen(self, image: Image) -> PIL.Image.Image | None:
@@ -115,14 +119,9 @@ class RemoteEngine:
         fit = self._fit()
         return image.square(fit) if fit else None
 
-    def _admit(self) -> None:
-        if self._refusal:
-            raise EngineUnavailable(self._refusal)
-        if self._silent >= max(1, self._settings.max_queue):
-            raise EngineBusy(f"{self._silent} questions are waiting for their answers, the most that may wait.")
-
     async def _ask(self, job: Job) -> None:
         """The task behind `stream`: puts all chunks, or what went wrong as the last item."""
+        await job.turn.wait()
         try:
             async for chunk in self._chunks(job.request):
                 job.put(chunk)
@@ -230,6 +229,11 @@ class RemoteEngine:
         if served.dialect.note:
             reasons.append(served.dialect.note)
         return tuple(reasons)
+
+
+def _begin(job: Job) -> None:
+    with suppress(RuntimeError):  # its event loop is closed, and its caller gone
+        job.loop.call_soon_threadsafe(job.turn.set)
 
 
 async def _events_of(answer: httpx.Response) -> AsyncIterator[str]:

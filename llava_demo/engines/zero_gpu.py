@@ -18,9 +18,11 @@ from llava_demo.chat import ChatRequest, Chunk
 from llava_demo.engines import EngineInfo, EngineStatus
 from llava_demo.engines.generate import GenerateEngine
 from llava_demo.engines.jobs import SHUTTING_DOWN, Job, JobEngine, failure_of
-from llava_demo.errors import DemoError, EngineBusy, EngineUnavailable, GenerationFailed
+from llava_demo.engines.turns import Turns
+from llava_demo.errors import DemoError, EngineUnavailable, GenerationFailed
 from llava_demo.model.llava import Llava
 
+CHATS_AT_ONCE = 16  # calls of the platform; the other requests wait here, where callers take turns
 # The platform cuts an answer off at the reserved time; a long reservation waits longer and is refused sooner.
 # Assumed, not measured: 15 s to move 4-bit weights to the GPU, and 15 tokens a second.
 START_S, PICTURE_S, TOKENS_PER_S, LONGEST_S = 15, 1, 15, 120
@@ -40,42 +42,40 @@ class ZeroGpuEngine(JobEngine):
     It must be made before `gr.Blocks.launch`, which tells the platform that there is a function for the GPU.
     """
 
-    def __init__(self, llava: Llava, info: EngineInfo, max_queue: int) -> None:
+    def __init__(self, llava: Llava, info: EngineInfo, max_queue: int, slots: int = CHATS_AT_ONCE) -> None:
         super().__init__(llava, info)
-        self._most = max(1, max_queue)
-        self._lock = threading.Lock()  # over the two below
-        self._jobs: set[Job] = set()
-        self._refusal: str | None = None
+        self._turns = Turns(slots, max_queue, self._begin)
+        self._contexts: dict[Job, contextvars.Context] = {}  # of jobs that wait; Gradio's names whose quota is charged
         self._on_gpu = spaces.GPU(duration=duration_of)(self._answer)
 
     def status(self) -> EngineStatus:
-        with self._lock:
-            return EngineStatus("failed" if self._refusal else "ready", len(self._jobs), 0)
+        return EngineStatus("failed" if self._turns.refusal else "ready", *self._turns.counts)
 
     async def aclose(self) -> None:
         """Cancel what runs and refuse what will come."""
-        with self._lock:
-            self._refusal = SHUTTING_DOWN
-            running = list(self._jobs)
-        for job in running:
-            job.is_cancelled.set()
-            job.put(EngineUnavailable(SHUTTING_DOWN))
+        self._turns.refuse_all(SHUTTING_DOWN)
 
-    def _check_room(self, caller: str) -> None:  # noqa: ARG002, the platform counts by caller
-        if self._refusal:
-            raise EngineUnavailable(self._refusal)
-        if len(self._jobs) >= self._most:
-            raise EngineBusy(f"{len(self._jobs)} questions are being answered, the most at once; try again soon.")
+    def _check_room(self, caller: str) -> None:
+        self._turns.check(caller)
 
     def _admit(self, job: Job) -> None:
-        with self._lock:
-            self._check_room(job.request.caller)
-            self._jobs.add(job)
-        context = contextvars.copy_context()
+        self._contexts[job] = contextvars.copy_context()
+        try:
+            self._turns.join(job)
+        except DemoError:
+            del self._contexts[job]
+            raise
+
+    def _begin(self, job: Job) -> None:
+        context = self._contexts.pop(job, None)
+        if context is None:  # its caller has gone in this moment
+            return
         threading.Thread(target=context.run, args=(self._work, job), name="zero-gpu", daemon=True).start()
 
     def _cancel(self, job: Job) -> None:
         job.is_cancelled.set()
+        if self._contexts.pop(job, None) is not None:  # it has not begun; else its thread lets go of it
+            self._turns.leave(job)
 
     def _work(self, job: Job) -> None:
         """The thread of one answer: hands on what the process with the GPU yields."""
@@ -85,18 +85,14 @@ class ZeroGpuEngine(JobEngine):
                     if job.is_cancelled.is_set():
                         break  # closing ends the other process's work, and gives the GPU back
                     if isinstance(item, DemoError) or item.finish_reason:
-                        self._done(job)
+                        self._turns.leave(job)
                     job.put(item)
         except gr.Error as error:
             job.put(_refusal_of(error))
         except Exception as error:  # noqa: BLE001, the top of a thread: the caller must be told of any failure
             job.put(failure_of(error))
         finally:
-            self._done(job)
-
-    def _done(self, job: Job) -> None:
-        with self._lock:
-            self._jobs.discard(job)
+            self._turns.leave(job)
 
     def _answer(self, request: ChatRequest) -> Iterator[Chunk | DemoError]:
         """One answer by `generate`, in the forked process, or in this process without ZeroGPU.
