@@ -1,6 +1,7 @@
 """Servers in processes of their own, which can be killed as machines die."""
 
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -14,11 +15,17 @@ from typing import IO
 
 import httpx
 import psutil
-from servers import free_port
 
 ROOT = Path(__file__).parents[1]
 START_LIMIT_S = 240  # of a process that imports torch and loads a model, on a machine that does other things too
 LIFE_LIMIT_S = 900
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ tests with another engine behind the page and the APIs.
 """
 
 import asyncio
-import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from typing import Any
 import httpx
 import pytest
 from checkpoints import info_of
+from processes import free_port
 from torch import nn
 
 from llava_demo.engines import EngineInfo
@@ -81,12 +81,6 @@ class Server:
             yield
         finally:
             handle.remove()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from packaging.utils import canonicalize_name
 from uv import find_uv_bin
 
 ROOT = Path(__file__).parents[1]
-OURS = {path.stem for path in ROOT.rglob("*.py")} | {"llava_demo", "drawing", "examples"}
+OURS = {path.stem for path in ROOT.rglob("*.py")} | {"llava_demo", "drawing", "examples", "tests"}
 
 
 def pinned(file: str) -> dict[str, str]:

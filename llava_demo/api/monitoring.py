@@ -70,6 +70,8 @@ def _gauges(engine: Engine) -> bytes:
         ("running", "Answers under way", status.running),
         ("waiting", "Requests in the queue", status.waiting),
         ("cached_tokens", "Tokens that prompts can share", status.cached_tokens),
+        ("held_tokens", "Room in the cache that answers under way have, in tokens", status.held_tokens),
+        ("held_pictures", "Pictures whose features answers under way have", status.held_pictures),
     ):
         Gauge(f"llava_{name}", words, registry=registry).set(value)
     return generate_latest(registry)

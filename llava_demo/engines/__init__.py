@@ -45,6 +45,8 @@ class EngineStatus:
     running: int  # generations under way
     waiting: int  # queued requests
     cached_tokens: int = 0  # tokens in the prefix cache
+    held_tokens: int = 0  # room in the cache, in tokens, that running requests hold
+    held_pictures: int = 0  # pictures that running requests hold
     stage: str = ""  # while loading: "fetching 3.1 of 14.1 GB"
 
 

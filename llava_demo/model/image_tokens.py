@@ -69,7 +69,7 @@ class ImageTokens:
     @property
     def holders(self) -> int:
         """How often pictures are held: 0 while no request runs."""
-        return sum(picture.holders for picture in self._encoded.values())
+        return sum(picture.holders for picture in list(self._encoded.values()))  # another thread may encode one
 
     def prompt(self, messages: Sequence[Message], is_raw: bool = False) -> Prompt:
         """Read a conversation, new pictures included.

@@ -97,8 +97,15 @@ class BatchedEngine(JobEngine):
 
     def status(self) -> EngineStatus:
         with self._changed:
-            queue = self._queue
-            return EngineStatus(self._state, queue.running, queue.waiting, self.batch.shareable_tokens)
+            queue, batch = self._queue, self.batch
+            return EngineStatus(
+                self._state,
+                queue.running,
+                queue.waiting,
+                batch.shareable_tokens,
+                held_tokens=PAGE_TOKENS * batch.pages.used,
+                held_pictures=self.images.holders,
+            )
 
     async def aclose(self) -> None:
         """End what runs, refuse what waits and what will come; returns when the threads have ended."""
