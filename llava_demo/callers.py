@@ -60,7 +60,7 @@ class Callers:
         """Write the caller's name, and its true address and scheme, into an HTTP scope."""
         headers = Headers(scope=scope)
         peer = scope["client"][0] if scope.get("client") else ""
-        if self._is_proxy(peer):
+        if self.is_proxy(peer):
             peer = self._forwarded(headers.getlist("x-forwarded-for")) or peer
             scope["client"] = (peer, 0)
             if (scheme := headers.get("x-forwarded-proto", "").strip()) in ("http", "https"):
@@ -115,9 +115,10 @@ class Callers:
     def _forwarded(self, values: Sequence[str]) -> str | None:
         hosts = [host.strip() for value in values for host in value.split(",")]
         hosts = [host for host in hosts if _address(host)]
-        return next((host for host in reversed(hosts) if not self._is_proxy(host)), hosts[0] if hosts else None)
+        return next((host for host in reversed(hosts) if not self.is_proxy(host)), hosts[0] if hosts else None)
 
-    def _is_proxy(self, host: str) -> bool:
+    def is_proxy(self, host: str) -> bool:
+        """Whether an address is one of the trusted proxies'."""
         address = _address(host)
         return address is not None and any(address in network for network in self._proxies)
 

@@ -119,12 +119,12 @@ def test_bodies_under_way_are_bounded_together_and_by_caller() -> None:
             with held.counted(scope_of("/v1"), receive, is_rest=True) as another, pytest.raises(TooManyRequests):
                 await another.receive()
             await stack.enter_context(held.counted(scope_of("/v1", "b"), receive, is_rest=True)).receive()
-        assert held.held_bytes == 0
+        assert len(held.in_memory) == 0
         with held.counted(scope_of("/v1"), receive, is_rest=True) as body:
             await body.receive()
             with pytest.raises(RequestTooLarge):
                 await body.receive()
-        assert held.held_bytes == 0
+        assert len(held.in_memory) == 0
 
     asyncio.run(scenario())
 
@@ -184,6 +184,25 @@ def test_a_head_that_never_ends_is_given_up(tiny_llava: Llava, monkeypatch: pyte
             slow.sendall(b"GET / HTTP/1.1\r\nX-Slow: ")
             slow.settimeout(30)
             assert slow.recv(100) == b""
+
+
+def test_no_address_has_more_than_its_share_of_the_connections(
+    tiny_llava: Llava, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of this machine's own addresses all are exempt; so one that leads to it from outside is needed."""
+    found = (each.address for many in psutil.net_if_addrs().values() for each in many if each.family == socket.AF_INET)
+    outside = next((address for address in found if not address.startswith("127.")), None)
+    if outside is None:
+        pytest.skip("this machine has no address but its own")
+    with serving(engine_of(tiny_llava), host="0.0.0.0") as server, ExitStack() as stack:
+        monkeypatch.setattr(LimitedProtocol, "most", 40)
+        port = httpx.URL(server.url).port or 0
+        for _ in range(12):
+            greedy = stack.enter_context(socket.create_connection((outside, port), 20))
+        assert greedy.recv(100).startswith(b"HTTP/1.1 503")
+        assert httpx.get(f"http://127.0.0.1:{port}/health/live").status_code == 200
+        monkeypatch.setattr(LimitedProtocol, "is_proxy", staticmethod(lambda host: host == outside))
+        assert httpx.get(f"http://{outside}:{port}/health/live").status_code == 200
 
 
 def test_there_are_fewer_connections_than_file_handles(monkeypatch: pytest.MonkeyPatch) -> None:

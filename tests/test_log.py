@@ -6,7 +6,9 @@ import re
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 
+import httpx
 import pytest
+from servers import Server
 
 from llava_demo import log
 from llava_demo.chat import Chunk, Usage
@@ -162,3 +164,42 @@ def test_setting_the_log_up_again_changes_its_format_and_does_not_double_its_lin
     with log.log_answer(log.AnswerRecord("page"), "generate", images=0) as answer:
         answer.saw(LAST)
     assert len(lines(capsys)) == 1
+
+
+def test_a_line_that_repeats_is_written_five_times_a_minute_and_then_counted(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log.setup("json")
+    for _ in range(20):
+        log.logger.warning("an upload broke off")
+    log.logger.warning("something else")
+    assert len(lines(capsys)) == log.MOST_ALIKE + 1
+    monkeypatch.setattr(log, "MINUTE_S", 0.0)
+    log.logger.warning("an upload broke off")
+    [line] = lines(capsys)
+    assert line["message"] == "an upload broke off (and 15 times in the minute before)"
+
+
+def test_nothing_that_callers_send_reaches_the_log(tiny: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    log.setup("text")
+    secret, url = "mysecretquestion", tiny.url
+    file = {"path": f"/{secret}", "meta": {"_type": "gradio.FileData"}}
+    events = [event["id"] for event in httpx.get(f"{url}config").json()["dependencies"]]
+    with httpx.Client(base_url=url, headers={"x-forwarded-for": "203.0.113.7", "user-agent": secret}) as client:
+        for event in events:
+            for data in ([secret], [{"text": secret, "files": [file]}] * 30, [[{"role": secret, "content": secret}]]):
+                client.post("gradio_api/run/predict", json={"data": data, "fn_index": event})
+                join = {"data": data, "fn_index": event, "session_hash": f"{secret}{event}"}
+                client.post("gradio_api/queue/join", json=join)
+                with client.stream("GET", f"gradio_api/queue/data?session_hash={secret}{event}") as response:
+                    next((line for line in response.iter_lines() if "process_completed" in line), None)
+        for path in ("v1/chat/completions", "api/chat", "gradio_api/call/ask", "ai/run/@cf/llava-hf/llava-1.5-7b-hf"):
+            for body in (secret, json.dumps(secret), json.dumps({"messages": secret}), json.dumps({"data": [secret]})):
+                client.post(path, content=body, headers={"content-type": "application/json"})
+            client.post(f"{path}/{secret}?{secret}={secret}")
+        client.post("gradio_api/upload", files={"files": (f"{secret}.png", secret.encode())})
+        client.get(f"gradio_api/file={secret}")
+    written = "".join(capsys.readouterr())
+    assert secret not in written
+    assert "203.0.113.7" not in written
+    assert "127.0.0.1" not in written

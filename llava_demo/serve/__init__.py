@@ -12,6 +12,7 @@ sessions     what Gradio keeps of its visitors
 """
 
 import asyncio
+import gc
 import socket
 import sys
 from collections.abc import AsyncIterator
@@ -84,9 +85,12 @@ def launch(settings: Settings, engine: Engine | None = None, **options: Any) -> 
         ],
     }
     url = _open(page, settings, app_kwargs, options)
+    limit_connections(page.server.config, page.app, rules.callers.is_proxy)
     _say(f"\n  Ask a picture   {url}\n")
     if isinstance(engine, LoadingEngine):
         engine.when_loaded(lambda: _say(what_answers(engine)))
+        if is_waiting:
+            engine.when_loaded(_pause_less)
     else:
         _say(what_answers(engine))
     if is_waiting:
@@ -97,7 +101,7 @@ def launch(settings: Settings, engine: Engine | None = None, **options: Any) -> 
 def _open(page: gr.Blocks, settings: Settings, app_kwargs: dict[str, Any], options: dict[str, Any]) -> str:
     """Put the page on its port; returns its address."""
     places = settings.max_queue + (settings.max_concurrent or 0) + PLACES_BESIDE_THE_QUEUE
-    app, local_url, share_url = page.queue(max_size=places).launch(
+    _, local_url, share_url = page.queue(max_size=places).launch(
         server_name=settings.host,
         server_port=settings.port,
         share=settings.share,
@@ -117,7 +121,6 @@ def _open(page: gr.Blocks, settings: Settings, app_kwargs: dict[str, Any], optio
         **look(),
         **options,
     )
-    limit_connections(page.server.config, app)
     keep_no_analytics(page)
     log.take_over("uvicorn")
     _log_why_no_tools(page, settings)
@@ -157,6 +160,17 @@ def _rules(page: gr.Blocks, settings: Settings) -> Rules:
 def _clean_up(page: gr.Blocks, uploads: UploadFolder) -> None:
     page.close(verbose=False)
     uploads.close()
+
+
+def _pause_less() -> None:
+    """Keep the event loop from waiting for other threads.
+
+    A full garbage collection over all that was imported and loaded stops every thread for a third of a second, so that
+    these objects are left out from now on. A thread that runs Python gives way after a millisecond, not after five.
+    """
+    gc.collect()
+    gc.freeze()
+    sys.setswitchinterval(0.001)
 
 
 def _say(words: str) -> None:

@@ -17,7 +17,9 @@ from llava_demo.images import ImageLimits
 from llava_demo.serve.multipart import MAX_FILES
 
 MEGABYTE = 2**20
+UPLOAD_BYTES = 2**30  # of all uploads under way
 JSON_BYTES = 2 * MEGABYTE
+FORM_BYTES = 2**15  # of the login, which Starlette reads field by field on the event loop
 MAX_VALUES = 20_000  # values in a JSON body for the web page; a conversation of a hundred turns has a tenth
 MAX_DEPTH = 32
 SILENCE_S, BODY_S = 15.0, 300.0  # the longest pause in a body, and the time for all of it: 20 MB at 70 KB/s
@@ -45,32 +47,18 @@ class BodyLimits:
             return MAX_FILES * self.image_bytes + MEGABYTE
         if path.startswith(_WITH_PICTURES):
             return self.image_bytes * 4 // 3 + JSON_BYTES
-        return JSON_BYTES
+        return JSON_BYTES if path.startswith("/gradio_api/") else FORM_BYTES
 
 
-class Bodies:
-    """The bodies of all requests under way, counted by caller."""
+class Held:
+    """Bytes of bodies under way, by caller; `total_bytes` may be held together, and half of them by one caller."""
 
-    def __init__(self, limits: BodyLimits) -> None:
-        self.limits = limits
+    def __init__(self, total_bytes: int) -> None:
+        self._total_bytes = total_bytes
         self._held: dict[str, int] = {}
 
-    @property
-    def held_bytes(self) -> int:
+    def __len__(self) -> int:
         return sum(self._held.values())
-
-    @contextmanager
-    def counted(self, scope: Scope, receive: Receive, is_rest: bool) -> Iterator["Body"]:
-        """The body of a request; its bytes count until the block ends.
-
-        Raises:
-            RequestTooLarge: it says itself that it is.
-        """
-        body = Body(self, scope, receive, self.limits.most(scope["path"], is_rest))
-        try:
-            yield body
-        finally:
-            self._add(body.caller, -body.held_bytes)
 
     def add(self, caller: str, count: int) -> None:
         """Count bytes that have come.
@@ -79,16 +67,40 @@ class Bodies:
             EngineBusy: all callers together send too much at once.
             TooManyRequests: this one does.
         """
-        self._add(caller, count)
-        if self.held_bytes > self.limits.total_bytes:
+        self._held[caller] = self._held.get(caller, 0) + count
+        if len(self) > self._total_bytes:
             raise EngineBusy("Too much is being sent to this server at once; try again in a few seconds.")
-        if self._held.get(caller, 0) > self.limits.total_bytes // 2:
+        if self._held[caller] > self._total_bytes // 2:
             raise TooManyRequests("You are sending too much at once; try again when a request has ended.", limit=1)
 
-    def _add(self, caller: str, count: int) -> None:
-        self._held[caller] = self._held.get(caller, 0) + count
+    def drop(self, caller: str, count: int) -> None:
+        """Count bytes no longer."""
+        self._held[caller] = self._held.get(caller, 0) - count
         if self._held[caller] <= 0:
             del self._held[caller]
+
+
+class Bodies:
+    """The bodies of all requests under way: uploads go to the disk, the others are held in memory."""
+
+    def __init__(self, limits: BodyLimits) -> None:
+        self.limits = limits
+        self.in_memory, self.on_disk = Held(limits.total_bytes), Held(UPLOAD_BYTES)
+
+    @contextmanager
+    def counted(self, scope: Scope, receive: Receive, is_rest: bool) -> Iterator["Body"]:
+        """The body of a request; its bytes count until the block ends.
+
+        Raises:
+            RequestTooLarge: it says itself that it is.
+        """
+        path: str = scope["path"]
+        held = self.on_disk if path.startswith("/gradio_api/upload") else self.in_memory
+        body = Body(held, scope, receive, self.limits.most(path, is_rest))
+        try:
+            yield body
+        finally:
+            held.drop(body.caller, body.held_bytes)
 
 
 class Body:
@@ -98,14 +110,13 @@ class Body:
         RequestTooLarge, RequestTimeout, EngineBusy, TooManyRequests.
     """
 
-    def __init__(self, bodies: Bodies, scope: Scope, receive: Receive, most: int) -> None:
+    def __init__(self, held: Held, scope: Scope, receive: Receive, most: int) -> None:
         headers = Headers(scope=scope)
         self.caller = caller_name(scope)
         self.held_bytes = 0
         self.refusal: DemoError | None = None  # what `receive` raised
-        self._bodies, self._receive, self._most, self._limit = bodies, receive, most, most
+        self._held, self._receive, self._most, self._limit = held, receive, most, most
         self._deadline = asyncio.get_running_loop().time() + BODY_S
-        self._is_upload = scope["path"].startswith("/gradio_api/upload")  # streamed to disk, not held in memory
         self._is_whole = scope["method"] in ("GET", "HEAD", "OPTIONS")  # nothing is waited for
         length = headers.get("content-length", "")
         if length.isdecimal() and len(length) < 20 and int(length) > most:
@@ -158,16 +169,15 @@ class Body:
         return receive
 
     def _check(self, part: bytes) -> None:
-        self.held_bytes += 0 if self._is_upload else len(part)
+        self.held_bytes += len(part)
         self._most -= len(part)
         if self._most < 0:
             raise _too_large(self._limit)
-        if not self._is_upload:
-            self._bodies.add(self.caller, len(part))
+        self._held.add(self.caller, len(part))
 
 
 def _too_large(most: int) -> RequestTooLarge:
-    return RequestTooLarge(f"The request has more than {most / 2**20:,.0f} MB, the most that this endpoint takes.")
+    return RequestTooLarge(f"The request has more than {most / 2**20:,.3g} MB, the most that this endpoint takes.")
 
 
 def check_json(body: bytes) -> Any:

@@ -1,15 +1,20 @@
-"""Connections: how many there may be, and how long one may take to send the head of a request."""
+"""Connections: how many there may be, how long a head may take to come, and how long an answer to be read."""
 
 import asyncio
 import logging
 import resource
+from collections.abc import Callable
+from ipaddress import ip_address
 from typing import Any
 
 from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_S = 15.0  # from the connection, or the end of the last answer, to the last byte of a request's head
+UNREAD_S = 60.0  # without a client taking anything of what waits for it
+LINGER_S = 5.0  # for a closed connection to take the end of its answer
 MAX_CONNECTIONS = 4096
+SHARE = 4  # one address may have a quarter of them
 SPARE_HANDLES = 64  # for the model's files, uploads, sockets to other servers, and refusals
 BUSY = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\n"
@@ -30,23 +35,32 @@ def max_connections() -> int:
 
 
 class LimitedProtocol(H11Protocol):
-    """At most `most` connections, each with a deadline for its heads; `limit_connections` makes it uvicorn's.
+    """At most `most` connections, with deadlines for heads and for reading; `limit_connections` makes it uvicorn's.
 
-    uvicorn 0.54 by itself keeps a connection that says nothing for ever.
+    uvicorn 0.54 by itself keeps a connection that says nothing, or reads nothing, for ever: a transport that is closed
+    waits for its client to take what is left.
     """
 
     most = MAX_CONNECTIONS
-    head_s = HEAD_S
+    is_proxy: Callable[[str], bool] = staticmethod(lambda _: False)  # whose clients share its address
+    head_s, unread_s, linger_s = HEAD_S, UNREAD_S, LINGER_S
     _head_deadline: asyncio.TimerHandle | None = None
+    _read_deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if len(self.connections) > self.most:
-            _log.warning("a connection was refused: there are %d, the most that may be", self.most)
+        if len(self.connections) > self.most or self._has_its_share():
+            _log.warning("a connection was refused: there are %d of %d", len(self.connections), self.most)
             transport.write(BUSY)
-            transport.close()
+            self._give_up()
             return
         self._await_head()
+
+    def _has_its_share(self) -> bool:
+        if self.client is None or self.is_proxy(host := self.client[0]) or ip_address(host).is_loopback:
+            return False  # tunnels and proxies on this machine carry everybody
+        clients = [getattr(each, "client", None) for each in self.connections]
+        return sum(client is not None and client[0] == host for client in clients) > self.most // SHARE
 
     def handle_events(self) -> None:
         cycle = self.cycle
@@ -60,13 +74,27 @@ class LimitedProtocol(H11Protocol):
         if self.cycle is cycle:  # no pipelined request has begun
             self._await_head()
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._read_deadline = self.loop.call_later(self.unread_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._read_deadline is not None:
+            self._read_deadline.cancel()
+            self._read_deadline = None
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._drop_deadline()
         super().connection_lost(exc)
 
     def _await_head(self) -> None:
         self._drop_deadline()
-        self._head_deadline = self.loop.call_later(self.head_s, self.transport.close)
+        self._head_deadline = self.loop.call_later(self.head_s, self._give_up)
+
+    def _give_up(self) -> None:
+        self.transport.close()
+        self.loop.call_later(self.linger_s, self.transport.abort)
 
     def _drop_deadline(self) -> None:
         if self._head_deadline is not None:
@@ -74,12 +102,13 @@ class LimitedProtocol(H11Protocol):
             self._head_deadline = None
 
 
-def limit_connections(config: Config, app: Any) -> None:
+def limit_connections(config: Config, app: Any, is_proxy: Callable[[str], bool]) -> None:
     """Have a running uvicorn, as Gradio starts it, treat the connections to come so.
 
     `app` is served as it is: uvicorn's own trust in `X-Forwarded-For` from this machine is left out.
     """
     LimitedProtocol.most = max_connections()
+    LimitedProtocol.is_proxy = staticmethod(is_proxy)
     config.http_protocol_class = LimitedProtocol
     config.loaded_app = app
     config.timeout_graceful_shutdown = 2  # seconds; a silent connection would hold the server's end up for ever

@@ -25,7 +25,6 @@ from llava_demo.serve.origins import Origins
 from llava_demo.serve.uploads import UploadFolder
 from llava_demo.wire.mcp import refusal_of_call
 
-WRITE_S = 60.0  # for a piece of an answer to be taken; a caller that reads nothing would hold its connection for ever
 _SMALL_BYTES = 32_768  # JSON that is checked in less time than a thread takes
 
 # What Gradio 6.31 serves and the page, gradio_client and MCP use. Among the others: process_recording keeps 19 MB and
@@ -79,7 +78,7 @@ class Guard:
                 self._rules.callers.note_wrong_key(scope)
         except DemoError as error:
             await answer.refuse(scope, receive, error)
-        except (ClientDisconnect, HTTPException, TimeoutError) as error:
+        except (ClientDisconnect, HTTPException) as error:
             if not answer.status and isinstance(error, HTTPException):
                 raise
         except Exception:  # noqa: BLE001, the top of a request: uvicorn would log its words, which may quote a prompt
@@ -155,7 +154,7 @@ class Guard:
     async def _upload(self, scope: Scope, body: Body, answer: "_Answer") -> None:
         """Have Gradio write the files, then look at them; what is no picture is deleted and refused."""
         uploads = self._rules.uploads
-        uploads.check_room(body.caller)
+        await asyncio.to_thread(uploads.make_room, body.caller)
         kept: list[Message] = []
 
         async def keep(message: Message) -> None:
@@ -184,7 +183,6 @@ class _Answer:
         """Pass a message on.
 
         Raises:
-            TimeoutError: the caller does not take it.
             InvalidRequest: in place of a 500 of Gradio's, which has no words.
         """
         if message["type"] == "http.response.start":
@@ -195,8 +193,7 @@ class _Answer:
             headers["X-Content-Type-Options"] = "nosniff"
             if self.origin is not None:
                 self._origins.allow(self.origin, headers)
-        async with asyncio.timeout(WRITE_S):
-            await self._send(message)
+        await self._send(message)
 
     async def refuse(self, scope: Scope, receive: Receive, error: DemoError) -> None:
         """Answer with an error, unless an answer has begun."""

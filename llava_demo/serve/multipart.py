@@ -35,6 +35,8 @@ class UploadParser(GradioMultiPartParser):  # type: ignore[misc]
                 raise MultiPartException(f"An upload must be files, each with a name, in the field {_FIELD!r}.")
         except BaseException:
             self._drop(taken=set())
+            if self.upload_progress is not None:
+                self.upload_progress.set_done(self.upload_id)
             raise
         files = [file for _, file in form.multi_items()]
         self._drop(taken={id(file.file) for file in files})
@@ -50,8 +52,9 @@ class UploadParser(GradioMultiPartParser):  # type: ignore[misc]
     def _drop(self, taken: set[int]) -> None:
         for file in self._files_to_close_on_error:
             if id(file) not in taken:
-                file.close()
-                with suppress(FileNotFoundError):
+                with suppress(OSError):  # a full disk takes no last bytes; the handle is closed all the same
+                    file.close()
+                with suppress(OSError):
                     Path(file.name).unlink()
 
 

@@ -8,10 +8,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llava_demo.errors import EngineUnavailable, InvalidImage, TooManyRequests
+from llava_demo.errors import EngineUnavailable, InvalidImage
 from llava_demo.images import Image, ImageLimits
 
 KEEP_S = 7 * 24 * 3600  # an open conversation reads its pictures again at each turn
@@ -19,8 +20,20 @@ PART_S = 600  # age at which the part of a broken-off upload is deleted
 SWEEP_EVERY_S = 3600
 FOLDER_BYTES = 2**30
 CALLER_BYTES = FOLDER_BYTES // 4
+LEAST_BYTES = 2**16  # that a file counts for, so that there are no millions of small ones
+SPARE_BYTES = 64 * 2**20  # free on the disk, for the server's other files
+NO_ROOM = "There is no room for uploads on this server now; try again later."
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _File:
+    path: Path
+    size: int  # in bytes, LEAST_BYTES at least
+    age_s: float
+    is_whole: bool  # no part of an upload that is under way or broke off
+    caller: str  # "" if an earlier run left it
 
 
 class UploadFolder:
@@ -45,23 +58,28 @@ class UploadFolder:
         """Delete all files, uploads and what the page shows."""
         self._end.set()
         self._kept = set()
-        self._delete(lambda *_: True)
+        self._delete(lambda _: True)
 
     def sweep(self) -> None:
-        """Delete old files, and those that came last where the folder is over its size."""
-        self._delete(lambda path, age_s: age_s > (KEEP_S if self._is_whole(path) else PART_S))
+        """Delete old files."""
+        self._delete(lambda file: file.age_s > (KEEP_S if file.is_whole else PART_S))
 
-    def check_room(self, caller: str) -> None:
-        """Raises:
-        EngineUnavailable: the folder or the disk is full.
-        TooManyRequests: the caller's files take too much.
+    def make_room(self, caller: str) -> None:
+        """Delete the oldest files of `caller` where it has too many, and of the largest caller where all have.
+
+        A full folder would stop everybody for a week; the page uploads again what has gone when it is opened anew.
+
+        Raises:
+            EngineUnavailable: the disk is full, whatever is in the folder.
         """
-        sizes = {path: size for path, size, _ in self._files()}
-        own = sum(size for path, size in sizes.items() if self._callers.get(path) == caller)
-        if own > CALLER_BYTES:
-            raise TooManyRequests("Your uploads take all the room that you may have here; try again later.", limit=1)
-        if sum(sizes.values()) > FOLDER_BYTES or shutil.disk_usage(self._folder).free < 64 * 2**20:
-            raise EngineUnavailable("There is no room for uploads on this server now; try again later.", 60)
+        files: dict[str, list[_File]] = {caller: []}
+        for file in self._files():
+            if file.is_whole and not self._is_kept(file):
+                files.setdefault(file.caller, []).append(file)
+        files[caller] = self._freed(files[caller], _bytes_of(files[caller]) - CALLER_BYTES)
+        self._freed(max(files.values(), key=_bytes_of), sum(map(_bytes_of, files.values())) - FOLDER_BYTES)
+        if shutil.disk_usage(self._folder).free < SPARE_BYTES:
+            raise EngineUnavailable(NO_ROOM, 60)
 
     @contextmanager
     def receiving(self) -> Iterator[None]:
@@ -71,8 +89,7 @@ class UploadFolder:
         try:
             yield
         except OSError as error:
-            self._delete(lambda path, age_s: not self._is_whole(path) and age_s > PART_S)
-            raise EngineUnavailable("There is no room for uploads on this server now; try again later.", 60) from error
+            raise EngineUnavailable(NO_ROOM, 60) from error
 
     def check(self, answer: bytes, caller: str) -> None:
         """Look at the files that Gradio's answer to an upload names.
@@ -84,41 +101,58 @@ class UploadFolder:
         try:
             for path in paths:
                 self._check_file(path)
-                with self._lock:
-                    self._callers[path] = caller
+            with self._lock:
+                for path in paths:
+                    self._callers.setdefault(path, caller)  # the first sender of these bytes keeps them
         except InvalidImage:
             for path in paths:
-                with self._lock:
-                    is_anothers = self._callers.get(path, caller) != caller  # first sender keeps it
-                if not is_anothers and path.resolve() not in self._kept:
-                    _remove(path)
+                if self._caller_of(path, caller) == caller and path.resolve() not in self._kept:
+                    self._forget(path)
             raise
 
     def _sweep_hourly(self) -> None:
         while not self._end.wait(SWEEP_EVERY_S):
             self.sweep()
 
-    def _files(self) -> Iterator[tuple[Path, int, float]]:
-        """Path, size in bytes and age in seconds of each file."""
+    def _files(self) -> Iterator[_File]:
         now = time.time()
         for path in self._folder.rglob("*"):
             with suppress(OSError):  # gone meanwhile
                 found = path.lstat()
                 if not stat.S_ISDIR(found.st_mode):
-                    yield path, found.st_size, now - found.st_ctime
+                    is_whole = path.parent != self._folder
+                    size = max(found.st_size, LEAST_BYTES)
+                    yield _File(path, size, now - found.st_ctime, is_whole, self._caller_of(path))
 
-    def _delete(self, is_due: Callable[[Path, float], bool]) -> None:
-        count = 0
-        for path, _, age_s in list(self._files()):
-            if path.resolve() not in self._kept and is_due(path, age_s):
-                count += _remove(path)
-                with self._lock:
-                    self._callers.pop(path, None)
-        if count:
+    def _delete(self, is_due: Callable[[_File], bool]) -> None:
+        due = [file for file in self._files() if is_due(file) and not self._is_kept(file)]
+        if count := sum(self._forget(file.path) for file in due):
             _log.info("%d uploads were deleted", count)
 
-    def _is_whole(self, path: Path) -> bool:
-        return path.parent != self._folder
+    def _freed(self, files: Sequence[_File], count: int) -> list[_File]:
+        """Delete the oldest of `files` until `count` bytes are free; returns the others."""
+        left = sorted(files, key=lambda file: file.age_s)
+        while left and count > 0:
+            file = left.pop()
+            self._forget(file.path)
+            count -= file.size
+        return left
+
+    def _forget(self, path: Path) -> bool:
+        with self._lock:
+            self._callers.pop(path, None)
+        return _remove(path)
+
+    def _is_kept(self, file: _File) -> bool:
+        return file.path.resolve() in self._kept
+
+    def _caller_of(self, path: Path, otherwise: str = "") -> str:
+        with self._lock:
+            return self._callers.get(path, otherwise)
+
+
+def _bytes_of(files: Sequence[_File]) -> int:
+    return sum(file.size for file in files)
 
 
 def _remove(path: Path) -> bool:

@@ -18,6 +18,8 @@ KEEP_UPLOADS_S = 7 * 24 * 3600  # an open conversation reads its pictures again 
 
 _FINISHED_UPLOAD = re.compile(r"[0-9a-f]{64}/[^/]+")  # below Gradio's upload folder; unfinished ones lie beside
 
+VANISHED = "The picture is no longer on this server; reload the page, or upload it again."
+
 MAX_CACHED_BYTES = 2**27  # about 25 photos as they were uploaded, with the squares that the model sees
 
 _SQUARE_BYTES = 2**20  # an `Image` keeps its square; LLaVA-1.5's has a third of that
@@ -52,7 +54,9 @@ class ReadUploads:
         """Raises what `Image.from_path` raises, for a file that has gone since as well."""
         try:
             stat = Path(path).stat()
-        except (OSError, ValueError):
+        except (OSError, ValueError) as error:
+            if _is_finished_upload(Path(path)):
+                raise InvalidImage(VANISHED, "image") from error
             return Image.from_path(path, self._limits)  # raises what is wrong
         key = (path, stat.st_mtime_ns, stat.st_size)
         with self._lock:
@@ -71,6 +75,12 @@ class ReadUploads:
 
 def _bytes_of(image: Image) -> int:
     return len(image.data) + _SQUARE_BYTES
+
+
+def _is_finished_upload(path: Path) -> bool:
+    """Whether a path is where Gradio puts uploads, whether or not the file is still there."""
+    folder = Path(gr.utils.get_upload_folder()).resolve()
+    return path.is_relative_to(folder) and bool(_FINISHED_UPLOAD.fullmatch(path.relative_to(folder).as_posix()))
 
 
 class Uploads:
@@ -103,9 +113,10 @@ class Uploads:
         if isinstance(path, str) and is_web_address(path):
             return from_url(path)
         if isinstance(path, str) and "\0" not in path:
-            folder = Path(gr.utils.get_upload_folder()).resolve()
             real = Path(path).resolve()
-            if real.is_relative_to(folder) and _FINISHED_UPLOAD.fullmatch(real.relative_to(folder).as_posix()):
+            if _is_finished_upload(real):
+                if not real.exists():
+                    raise InvalidImage(VANISHED, "image")
                 return Image.from_path(real, self._limits)
         raise InvalidImage("The picture must be uploaded; send handle_file(path).", "image")
 
