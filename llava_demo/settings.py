@@ -203,8 +203,7 @@ class Settings(BaseSettings):
         None,
         ge=1,
         le=1000,
-        description="most requests answered at once; if not set, 16 on a CPU and on ZeroGPU, 64 on a GPU or what its "
-        "memory holds, and 64 for each server at --remote-url",
+        description="most requests answered at once; if not set, 64 on a GPU or remote server, 16 elsewhere, or fewer",
     )
     gpu_memory: float = Field(
         0.85,
