@@ -1,6 +1,7 @@
 """The bench, run as people run it, with a real model of random weights. No test looks at how fast anything was."""
 
 import asyncio
+import importlib.util
 import json
 import os
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from transformers import LlavaForConditionalGeneration
 
 from examples.bench import vocabulary
 from examples.bench.command import main
+from examples.bench.llama_cpp import INSTALL
 from examples.bench.pictures import picture
 from examples.bench.report import JSON_NAME, PLOT_NAME, TABLE_NAME
 from examples.bench.shapes import architecture, make_checkpoint
@@ -157,7 +159,9 @@ def test_compare_shows_how_many_times_better_the_second_run_is(
         (["--engine", "remote"], "another server is measured where it runs"),
         (["--suite", "tpu"], "invalid choice: 'tpu'"),
         (["--suite", "gpu", "--rounds", "3"], "--rounds is not for it"),
-        (["--suite", "gpu", "--parts", "speed,luck"], "the parts are answers, speed, settings"),
+        (["--suite", "gpu", "--parts", "speed,luck"], "the parts of --suite gpu are answers, speed, settings"),
+        (["--suite", "cpu", "--model", "miniature"], "--suite cpu needs --shape"),
+        (["--parts", "ours"], "--parts needs --suite"),
         (["--compare", "nowhere", "nowhere"], "nowhere: there is no bench.json to be read"),
     ],
 )
@@ -216,9 +220,9 @@ def test_the_shapes_have_the_sizes_that_they_are_named_for() -> None:
 
 def test_a_random_checkpoint_never_ends_an_answer_early(cache: str) -> None:
     folder = make_checkpoint("miniature", Path(cache))
-    written = (folder / "model.safetensors").stat().st_mtime_ns
+    written = (folder / "model-00001.safetensors").stat().st_mtime_ns
     assert make_checkpoint("miniature", Path(cache)) == folder
-    assert (folder / "model.safetensors").stat().st_mtime_ns == written
+    assert (folder / "model-00001.safetensors").stat().st_mtime_ns == written
     llava = Llava.load(str(folder), ON_CPU, is_local=True)
     engine = engine_of(llava)
     pieces = []
@@ -247,3 +251,22 @@ def test_the_invented_vocabulary_writes_every_text_and_reads_answers_back_as_the
         assert tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True) == text
     ids = torch.randint(vocabulary.IMAGE_ID - 20_000, vocabulary.IMAGE_ID, (500,)).tolist()
     assert tokenizer(tokenizer.decode(ids), add_special_tokens=False).input_ids == ids
+
+
+def test_the_choice_without_a_gpu_is_a_table_with_llama_cpp_beside_ours(
+    cache: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where llama.cpp is not installed, its column is empty, and below is how it is installed."""
+    options = ["--chats", "1,2", "--max-tokens", "6", "--rounds", "1", "--out", str(tmp_path)]
+    code = main(["--suite", "cpu", "--shape", "miniature", "--parts", "ours,Q8_0", "--cache", cache, *options])
+    printed = capsys.readouterr().out
+    head, _, *rows = [line for line in printed.splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in row.split("|")[1:-1]] for row in (head, *rows)]
+    assert cells[0] == ["", "float32, batched engine", "llama.cpp Q8_0"]
+    is_installed = all(map(importlib.util.find_spec, ("llama_cpp", "gguf")))
+    assert all(bool(row[1]) and bool(row[2]) == is_installed for row in cells[1:])
+    assert (INSTALL in printed) is not is_installed
+    assert code == int(not is_installed)
+    ours, theirs = json.loads((tmp_path / "suite.json").read_text())["sides"]
+    assert [crowd[0]["tokens"] for crowd in ours["crowds"].values()] == [6, 12]
+    assert [crowd[0]["tokens"] for crowd in theirs["crowds"].values()] == ([6, 12] if is_installed else [])

@@ -9,6 +9,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from examples.bench import suite_cpu
+from examples.bench.llama_cpp import INSTALL
 from examples.bench.report import BadReport, comparison, report, write
 from examples.bench.run import Measuring, measure
 from examples.bench.shapes import SHAPES, make_checkpoint
@@ -17,8 +19,9 @@ from llava_demo.settings import OneLineParser, SettingError, Settings, add_optio
 
 PROGRAM = "python -m examples.bench"
 _OWN = ("shape", "chats", "max_tokens", "rounds", "suite", "parts", "out")  # the others are `Settings`
-PARTS = ("answers", "speed", "settings")  # of the suite
+PARTS = ("answers", "speed", "settings")  # of the suite for a GPU
 _MOST = 4096  # chats, tokens, rounds
+_SUITES = {"cpu": suite_cpu.PARTS, "gpu": PARTS}
 _DESCRIPTION = (
     "Measure the engine beside the model card's way (generate and a streamer, one question after the other), with the "
     "same weights in the same run: throughput and time to the first token of several chats at once, of a next question "
@@ -44,10 +47,10 @@ def bench(arguments: Sequence[str], program: str) -> int:
         settings = Settings.of(given).model_copy(update={"max_queue": _MOST})  # nobody is to be refused
     except SettingError as error:
         parser.error(str(error))
-    if "suite" in own and own.get("rounds", 1) > 1:
-        parser.error("--suite measures everything once; --rounds is not for it.")
     if settings.is_remote:
         parser.error("--engine remote: another server is measured where it runs.")
+    if problem := _suite_problem(own):
+        parser.error(problem)
     command = f"{PROGRAM} {shlex.join(arguments)}".strip()
     with ExitStack() as stack:
         if "shape" in own:
@@ -65,7 +68,26 @@ def _run(settings: Settings, own: dict[str, Any], command: str) -> int:
     return 0
 
 
+def _suite_problem(own: dict[str, Any]) -> str:
+    """What is wrong with --suite, --parts and --shape together; nothing where they fit."""
+    suite, parts = own.get("suite"), own.get("parts", ())
+    if suite == "cpu" and "shape" not in own:
+        return "--suite cpu needs --shape: llama.cpp gets random weights of the same sizes."
+    if suite is None:
+        return "--parts needs --suite." if parts else ""
+    if suite == "gpu" and own.get("rounds", 1) > 1:
+        return "--suite gpu measures everything once; --rounds is not for it."
+    known = _SUITES[suite]
+    if not set(parts) <= set(known):
+        return f"--parts {','.join(parts)}: the parts of --suite {suite} are {', '.join(known)}."
+    return ""
+
+
 def _suite(settings: Settings, own: dict[str, Any], command: str) -> int:
+    if own["suite"] == "cpu":
+        asked = _measuring({"chats": suite_cpu.CHATS} | own)
+        found = suite_cpu.run_cpu_suite(own["shape"], settings, asked, own.get("parts", suite_cpu.PARTS))
+        return suite_cpu.tell(found, asked, command, own.get("out"))
     from examples.bench.suite_gpu import CHATS, TOKENS, Suite, run_suite
 
     suite = Suite(settings, _measuring({"chats": CHATS, "max_tokens": TOKENS} | own), command, own.get("out"))
@@ -93,11 +115,13 @@ def _parser(program: str) -> OneLineParser:
     what.add_argument("--max-tokens", type=_count, metavar="N", help="the length of each answer (default: 48)")
     what.add_argument("--rounds", type=_count, metavar="N", help="how often everything is measured (default: 2)")
     what.add_argument(
-        "--suite", choices=("gpu",), help="everything that is due when a GPU is at hand, from right answers to memory"
+        "--suite",
+        choices=_SUITES,
+        help="gpu: everything that is due when a GPU is at hand, from right answers to memory; cpu: int8, the model "
+        f"card's way in float32, and llama.cpp, which is installed by: {INSTALL.replace('%', '%%')}",
     )
-    what.add_argument(
-        "--parts", type=_parts, metavar="NAME,NAME", help=f"only these parts of the suite: {', '.join(PARTS)}"
-    )
+    known = "; ".join(f"{suite}: {', '.join(parts)}" for suite, parts in _SUITES.items())
+    what.add_argument("--parts", type=_parts, metavar="NAME,NAME", help=f"only these parts of the suite. {known}")
     where = parser.add_argument_group("results")
     where.add_argument("--out", type=Path, metavar="FOLDER", help="also write bench.json, bench.md and bench.png there")
     where.add_argument(
@@ -118,7 +142,4 @@ def _counts(text: str) -> tuple[int, ...]:
 
 
 def _parts(text: str) -> tuple[str, ...]:
-    parts = tuple(text.split(","))
-    if not set(parts) <= set(PARTS):
-        raise argparse.ArgumentTypeError(f"{text!r}; the parts are {', '.join(PARTS)}.")
-    return parts
+    return tuple(text.split(","))

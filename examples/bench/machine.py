@@ -41,13 +41,13 @@ class Limits:
 def limits_of(llava: "Llava") -> Limits:
     import torch
 
-    model, text = llava.model, llava.model.config.get_text_config()
+    from llava_demo.engines.batched.attention import CacheShape
+
+    model = llava.model
     parts = [model.get_decoder(), model.get_output_embeddings()]
     embeddings = model.get_input_embeddings()
     read = sum(_bytes(part) for part in parts) - _bytes(embeddings)
-    heads = text.num_key_value_heads
-    head_size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    cache = 2 * text.num_hidden_layers * heads * head_size * model.dtype.itemsize
+    cache = CacheShape.of(model).token_bytes
     is_cuda = model.device.type == "cuda"
     free = torch.cuda.mem_get_info()[0] if is_cuda else psutil.virtual_memory().available
     return Limits(_bytes(model), read, cache, free, torch.get_num_threads())
@@ -93,7 +93,7 @@ def copy_speed() -> float:
 
 
 def _bytes(part: "torch.nn.Module") -> int:
-    return sum(weights.nbytes for weights in part.parameters())
+    return sum(weights.nbytes for weights in (*part.parameters(), *part.buffers()))
 
 
 def _processor() -> str:

@@ -3,6 +3,8 @@
 torch and transformers are imported where they are needed, so that the names of the shapes cost nothing.
 """
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,20 +38,20 @@ SHAPES = {
 SHARP = 2.0  # a layer's outputs are this many times its inputs: then greedy choices are clear, as in a trained model
 NEVER_SAID = 0.05  # times the others' size: not zero, since the weights may be those of the embeddings, too
 _RANDOM_NUMBERS = 2**22 + 15  # drawn once and repeated, since 7 billion take minutes; no row's length divides it
-_SHARD = "2GB"
+_SHARD_BYTES = 2**30
 
 
 def make_checkpoint(shape: str, folder: Path) -> Path:
     """Save a checkpoint of `shape` below `folder`, unless it is there; `--model` takes what is returned.
 
-    Takes memory for the weights and one shard of 2 GB more: 16 GB for the 7B.
+    Weights are made and saved piece by piece, so that the 7B takes 3 GB of memory.
     """
     target = folder / f"random-{shape}"
     if (target / "processor_config.json").exists():  # saved last
         return target
+    target.mkdir(parents=True, exist_ok=True)
     config, processor = architecture(shape)
-    model = _random_model(config, processor)
-    model.save_pretrained(target, max_shard_size=_SHARD)
+    _save_weights(config, processor.tokenizer, target)
     processor.save_pretrained(target)
     return target
 
@@ -137,26 +139,47 @@ def _interleave() -> "tuple[LlavaConfig, ProcessorMixin]":
     return config, processor
 
 
-def _random_model(config: "LlavaConfig", processor: "ProcessorMixin") -> "LlavaForConditionalGeneration":
+def _save_weights(config: "LlavaConfig", tokenizer: Any, target: Path) -> None:
+    """Random weights in files of _SHARD_BYTES, with their index, the config and the defaults of generation."""
     import torch
+    from safetensors.torch import save_file
     from transformers import LlavaForConditionalGeneration
 
     with torch.device("meta"):  # nothing is drawn by transformers, which takes minutes for the 7B
         model = LlavaForConditionalGeneration(config)
-    dtype = getattr(torch, str(config.dtype).removeprefix("torch.")) if config.dtype else torch.float32
-    model = model.to(dtype).to_empty(device="cpu")
     model.tie_weights()
-    numbers = torch.randn(_RANDOM_NUMBERS, generator=torch.Generator().manual_seed(0)).to(dtype)
-    used = 0
-    with torch.no_grad():
-        for name, weights in model.named_parameters():
-            _fill(name, weights, numbers.roll(-used))
-            used = (used + weights.numel()) % _RANDOM_NUMBERS
-        model.lm_head.weight[_ids_not_to_say(processor.tokenizer, config.text_config.vocab_size)] *= NEVER_SAID
+    files: dict[str, str] = {}
+    for number, shard in enumerate(_shards(model, tokenizer)):
+        name = f"model-{number + 1:05}.safetensors"
+        save_file(shard, target / name, {"format": "pt"})
+        files |= dict.fromkeys(shard, name)
+    index = {"metadata": {}, "weight_map": files}
+    (target / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    config.architectures = [type(model).__name__]
+    config.save_pretrained(target)
     text, defaults = config.text_config, model.generation_config
     defaults.bos_token_id, defaults.eos_token_id = text.bos_token_id, text.eos_token_id
     defaults.pad_token_id = text.pad_token_id
-    return model
+    defaults.save_pretrained(target)
+
+
+def _shards(model: "LlavaForConditionalGeneration", tokenizer: Any) -> "Iterator[dict[str, torch.Tensor]]":
+    import torch
+
+    config, head = model.config, model.get_output_embeddings().weight  # may be the embeddings as well
+    dtype = getattr(torch, str(config.dtype).removeprefix("torch.")) if config.dtype else torch.float32
+    numbers = torch.randn(_RANDOM_NUMBERS, generator=torch.Generator().manual_seed(0)).to(dtype)
+    used, shard = 0, {}
+    for name, planned in model.named_parameters():
+        shard[name] = weights = torch.empty(planned.shape, dtype=dtype)
+        _fill(name, weights, numbers.roll(-used))
+        used = (used + weights.numel()) % _RANDOM_NUMBERS
+        if planned is head:
+            weights[_ids_not_to_say(tokenizer, config.text_config.vocab_size)] *= NEVER_SAID
+        if sum(weights.nbytes for weights in shard.values()) > _SHARD_BYTES:
+            yield shard
+            shard = {}
+    yield shard
 
 
 def _fill(name: str, weights: "torch.Tensor", numbers: "torch.Tensor") -> None:

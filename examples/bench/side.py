@@ -136,7 +136,8 @@ def _load(make: Maker, settings: Settings) -> tuple[Engine, Loaded]:
     start = time.perf_counter()
     engine = make(settings)
     seconds = time.perf_counter() - start
-    return engine, Loaded(engine.info, seconds, limits_of(engine.llava))  # type: ignore[attr-defined]
+    limits = engine.limits if hasattr(engine, "limits") else limits_of(engine.llava)  # type: ignore[attr-defined]
+    return engine, Loaded(engine.info, seconds, limits)
 
 
 def _words(error: Exception) -> str:
