@@ -52,7 +52,7 @@ def test_it_starts_in_a_bare_shell() -> None:
 
 
 def test_it_starts_with_a_developers_variables() -> None:
-    serves(PYTHONWARNINGS="error", PYTHONOPTIMIZE="1", PYTHONDONTWRITEBYTECODE="1", PYTHONWARNDEFAULTENCODING="1")
+    serves(PYTHONWARNINGS="error", PYTHONDONTWRITEBYTECODE="1", PYTHONWARNDEFAULTENCODING="1")
 
 
 def test_it_starts_on_a_companys_laptop() -> None:
