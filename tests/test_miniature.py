@@ -1,54 +1,35 @@
-"""The miniature: its world and words, how dialogues become sequences, a training run, and the truth of what we ship."""
+"""The miniature: its world and words, and how dialogues become sequences."""
 
 import colorsys
-import json
-import os
 import random
 import re
-import signal
-import subprocess
-import sys
-import time
 from collections import Counter
-from itertools import pairwise, product
+from itertools import pairwise
 from pathlib import Path
 
 import PIL.Image
 import PIL.ImageDraw
 import pytest
-import torch
-from torch.optim.swa_utils import AveragedModel
 from transformers import AutoProcessor
 
 from examples.miniature import near_misses, plain
-from examples.miniature.__main__ import main
-from examples.miniature.answers import NOT_A_DRAWING, NOT_MY_TOPIC, Turn
-from examples.miniature.architecture import build
-from examples.miniature.drawing import draw, random_font
-from examples.miniature.evaluation import SETS, Talk, loaded, marks_of, talks, uploaded, verdicts
+from examples.miniature.answers import NOT_A_DRAWING
+from examples.miniature.drawing import draw, font_files, random_font
 from examples.miniature.held_out import HELD_OUT, OFF_TOPIC
 from examples.miniature.neighbours import _Neighbour
 from examples.miniature.packing import Packer, Row
 from examples.miniature.phrasing import phrase, roughened
-from examples.miniature.processor import CHAT_TEMPLATE, saved_processor
 from examples.miniature.questions import Asker
 from examples.miniature.refusals import BEYOND_PATTERNS, GENERAL_PATTERNS, NOUNS, THING_PATTERNS
 from examples.miniature.scenes import _PALETTE, COLORS, SHAPES, World
-from examples.miniature.training import export
 from examples.miniature.true_answers import Thing, asked_of_things
 from examples.miniature.wordings import PATTERNS, PIECES
-from llava_demo.model import MINIATURE, MINIATURE_DECLINES
+from llava_demo.model import MINIATURE
 
 
 @pytest.fixture(scope="module")
 def processor():
     return AutoProcessor.from_pretrained(MINIATURE)
-
-
-@pytest.fixture(scope="module")
-def llava():
-    torch.set_num_threads(1)  # with more, such small matrices are slower
-    return loaded(MINIATURE)
 
 
 def test_shapes_of_a_scene_are_apart_inside_the_frame_and_in_reading_order():
@@ -70,7 +51,7 @@ def test_a_drawing_shows_the_colours_of_its_scene_where_the_scene_says():
         picture, _ = draw(scene, rng, 192)
         for o in scene.objects:
             seen = picture.getpixel((int(o.x * 192), int(o.y * 192)))
-            assert sum(abs(a - b) for a, b in zip(seen, o.rgb, strict=True)) < 120, (o, seen)
+            assert sum(abs(a - b) for a, b in zip(seen, o.rgb, strict=True)) < 200, (o, seen)  # it may have faded
 
 
 def test_every_answer_is_true_of_its_scene():
@@ -152,6 +133,16 @@ def test_a_packed_dialogue_is_the_prompt_that_the_template_renders(processor):
     assert checked > 60
 
 
+def test_a_brief_row_teaches_the_decision_to_decline_and_not_the_rest_of_the_sentence(processor):
+    packer, rng = Packer(processor, 96, is_brief=True), random.Random(7)
+    declining = list(packer.encode(f" {NOT_A_DRAWING}"))
+    for kind in ("other", "shapes"):
+        row = packer._one(rng, Asker(rng), World().sample(rng, kind))
+        answers = [row.targets[start:end] for start, end, _ in row.spans]
+        assert answers and len(row.ids) == len(row.targets) <= 96
+        assert all((answer == declining[: len(answer)] and len(answer) < 5) == (kind == "other") for answer in answers)
+
+
 def test_two_pictures_are_packed_as_the_template_renders_them(processor):
     packer, asker, rng = Packer(processor), Asker(random.Random(5)), random.Random(6)
     squares = [PIL.Image.new("RGB", (96, 96))] * 2
@@ -177,6 +168,14 @@ def test_two_pictures_are_packed_as_the_template_renders_them(processor):
         ids = list(processor(images=squares, text=prompt)["input_ids"][0])
         assert ids[: len(first_dialogue)] == first_dialogue, is_later
     assert kinds == {"later", "together"}
+
+
+def test_what_is_reported_is_neither_what_was_chosen_on_nor_written_in_fonts_of_training():
+    for family in near_misses.FAMILIES:
+        shown = [next(near_misses.cases(family, 1, purpose)).picture.tobytes() for purpose in ("validation", "test")]
+        assert shown[0] != shown[1]
+    trained = {Path(file).stem for file in font_files()}
+    assert not trained & {Path(name).stem for name in near_misses._LETTER_FONTS}
 
 
 @pytest.mark.parametrize("module", ["plain", "near_misses", "true_answers"])
@@ -206,95 +205,3 @@ def test_true_answers_are_all_that_could_be_said():
         assert known.get(one.question, next(iter(one.truths))) in one.truths
     crowd = [Thing(("star",), ("blue",))] * 5
     assert asked_of_things(random.Random(1), crowd)[1].truths == {"There are five shapes."}
-
-
-def test_a_killed_run_goes_on_where_it_was_and_its_checkpoint_is_exported(tmp_path):
-    """From nothing to a folder that `from_pretrained` takes, through all three lessons, killed in the first one."""
-    run, part = tmp_path / "run", tmp_path / "run" / "vision.part"
-    command = [sys.executable, "-m", "examples.miniature", "train", str(run), "--processes", "1"]
-    with subprocess.Popen([*command, "--vision-minutes", "9"], start_new_session=True) as first:
-        while not part.exists() and first.poll() is None:
-            time.sleep(0.1)
-        os.killpg(first.pid, signal.SIGKILL)
-    saved = torch.load(part)["numbers"]
-    with pytest.raises(SystemExit, match="--resume"):
-        main(["train", str(run)])
-    times = ["--vision-minutes", "0.0001", "--language-minutes", "0.02", "--polish-minutes", "0.01"]
-    done = subprocess.run([*command, *times, "--resume"], capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr[-2000:]
-    rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    assert {row["lesson"] for row in rows} == {"vision", "language", "polish"}
-    assert [row["step"] for row in rows if row["lesson"] == "vision"][-1] == saved["step"]
-    assert (run / "curve.png").stat().st_size > 5000
-    main(["export", str(run), str(tmp_path / "model")])
-    assert loaded(tmp_path / "model").image_tokens == 64
-
-
-def test_an_unfinished_run_exports_the_running_mean(tmp_path):
-    saved_processor(tmp_path / "processor")
-    model, average = build(), AveragedModel(build())
-    torch.save({"model": model.state_dict(), "average": average.state_dict()}, tmp_path / "language.part")
-    export(tmp_path, tmp_path / "model")
-    mean = average.module.lm_head.weight
-    assert torch.equal(loaded(tmp_path / "model").model.lm_head.weight, mean.half().float())
-
-
-def test_the_shipped_checkpoint_is_small_and_carries_its_processor(processor):
-    assert sum(file.stat().st_size for file in MINIATURE.iterdir()) <= 8_000_000
-    assert (MINIATURE / "model.safetensors").exists()
-    assert processor.chat_template == CHAT_TEMPLATE
-    assert saved_processor(MINIATURE).tokenizer.get_vocab() == processor.tokenizer.get_vocab()
-
-
-@pytest.mark.parametrize("name", SETS)
-def test_its_answers_are_true(llava, name):
-    """A sample of `python -m examples.miniature evaluate`, whose full table stands in the model card."""
-    marks = marks_of(llava, list(talks(name, pictures=30)))
-    wrong = [(m.turn.type, m.turn.question, m.turn.answer, m.answer) for m in marks if not m.is_right]
-    assert len(wrong) <= len(marks) * (0.1 if "wordings" in name or name == "scenes" else 0.05), wrong
-
-
-_FALSE_SHARE = {"rectangles, ovals": 0.15, "one unknown thing": 0.18}  # the two that are told apart least
-
-
-@pytest.mark.parametrize("family", near_misses.FAMILIES)
-def test_next_to_its_world_it_says_nothing_untrue(llava, family):
-    """A sample of the table of near misses in the model card."""
-    said = list(verdicts(llava, family, pictures=20))
-    false = [(asked.question, answer) for verdict, asked, answer in said if verdict == "false"]
-    assert len(false) <= _FALSE_SHARE.get(family, 0.07) * len(said), false
-
-
-def test_in_four_bits_it_answers_as_truthfully(llava):
-    """bitsandbytes NF4 on the CPU, through the demo's own loading: at most 3 points below."""
-    quantized = loaded(MINIATURE, "4bit")
-    assert any(type(module).__name__ == "Linear4bit" for module in quantized.model.modules())
-    sample = list(talks("plain", pictures=40))
-    right = [sum(mark.is_right for mark in marks_of(model, sample)) for model in (llava, quantized)]
-    assert right[1] >= right[0] - 0.03 * sum(len(talk.turns) for talk in sample), right
-
-
-def test_the_page_knows_how_it_declines():
-    assert all(answer.startswith(MINIATURE_DECLINES) for answer in (NOT_A_DRAWING, NOT_MY_TOPIC))
-
-
-def test_it_declines_what_it_does_not_know(llava):
-    rng, asked = random.Random(77), []
-    for case in (plain.stranger_case(rng) for _ in range(60)):
-        refusal = Turn(next(plain.strange_questions(rng)), NOT_A_DRAWING, "stranger")
-        asked.append(Talk((refusal,), ((uploaded(case.picture),),)))
-    wrong = [(mark.turn.question, mark.answer) for mark in marks_of(llava, asked) if not mark.is_right]
-    assert len(wrong) <= 0.05 * len(asked), wrong
-
-
-def test_all_pairs_of_shape_and_colour_are_named(llava):
-    """Every coloured shape alone in the middle of a white page, drawn plainly: all 28 are described rightly."""
-    asked = []
-    for kind, color in product(plain.KINDS, plain.PAINT):
-        picture = PIL.Image.new("RGB", (400, 400), "white")
-        plain._put(PIL.ImageDraw.Draw(picture), kind, 200, 200, 100, plain.PAINT[color][0])
-        article = "an" if color == "orange" else "a"
-        truth = Turn("What is in this picture?", f"The image shows {article} {color} {kind}.", "describe")
-        asked.append(Talk((truth,), ((uploaded(picture),),)))
-    wrong = [mark.answer for mark in marks_of(llava, asked) if not mark.is_right]
-    assert len(wrong) <= 1, wrong

@@ -33,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     evaluate.add_argument("--pictures", type=int, default=300, help="pictures of each set (default 300)")
     evaluate.add_argument("--near-misses", type=int, default=100, help="pictures of each family (default 100)")
+    evaluate.add_argument("--validation", action="store_true", help="other pictures: to choose on, not to report")
+    evaluate.add_argument("--photos", type=Path, metavar="FOLDER", help="how many of these are declined, no more")
     evaluate.add_argument("--wrong", type=int, default=0, help="show this many wrong answers of each set")
     evaluate.add_argument("--quantize", choices=("auto", "4bit", "none"), default="auto", help="as for the demo")
     evaluate.add_argument("--card", action="store_true", help="write the tables into the model card beside the weights")
@@ -62,18 +64,23 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from examples.miniature.evaluation import evaluate, loaded, near_miss_table, near_misses_of, table, write_card
+    from examples.miniature import evaluation as truth
 
-    llava = loaded(options.folder, options.quantize)
-    results = evaluate(llava, options.pictures)
-    tables = {"table": table(results), "near misses": near_miss_table(near_misses_of(llava, options.near_misses))}
+    llava = truth.loaded(options.folder, options.quantize)
+    if options.photos:
+        sys.stdout.write("{} of {} answers decline.\n".format(*truth.declined_of(llava, options.photos)))
+        return
+    purpose: truth.Purpose = "validation" if options.validation else "test"
+    results = truth.evaluate(llava, options.pictures, purpose)
+    near_misses = truth.near_misses_of(llava, options.near_misses, purpose)
+    tables = {"table": truth.table(results), "near misses": truth.near_miss_table(near_misses)}
     sys.stdout.write("\n\n".join(tables.values()) + "\n")
     for name, marks in results.items():
         for mark in [mark for mark in marks if not mark.is_right][: options.wrong]:
             asked = f"{name} | {mark.turn.type} | {mark.turn.question}"
             sys.stdout.write(f"{asked} | true: {mark.turn.answer} | said: {mark.answer}\n")
     if options.card:
-        write_card(options.folder, tables)
+        truth.write_card(options.folder, tables)
 
 
 if __name__ == "__main__":

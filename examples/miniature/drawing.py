@@ -43,7 +43,7 @@ def random_font(rng: random.Random, size: int) -> ImageFont.FreeTypeFont | Image
 
 def draw(scene: Scene, rng: random.Random, side: int) -> tuple[Image.Image, Box | None]:
     """Paint `scene` as a square RGB picture of `side` pixels; with it the box of the digit, in shares of the square."""
-    scale = rng.choice((2, 3, 3, 4))
+    scale = rng.choice((2, 2, 3, 4))
     full = side * scale
     frame, box = scene.frame, None
     width, height = round(frame.width * full), round(frame.height * full)
@@ -56,9 +56,9 @@ def draw(scene: Scene, rng: random.Random, side: int) -> tuple[Image.Image, Box 
             box = _draw_digit(picture, scene, rng)
         for thing in scene.objects:
             _draw_shape(picture, thing, frame, full, rng, scene.difficulty)
-    if rng.random() < 0.15 * scene.difficulty:
+    if rng.random() < 0.2 * scene.difficulty:
         picture = _as_jpeg(picture, rng.choice((15, 20, 40, 60, 75, 90)))
-    if rng.random() < 0.1 * scene.difficulty:
+    if rng.random() < 0.15 * scene.difficulty:
         picture = _coarse(picture, rng, side)
     square = Image.new("RGB", (full, full), CLIP_MEAN_RGB)
     square.paste(picture, ((full - width) // 2, (full - height) // 2))
@@ -75,7 +75,7 @@ def _draw_shape(
     edge = (30, 30, 30) if rng.random() < 0.08 * difficulty and sum(picture.getpixel((0, 0))) > 300 else None
     width = max(1, full // 96)
     if thing.shape == "circle":
-        squeeze = [rng.uniform(0.95, 1) if rng.random() < 0.3 * difficulty else 1.0 for _ in "xy"]
+        squeeze = [rng.uniform(0.97, 1) if rng.random() < 0.3 * difficulty else 1.0 for _ in "xy"]
         rx, ry = radius * squeeze[0], radius * squeeze[1]
         brush.ellipse((x - rx, y - ry, x + rx, y + ry), fill=thing.rgb, outline=edge, width=width)
     else:
@@ -87,7 +87,7 @@ def _draw_digit(picture: Image.Image, scene: Scene, rng: random.Random) -> Box:
     """Write the digit; its box in shares of the padded square."""
     width, height = picture.size
     short = min(width, height)
-    font = random_font(rng, int(rng.uniform(1.05 - 0.45 * scene.difficulty, 1.15) * short))
+    font = random_font(rng, int(rng.uniform(1.05 - 0.53 * scene.difficulty, 1.15) * short))
     stroke = rng.choice((0, 0, 0, 1, 2, 3)) * short // 200
     layer = Image.new("L", picture.size, 0)
     brush = ImageDraw.Draw(layer)
@@ -123,7 +123,10 @@ def _as_jpeg(picture: Image.Image, quality: int) -> Image.Image:
 
 
 def _disturbed(picture: Image.Image, rng: random.Random, difficulty: float) -> Image.Image:
-    """Sometimes a little noise, an uneven light, or a blur."""
+    """Sometimes faded towards gray, and then a little noise, an uneven light, or a blur."""
+    if rng.random() < 0.22 * difficulty:
+        level = rng.randint(90, 160)
+        picture = Image.blend(picture, Image.new("RGB", picture.size, (level,) * 3), rng.uniform(0.05, 0.37))
     luck = rng.random() / max(difficulty, 1e-3)
     if luck < 0.15:
         most = rng.choice((10, 10, 20, 45))

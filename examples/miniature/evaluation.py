@@ -20,6 +20,7 @@ from tqdm import tqdm
 from examples.miniature import near_misses, plain
 from examples.miniature.answers import NOT_A_DRAWING, NOT_MY_TOPIC, Turn
 from examples.miniature.drawing import draw
+from examples.miniature.near_misses import Purpose
 from examples.miniature.questions import Asker
 from examples.miniature.scenes import Scene, World
 from llava_demo.chat import Message
@@ -28,8 +29,9 @@ from llava_demo.model.device import Hardware, Weights, Wishes, planned
 from llava_demo.model.llava import Llava
 
 SETS = ("scenes", "wordings", "plain", "plain wordings")
-_SEED = 20_000_000  # far from any of training's
-_BATCH, _MAX_TOKENS = 24, 64
+_SEEDS = {"validation": 40_000_000, "test": 50_000_000}  # far from any of training's
+_BATCH, _MAX_TOKENS = 96, 64
+_PHOTOS = (".jpg", ".jpeg", ".png", ".webp")
 _REFUSALS = (NOT_A_DRAWING, NOT_MY_TOPIC)
 _NOT_CLAIMED = ("several",)  # "the circle" where there are two: it is taught, but is not said to be known
 
@@ -59,16 +61,16 @@ def loaded(folder: Path, quantize: str = "auto") -> Llava:
     return Llava.load(str(folder), plan, is_local=True)
 
 
-def evaluate(llava: Llava, pictures: int) -> dict[str, list[Mark]]:
+def evaluate(llava: Llava, pictures: int, purpose: Purpose = "test") -> dict[str, list[Mark]]:
     """Marks of every answer that is claimed to be known in each of SETS, on `pictures` pictures each."""
     torch.set_num_threads(1)  # with more, such small matrices are slower
-    marks = {name: marks_of(llava, list(talks(name, pictures))) for name in SETS}
+    marks = {name: marks_of(llava, list(talks(name, pictures, purpose))) for name in SETS}
     return {name: [mark for mark in each if mark.turn.type not in _NOT_CLAIMED] for name, each in marks.items()}
 
 
-def talks(name: str, pictures: int) -> Iterator[Talk]:
+def talks(name: str, pictures: int, purpose: Purpose = "test") -> Iterator[Talk]:
     """The dialogues of one of SETS."""
-    rng = random.Random(_SEED + SETS.index(name))
+    rng = random.Random(_SEEDS[purpose] + SETS.index(name))
     asker, is_plain = Asker(rng, "wordings" in name), name.startswith("plain")
     for k in range(pictures):
         scene, image = _picture(rng, is_plain)
@@ -99,21 +101,32 @@ def marks_of(llava: Llava, talks: Sequence[Talk]) -> list[Mark]:
     return marks
 
 
-def near_misses_of(llava: Llava, pictures: int) -> dict[str, Counter[str]]:
+def near_misses_of(llava: Llava, pictures: int, purpose: Purpose = "test") -> dict[str, Counter[str]]:
     """How many answers are right, declined and false in each family: three questions each on `pictures` pictures."""
     torch.set_num_threads(1)
-    verdicts_of = {family: verdicts(llava, family, pictures) for family in near_misses.FAMILIES}
+    verdicts_of = {family: verdicts(llava, family, pictures, purpose) for family in near_misses.FAMILIES}
     return {family: Counter(verdict for verdict, *_ in each) for family, each in verdicts_of.items()}
 
 
-def verdicts(llava: Llava, family: str, pictures: int) -> Iterator[tuple[str, near_misses.Asked, str]]:
+def verdicts(
+    llava: Llava, family: str, pictures: int, purpose: Purpose = "test"
+) -> Iterator[tuple[str, near_misses.Asked, str]]:
     """`right`, `declined` or `false` for each question of a family, with the question and the answer."""
-    cases = list(near_misses.cases(family, pictures))
+    cases = list(near_misses.cases(family, pictures, purpose))
     asked = [(uploaded(case.picture), each) for case in cases for each in case.asked]
     conversations = [(Message("user", each.question, (image,)),) for image, each in asked]
     for (_, each), answer in zip(asked, _answers(llava, conversations), strict=True):
         is_right = _canonical(answer) in {_canonical(truth) for truth in each.truths}
         yield "right" if is_right else "declined" if answer in _REFUSALS else "false", each, answer
+
+
+def declined_of(llava: Llava, folder: Path) -> tuple[int, int]:
+    """How many answers about the photos in `folder` decline, and how many there are: three questions each."""
+    rng, asked = random.Random(7), []
+    for file in sorted(file for file in folder.iterdir() if file.suffix.lower() in _PHOTOS):
+        image = Image.from_bytes(file.read_bytes())
+        asked += [(Message("user", question, (image,)),) for question in plain.strange_questions(rng)]
+    return sum(answer in _REFUSALS for answer in _answers(llava, asked)), len(asked)
 
 
 def near_miss_table(results: dict[str, Counter[str]]) -> str:

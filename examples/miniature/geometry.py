@@ -19,7 +19,7 @@ def outline(rng: random.Random, shape: str, center: Point, radius: float, diffic
         corners = polygon(x, y + radius * 0.2, radius * 1.17, 3, turn(0.25))
     else:
         corners = polygon(x, y, radius * 1.15, 5, turn(0.3), rng.uniform(0.36, 0.52))
-    least = 0.93 if shape == "square" else 0.82  # a rectangle is a stranger
+    least = 0.96 if shape == "square" else 0.82  # a rectangle is a stranger
     stretch = [rng.uniform(least, 1) if rng.random() < 0.4 * difficulty else 1.0 for _ in "xy"]
     return [(x + (px - x) * stretch[0], y + (py - y) * stretch[1]) for px, py in corners]
 

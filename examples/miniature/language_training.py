@@ -13,21 +13,23 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from examples.miniature.architecture import IMAGE_TOKEN, ReadOuts, patch_features
-from examples.miniature.lesson import Bookmark, Lesson, Workers
+from examples.miniature.lesson import Bookmark, Lesson, Workers, has_bfloat16
 from examples.miniature.muon import Muon
 from examples.miniature.packing import Batch, Packer
 from examples.miniature.questions import Asker
-from examples.miniature.scenes import BACKGROUNDS, COLORS, DIGITS, MAX_OBJECTS, SHAPES, World
-from examples.miniature.vision_training import Labels, seeing_parameters, vision_loss
+from examples.miniature.scenes import BACKGROUNDS, COLORS, DIGITS, MAX_OBJECTS, SHAPES, Scene, World
+from examples.miniature.vision_training import Labels, paint, seeing_parameters, vision_loss
 
-_TOWER_SHARE = 0.25  # share of the learning rate: the tower is trained already
+_TOWER_SHARE = 0.5  # share of the learning rate: the tower is trained already
 _MUON_SHARE = 1.5  # matrices take larger steps
 _VISION_WEIGHT, _WORD_WEIGHT, _LOOK_WEIGHT = 0.15, 0.1, 0.15
 _LOOKING = (1, 2)  # layers whose first head is shown where to look
-_CONTENT_WEIGHT, _OTHER_WEIGHT = 2.0, 0.6
+_FIRST_WEIGHT, _CONTENT_WEIGHT, _OTHER_WEIGHT = 3.0, 2.0, 0.6  # the first word of an answer declines, or does not
 _FIRST_MIX = (0.72, 0.15, 0.13)  # shares of shapes, digits and strangers
 _LAST_MIX = (0.66, 0.13, 0.21)  # the same, once three objects are known
-_BROAD_MIX, _BROAD_LENGTH, _BROAD_ROWS = (0.36, 0.1, 0.54), 128, 16  # rows for 6 of the usual ones
+_BROAD_MIX, _BROAD_LENGTH, _BROAD_ROWS = (0.38, 0.08, 0.54), 96, 32  # rows for 6 of the usual ones
+_CYCLE = ("whole", "seeing", "broad", "seeing", "broad")  # of steps, once three objects are known
+_SEEN = 64  # pictures of a seeing step
 _AVERAGE_DECAY = 0.997  # a step; the mean reaches back some 300 steps
 _PAIRS = 0.18  # share of sequences with two pictures, once three objects are known
 
@@ -36,7 +38,8 @@ _PAIRS = 0.18  # share of sequences with two pictures, once three objects are kn
 class LanguageLesson:
     """Everything learns: one object until it is known, then two, three, and pairs of pictures.
 
-    Once three are known, every other step is broad: many pictures with few questions each, half of them strangers.
+    Once three are known, most steps are broad, many pictures with few questions each, or of seeing, still more pictures
+    without a question; half of all these are strangers.
     `average` follows the weights at a distance; it is what the lesson leaves, since it errs less often than they do.
     """
 
@@ -63,18 +66,22 @@ class LanguageLesson:
         workers.begin(numbers.get("seconds", 0.0))
         step, pace.objects = int(numbers.get("step", 0)), int(numbers.get("objects", pace.objects))
         rng = random.Random(f"{lesson.seed} {workers.rank} {step}")
-        asker, whole, broad = Asker(rng), Packer(self.processor), Packer(self.processor, _BROAD_LENGTH)
+        asker, whole, broad = Asker(rng), Packer(self.processor), Packer(self.processor, _BROAD_LENGTH, is_brief=True)
         exam = Exam(whole) if workers.is_first else None
         while (progress := workers.progress(lesson)) < 1:
             for optimizer in self.optimizers:
                 lesson.set_rate(optimizer, step, progress)
-            if pace.is_over and step % 2:
+            kind = _CYCLE[step % len(_CYCLE)] if pace.is_over else "whole"
+            step += 1
+            if kind == "seeing":
+                self._see([World(mix=_BROAD_MIX).sample(rng) for _ in range(_SEEN * lesson.batch // 6)], rng)
+                continue
+            if kind == "broad":
                 batch = broad.batch(rng, asker, World(mix=_BROAD_MIX), _BROAD_ROWS * lesson.batch // 6, 0.0)
             else:
                 world = World(max_objects=pace.objects, mix=_LAST_MIX if pace.is_over else _FIRST_MIX)
                 batch = whole.batch(rng, asker, world, lesson.batch, _PAIRS if pace.is_over else 0.0)
-            row, marks = self._step(whole, batch.to(workers.device))
-            step += 1
+            row, marks = self._answer(whole, batch.to(workers.device))
             self.skills.note(marks)
             asker.weights = self.skills.weights()
             pace.note(workers.mean(sum(is_right for _, is_right in marks) / len(marks)), progress)
@@ -88,27 +95,43 @@ class LanguageLesson:
         if exam:
             workers.report(self.name, step, 1.0, exam.sit(self.average.module))
 
-    def _step(self, packer: Packer, batch: Batch) -> tuple[dict[str, float], list[tuple[str, bool]]]:
+    def _answer(self, packer: Packer, batch: Batch) -> tuple[dict[str, float], list[tuple[str, bool]]]:
         """Learn from a batch; the parts of its loss for the log, and the marks of its answers."""
+        loss, row, marks = self._loss(packer, batch)
+        self._learn(loss, [p for o in self.optimizers for group in o.param_groups for p in group["params"]])
+        return row, marks
+
+    def _see(self, scenes: list[Scene], rng: random.Random) -> None:
+        """Learn from the labels of pictures alone: more pictures for the same time, and the tower is what errs."""
+        pixels, labels = paint(scenes, rng)
+        device = self.workers.device
+        with self._half():
+            features = patch_features(self.model, pixels.to(device))
+        loss = vision_loss(self.read_outs, features, labels.to(device))[0]
+        self._learn(loss, [*seeing_parameters(self.model), *self.read_outs.parameters()])
+
+    def _half(self) -> torch.autocast:
+        device = self.workers.device
+        return torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device))
+
+    def _learn(self, loss: Tensor, parameters: list[torch.nn.Parameter]) -> None:
         for optimizer in self.optimizers:
             optimizer.zero_grad()
-        loss, row, marks = self._loss(packer, batch)
         loss.backward()
-        parameters = [p for optimizer in self.optimizers for group in optimizer.param_groups for p in group["params"]]
         self.workers.average_gradients(parameters)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         for optimizer in self.optimizers:
             optimizer.step()
         self.average.update_parameters(self.model)
-        return row, marks
 
     def _loss(self, packer: Packer, batch: Batch) -> tuple[Tensor, dict[str, float], list[tuple[str, bool]]]:
         """The whole loss, its parts for the log, and the marks of the batch's answers."""
         model = self.model
-        features = patch_features(model, batch.pixels)
-        hidden = hidden_states(model, features, batch)
+        with self._half():
+            features = patch_features(model, batch.pixels)
+            hidden = hidden_states(model, features, batch)
         logits, on = answer_logits(model, hidden[-1], batch)
-        loss = _answer_loss(logits, batch.targets[on], packer.content_ids.to(logits.device))
+        loss = _answer_loss(logits, batch, packer.content_ids.to(logits.device))
         words = _word_loss(model, packer, model.model.multi_modal_projector(features), batch.labels)
         looks = _look_loss(model, hidden, batch)
         total = loss + _VISION_WEIGHT * vision_loss(self.read_outs, features, batch.labels)[0]
@@ -160,7 +183,7 @@ def hidden_states(model: LlavaForConditionalGeneration, features: Tensor, batch:
     embeddings = language.embed_tokens(batch.ids)
     seen = model.model.multi_modal_projector(features)
     is_image = (batch.ids == IMAGE_TOKEN)[:, :, None]
-    embeddings = embeddings.masked_scatter(is_image, seen.reshape(-1, seen.shape[-1]))
+    embeddings = embeddings.masked_scatter(is_image, seen.reshape(-1, seen.shape[-1]).to(embeddings.dtype))
     return language(
         inputs_embeds=embeddings,
         attention_mask=_additive(batch.sees),
@@ -223,9 +246,15 @@ class Exam:
         return {name: sum(marks[name]) / len(marks[name]) for name in sorted(marks)}
 
 
-def _answer_loss(logits: Tensor, targets: Tensor, content_ids: Tensor) -> Tensor:
+def _answer_loss(logits: Tensor, batch: Batch, content_ids: Tensor) -> Tensor:
     """Cross-entropy in which the words that make an answer true weigh more than those around them."""
+    on = batch.targets >= 0
+    targets = batch.targets[on]
     weights = torch.where(torch.isin(targets, content_ids), _CONTENT_WEIGHT, _OTHER_WEIGHT)
+    is_first = torch.zeros_like(on)
+    for row, spans in enumerate(batch.spans):
+        is_first[row, [start for start, *_ in spans]] = True
+    weights[is_first[on]] = _FIRST_WEIGHT
     return (F.cross_entropy(logits, targets, reduction="none") * weights).sum() / weights.sum()
 
 

@@ -1,7 +1,7 @@
 """Muon: momentum whose matrices are made orthogonal before each step (Jordan 2024, kellerjordan.github.io/posts/muon).
 
 The miniature learns as much with it as with AdamW in 0.6 of the steps. `torch.optim.Muon` (2.13) computes in bfloat16,
-which on CPUs without its instructions takes longer than the whole training step; this is the same in float32.
+which on CPUs without its instructions takes longer than the whole training step; there this one takes float32.
 """
 
 from collections.abc import Iterable
@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from examples.miniature.lesson import has_bfloat16
 
 _A, _B, _C = 3.4445, -4.7750, 2.0315  # coefficients of the quintic Newton-Schulz iteration, as published
 _ITERATIONS = 5
@@ -35,9 +37,10 @@ class Muon(torch.optim.Optimizer):
 def _orthogonal(matrix: Tensor) -> Tensor:
     """The nearest matrix with singular values of about 1."""
     x = matrix / (matrix.norm() + 1e-7)
+    x = x.bfloat16() if has_bfloat16(matrix.device) else x
     is_tall = x.shape[0] > x.shape[1]
     x = x.T if is_tall else x
     for _ in range(_ITERATIONS):
         gram = x @ x.T
         x = _A * x + (_B * gram + _C * gram @ gram) @ x
-    return x.T if is_tall else x
+    return (x.T if is_tall else x).to(matrix.dtype)

@@ -1,8 +1,9 @@
 """Pictures next to the miniature's world, each with three questions: does it know, decline, or say something untrue?
 
-Training shares no drawing code with this module. Each family is one way to leave the world a little: one shape more, a
-letter instead of a digit, a rectangle instead of a square, a drawing that was turned, compressed or photographed from a
-screen. An answer is right when it is one of the true ones, declined when it says that it does not know, else false.
+Training shares neither drawing code nor letters' fonts with this module. Each family is one way to leave the world a
+little: one shape more, a letter instead of a digit, a rectangle instead of a square, a drawing that was turned,
+compressed or photographed from a screen. An answer is right when it is one of the true ones, declined when it says that
+it does not know, else false.
 """
 
 import io
@@ -10,7 +11,11 @@ import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal
 
+import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
 from examples.miniature.answers import CELLS
@@ -27,8 +32,12 @@ _ALSO = {
     "teal": ("green", "blue"), "turquoise": ("green", "blue"), "maroon": ("red", "brown"), "hotpink": ("pink",),
     "magenta": ("pink", "purple"), "lavender": ("purple",), "slategray": ("gray",), "olive": ("green",),
 }  # fmt: skip
-_LETTER_FONTS = ("DejaVuSans.ttf", "DejaVuSerif-Bold.ttf", "")  # "" is Pillow's own
+_FONTS = Path(matplotlib.get_data_path(), "fonts", "ttf")
+_LETTER_FONTS = ("STIXGeneral.ttf", "cmss10.ttf", "cmtt10.ttf")  # with serifs, without, of a typewriter
 _GROUNDS = ("white", "white", "white", "#cfcfcf", "black")
+
+
+Purpose = Literal["validation", "test"]  # what is chosen (`--caution`) is chosen on other pictures than are reported
 
 
 @dataclass(frozen=True)
@@ -37,9 +46,9 @@ class NearMiss:
     asked: tuple[Asked, ...]
 
 
-def cases(family: str, count: int) -> Iterator[NearMiss]:
+def cases(family: str, count: int, purpose: Purpose = "test") -> Iterator[NearMiss]:
     """`count` pictures of one of FAMILIES, the same at each call."""
-    rng = random.Random(f"near miss: {family}")
+    rng = random.Random(f"near miss, {purpose}: {family}")
     for _ in range(count):
         yield FAMILIES[family](rng)
 
@@ -51,6 +60,11 @@ def _sheet(rng: random.Random, side: int = 0) -> tuple[Image.Image, ImageDraw.Im
     ground = rng.choice(_GROUNDS)
     picture = Image.new("RGB", (side or rng.choice((240, 400, 480, 640)),) * 2, ground)
     return picture, ImageDraw.Draw(picture), ground
+
+
+@cache
+def _font(file: str, size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(_FONTS / file, size)
 
 
 def _known_color(rng: random.Random, ground: str) -> tuple[str, object]:
@@ -99,12 +113,9 @@ def _glyph(texts: Sequence[str]) -> Callable[[random.Random], NearMiss]:
     def make(rng: random.Random) -> NearMiss:
         picture, brush, ground = _sheet(rng)
         color, paint = _known_color(rng, ground)
-        text, file = rng.choice(texts), rng.choice(_LETTER_FONTS)
+        text = rng.choice(texts)
         size = int(rng.uniform(0.45, 0.85) * picture.width / (1 if len(text) == 1 else 1.5))
-        try:
-            font = ImageFont.truetype(file, size) if file else ImageFont.load_default(size)
-        except OSError:  # the font is not installed
-            font = ImageFont.load_default(size)
+        font = _font(rng.choice(_LETTER_FONTS), size)
         at = picture.width * rng.uniform(0.42, 0.58), picture.width * rng.uniform(0.45, 0.55)
         brush.text(at, text, font=font, fill=paint, anchor="mm")
         return NearMiss(picture, asked_of_glyph(rng, text, color))
@@ -181,7 +192,7 @@ def _unknown(rng: random.Random, brush: ImageDraw.ImageDraw, box: tuple[float, .
     elif kind == "rectangle":
         brush.rectangle((x - r * 0.55, y - r, x + r * 0.55, y + r), fill=paint)
     elif kind == "letter":
-        brush.text((x, y), rng.choice("AFGHKMRT"), font=ImageFont.load_default(int(r * 2)), fill=paint, anchor="mm")
+        brush.text((x, y), rng.choice("AFGHKMRT"), font=_font(_LETTER_FONTS[1], int(r * 2)), fill=paint, anchor="mm")
     elif kind == "moon":
         brush.pieslice((x - r, y - r, x + r, y + r), 90, 270, fill=paint)
     elif kind == "diamond":

@@ -14,13 +14,13 @@ from collections.abc import Callable
 from PIL import Image, ImageFilter
 
 from examples.miniature.geometry import Point, outline, polygon
-from examples.miniature.scenes import BACKGROUNDS, COLORS, DIGITS, RGB, SHAPES, shade
+from examples.miniature.scenes import BACKGROUNDS, COLORS, DIGITS, RGB, SHAPES, is_nearly_named, shade
 from examples.miniature.strangers import FontOf, Graphic
 
 _SIGNS = "?!&@#%+=*$<>"
 _ODD = (  # hue in degrees, saturation, value: colours that none of the miniature's seven words is true of
     ((168, 196), (0.45, 1), (0.4, 1)),  # cyan, teal, turquoise
-    ((312, 346), (0.3, 1), (0.75, 1)),  # pink, magenta
+    ((306, 336), (0.3, 1), (0.75, 1)),  # pink, magenta
     ((0, 360), (0.12, 0.38), (0.8, 1)),  # pastels
     ((14, 38), (0.35, 0.95), (0.28, 0.66)),  # brown
     ((48, 80), (0.4, 1), (0.3, 0.62)),  # olive, khaki
@@ -42,16 +42,16 @@ class _Neighbour(Graphic):
 
     def __init__(self, rng: random.Random, width: int, height: int, font_of: FontOf) -> None:
         super().__init__(rng, width, height, font_of)
-        name = rng.choice((*BACKGROUNDS, "white", "white"))
+        (name,) = rng.choices(BACKGROUNDS, (0.45, 0.28, 0.27))  # as in the world: a ground alone tells nothing
         level = {"white": (241, 255), "gray": (172, 222), "black": (0, 36)}[name]
         grey = {"white": 255, "black": 0}.get(name, 0) if rng.random() < 0.5 else rng.randint(*level)
         self.paint_ground((max(grey, level[0]),) * 3)
 
     def paint(self) -> Image.Image:
         families = {
-            self.few: 3.0, self.many: 0.6, self.glyph: 4.5, self.long_number: 1.4, self.stretched: 3.2,
-            self.odd_shape: 6.0, self.outlined: 1.2, self.odd_color: 4.5, self.odd_ground: 1.0, self.turned: 1.6,
-            self.mixed: 1.0, self.touching: 1.2, self.cut: 0.7, self.tiny: 0.5, self.window: 0.8, self.tilted: 0.8,
+            self.few: 4.0, self.many: 0.4, self.glyph: 4.0, self.long_number: 0.8, self.stretched: 4.0,
+            self.odd_shape: 8.0, self.outlined: 0.8, self.odd_color: 5.5, self.odd_ground: 0.5, self.turned: 1.2,
+            self.mixed: 0.8, self.touching: 0.8, self.cut: 0.5, self.tiny: 0.3, self.window: 0.5, self.tilted: 0.5,
         }  # fmt: skip
         self.rng.choices(list(families), list(families.values()))[0]()
         return self.picture
@@ -63,9 +63,10 @@ class _Neighbour(Graphic):
     # Places, colours and shapes ------------------------------------------------------------------------------------
 
     def spots(self, count: int, reach: float) -> list[tuple[float, float, float]]:
-        """x, y and reach of `count` things that do not touch: anywhere, or in rows; smaller where they do not fit."""
-        if self.rng.random() < 0.3 and count > 1:
-            return self.rows(count, reach)
+        """x, y and reach of `count` things that do not touch: anywhere, in cells or in rows; smaller if need be."""
+        luck = self.rng.random()
+        if luck < 0.5 and count > 1:
+            return self.rows(count, reach) if luck < 0.2 else self.cells(count, reach)
         found: list[tuple[float, float, float]] = []
         while len(found) < count:
             for _ in range(60):
@@ -76,6 +77,17 @@ class _Neighbour(Graphic):
                     break
             else:
                 found, reach = [], reach * 0.85
+        return found
+
+    def cells(self, count: int, reach: float) -> list[tuple[float, float, float]]:
+        """In cells of a grid, as the shapes of the world lie."""
+        per_side = 2 if count <= 4 and self.rng.random() < 0.2 else 3 if count <= 9 else 4
+        dx, dy = self.width / per_side, self.height / per_side
+        r, wobble = min(reach, dx * 0.42, dy * 0.42), self.rng.uniform(0, 0.1)
+        found = []
+        for cell in self.rng.sample(range(per_side**2), count):
+            x, y = (v + 0.5 + self.rng.uniform(-wobble, wobble) for v in (cell % per_side, cell // per_side))
+            found.append((x * dx, y * dy, r * self.rng.uniform(0.75, 1)))
         return found
 
     def rows(self, count: int, reach: float) -> list[tuple[float, float, float]]:
@@ -94,7 +106,12 @@ class _Neighbour(Graphic):
     def odd(self) -> RGB:
         """A colour outside of the palette that stands out from the ground."""
         while True:
-            hue, saturation, value = (self.rng.uniform(*span) for span in self.rng.choice(_ODD))
+            if self.rng.random() < 0.7:
+                hue, saturation, value = (self.rng.uniform(*span) for span in self.rng.choice(_ODD))
+            else:
+                hue, saturation, value = self.rng.uniform(0, 360), self.rng.uniform(0, 1), self.rng.uniform(0.25, 1)
+                if is_nearly_named(hue, saturation, value):
+                    continue
             r, g, b = colorsys.hsv_to_rgb(hue % 360 / 360, saturation, value)
             found = int(r * 255), int(g * 255), int(b * 255)
             if sum(abs(a - b) for a, b in zip(found, self.ground, strict=True)) > 90:
@@ -157,7 +174,8 @@ class _Neighbour(Graphic):
         self.with_known(self.stretch)
 
     def stretch(self, x: float, y: float, r: float) -> None:
-        a, b = r, r / (1.16 * (4 / 1.16) ** self.rng.random())
+        least = 1.12 + 0.012 * self.short / r  # less cannot be seen of a small thing: a square would be declined, too
+        a, b = r, r / (least * (max(1.7, least, self.rng.choice((0, 4))) / least) ** self.rng.random())
         a, b = (a, b) if self.rng.random() < 0.6 else (b, a)
         draw = self.brush.rectangle if self.rng.random() < 0.5 else self.brush.ellipse
         draw((x - a, y - b, x + a, y + b), fill=self.known_color())
@@ -167,19 +185,17 @@ class _Neighbour(Graphic):
 
     def other(self, x: float, y: float, r: float) -> None:
         """A shape that has no name in the world."""
-        kinds = (
-            self.stretch, self.stretch, self.heart, self.diamond, self.slanted, self.half, self.half, self.spiky,
-            self.placed(self.cross), self.placed(self.arrow), self.placed(self.moon), self.placed(self.many_corners),
-            self.placed(self.face), self.placed(self.house), self.outlining, self.small_text,
-        )  # fmt: skip
-        self.rng.choice(kinds)(x, y, r)
-
-    def placed(self, family: Callable[[], None]) -> Callable[[float, float, float], None]:
-        def draw(x: float, y: float, r: float) -> None:
+        kinds = {  # the more a kind resembles a shape of the world, the more often
+            self.stretch: 4, self.cross: 4, self.many_corners: 4, self.spiky: 1.5, self.half: 1.5, self.slanted: 1.5,
+            self.outlining: 1.5, self.small_text: 1.5, self.heart: 1, self.diamond: 1, self.arrow: 1, self.moon: 1,
+            self.face: 0.5, self.house: 0.5,
+        }  # fmt: skip
+        (kind,) = self.rng.choices(list(kinds), list(kinds.values()))
+        if kind in (self.cross, self.many_corners, self.arrow, self.moon, self.face, self.house):
             self.x, self.y, self.reach = x, y, r
-            family()
-
-        return draw
+            kind()
+        else:
+            kind(x, y, r)
 
     def heart(self, x: float, y: float, r: float) -> None:
         turns = [2 * math.pi * k / 40 for k in range(40)]

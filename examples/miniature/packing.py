@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 from transformers import LlavaProcessor
 
-from examples.miniature.answers import DIGIT, About, Turn
+from examples.miniature.answers import DIGIT, NOT_A_DRAWING, About, Turn
 from examples.miniature.architecture import BOS, EOS, IMAGE_TOKEN, PAD, PATCHES
 from examples.miniature.questions import Asker
 from examples.miniature.scenes import BACKGROUNDS, COLORS, DIGITS, SHAPES, Scene, World
 from examples.miniature.vision_training import Labels, paint
 
 _IGNORED = -100  # as a target: nothing is learned there
+_DECISION = 3  # tokens that begin a refusal
 _ITEM = re.compile(r" an? \w+ \w+| the number \d in \w+")  # an item of a description
 _PICTURE, _ALONE, _PADDING = 0, -2, -1  # segments; dialogues count from 1, _ALONE has no picture
 _CONTENT = (
@@ -87,9 +88,11 @@ class Batch:
 
 
 class Packer:
-    def __init__(self, processor: LlavaProcessor, length: int = 320) -> None:
+    """`is_brief`: single questions, and of "I only know ..." no more than the words that decide to decline."""
+
+    def __init__(self, processor: LlavaProcessor, length: int = 320, is_brief: bool = False) -> None:
         core = processor.tokenizer.backend_tokenizer
-        self.length = length
+        self.length, self.is_brief = length, is_brief
         self.encode = functools.lru_cache(200_000)(lambda text: tuple(core.encode(text, add_special_tokens=False).ids))
         self._head = [BOS, *self.encode("USER:"), *self.encode(" ")]
         self._picture = [IMAGE_TOKEN] * PATCHES + list(self.encode("\n"))
@@ -152,13 +155,15 @@ class Packer:
         for k, turn in enumerate(turns):
             lead, question = (self.encode(" USER:"), f" {turn.question}") if k else ((), turn.question)
             asked = [*lead, *self.encode(question), *self.encode(" ASSISTANT:")]
-            answer = self.encode(f" {turn.answer}")
-            made.ids.extend([*asked, *answer])
+            answer = (*self.encode(f" {turn.answer}"), EOS)
+            if self.is_brief and turn.answer == NOT_A_DRAWING:
+                answer = answer[:_DECISION]
+            made.ids.extend([*asked, *answer[:-1]])
             made.targets.extend([_IGNORED] * (len(asked) - 1))
             start = len(made.targets)
-            made.spans.append((start, start + len(answer) + 1, turn.type))
+            made.spans.append((start, start + len(answer), turn.type))
             made.looks.extend((start + at, about) for at, about in self._subjects(turn))
-            made.targets.extend([*answer, EOS])
+            made.targets.extend(answer)
         return made
 
     def _subjects(self, turn: Turn) -> Iterator[tuple[int, About]]:
@@ -192,11 +197,12 @@ class Packer:
         row = Row()
         self._add_picture(row, self._head)
         start = len(row.ids)
-        if rng.random() < 0.2:
+        if rng.random() < 0.2 and not self.is_brief:
             self._add_alone(row, asker.without_picture())
         segment, misses = 1, 0
         while misses < 3:
-            if self._append(row, asker.dialogue(scene), segment, start):
+            turns = [asker.one(scene)] if self.is_brief else asker.dialogue(scene)
+            if self._append(row, turns, segment, start):
                 segment += 1
             else:
                 misses += 1

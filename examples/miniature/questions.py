@@ -204,7 +204,9 @@ class Asker:
     def one(self, scene: Scene) -> Turn:
         """One question about the scene."""
         if scene.kind == "other":
-            asked = self.one(World().sample(self.rng, self.rng.choice(("shapes", "shapes", "digit"))))
+            likely = World().sample(self.rng, self.rng.choice(("shapes", "shapes", "digit")))
+            asks = self.rng.choice((self.one, self.one, self.describe, self.count_all))  # the last two tempt most
+            asked = asks(likely)
             return Turn(asked.question, NOT_A_DRAWING, "stranger")
         shares = _OF_SHAPES if scene.kind == "shapes" else _OF_DIGITS
         scaled = [share * self._weight(type) for type, share in shares.items()]

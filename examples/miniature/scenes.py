@@ -25,7 +25,7 @@ MAX_OBJECTS = 3
 
 # A colour's plain RGB, and the ranges (hue in degrees, saturation, value) that everyone would call by its name.
 _PALETTE: dict[str, tuple[RGB, tuple[float, float], tuple[float, float], tuple[float, float]]] = {
-    "red": ((255, 0, 0), (-10, 6), (0.75, 1), (0.72, 1)),
+    "red": ((255, 0, 0), (-16, 6), (0.75, 1), (0.72, 1)),  # crimson, too
     "green": ((0, 128, 0), (95, 158), (0.55, 1), (0.42, 1)),
     "blue": ((0, 0, 255), (208, 244), (0.62, 1), (0.58, 1)),
     "yellow": ((255, 255, 0), (48, 61), (0.72, 1), (0.9, 1)),
@@ -131,6 +131,16 @@ def shade(rng: random.Random, color: str) -> RGB:
     return int(r * 255), int(g * 255), int(b * 255)
 
 
+def is_nearly_named(hue: float, saturation: float, value: float) -> bool:
+    """Whether a colour lies so near to one of COLORS that somebody may call it by that name; hue in degrees."""
+    for _, hues, saturations, values in _PALETTE.values():
+        is_hue = (hue - hues[0] + 8) % 360 <= hues[1] - hues[0] + 16
+        is_strong = saturations[0] - 0.1 <= saturation <= saturations[1] + 0.1
+        if is_hue and is_strong and values[0] - 0.08 <= value <= values[1] + 0.08:
+            return True
+    return False
+
+
 def _frame(rng: random.Random, difficulty: float) -> Frame:
     if difficulty < 0.3 or rng.random() < 0.42:
         return Frame()
@@ -155,7 +165,7 @@ def _place(rng: random.Random, frame: Frame, count: int, shape: str, color: str,
     """A shape somewhere in one of the nine places of the frame, wholly inside of it."""
     while True:
         share = (
-            rng.uniform(0.24 - 0.11 * difficulty, 0.37) if count == 1 else rng.uniform(0.19 - 0.07 * difficulty, 0.2)
+            rng.uniform(0.24 - 0.13 * difficulty, 0.37) if count == 1 else rng.uniform(0.19 - 0.08 * difficulty, 0.2)
         )
         column, row = (1, 1) if count == 1 and rng.random() < 0.3 else (rng.randrange(3), rng.randrange(3))
         x = frame.left + frame.width * rng.uniform(*_BANDS[column])

@@ -66,7 +66,11 @@ def train(run: Run) -> None:
             shutil.copy(run.after / name, run.folder / "processor")
     saved_processor(run.folder / "processor")
     for name in run.lessons:
-        if not (run.folder / f"{name}.pt").exists():
+        if (run.folder / f"{name}.pt").exists():
+            continue
+        if run.processes == 1:
+            _teach(0, run, name)
+        else:
             torch.multiprocessing.spawn(_teach, (run, name), nprocs=run.processes)
 
 

@@ -9,6 +9,7 @@ MINIATURE_DECLINES = ("I only know simple drawings", "Sorry, I can only answer s
 """How each answer begins in which the miniature says that it does not know."""
 
 FOR_PHOTOS = (
-    "The built-in miniature knows simple drawings only. For photos, run this on a machine with an NVIDIA GPU, "
-    "or with --model llava-hf/llava-1.5-7b-hf (a download of 14 GB; without a GPU 9 GB of memory, and slow)."
+    "The built-in miniature knows simple drawings only. For photos, run this with an NVIDIA GPU (6 GB of its memory "
+    "free), or without one by --model llava-hf/llava-interleave-qwen-0.5b-hf (4 GB of memory; a download of 1.7 GB) or "
+    "--model llava-hf/llava-1.5-7b-hf (9 GB of memory, and slow; a download of 14 GB)."
 )

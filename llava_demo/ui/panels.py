@@ -7,6 +7,7 @@ from pathlib import PurePath
 import PIL.Image
 
 from llava_demo.engines import EngineInfo
+from llava_demo.model import FOR_PHOTOS
 from llava_demo.ui.pictures import jpeg_url, patches_of
 from llava_demo.ui.uploads import KEEP_UPLOADS_S
 
@@ -131,9 +132,9 @@ def refusal_html(words: str, is_full: bool = False) -> str:
 
 
 def _miniature_notice() -> str:
-    return """<aside class="notice"><p><strong>The built-in miniature is answering.</strong>
+    _, _, for_photos = FOR_PHOTOS.partition(". ")
+    advice = re.sub(r"--model \S+", r"<code>python app.py \g<0></code>", escape(for_photos))
+    return f"""<aside class="notice"><p><strong>The built-in miniature is answering.</strong>
 It knows plain drawings: one to three circles, squares, triangles or stars, or one large digit. Shown anything else it
 says so.</p>
-<p>For photos, run this program on a machine with an NVIDIA GPU, or choose the model yourself:
-<code>python app.py --model llava-hf/llava-1.5-7b-hf</code> (a download of 14 GB; about 9 GB of memory without a
-GPU, and slow).</p></aside>"""
+<p>{advice}</p></aside>"""
