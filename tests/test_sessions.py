@@ -38,6 +38,7 @@ def test_sessions_are_bounded_and_forgotten_once_idle(page_and_client: tuple[Any
         call(client)
     holder = page.app.state_holder
     assert 0 < len(holder.session_data) <= SESSIONS
+    assert not any(session.config_values for session in holder.session_data.values()), "a copy of the page's settings"
     forget_idle(page, idle_s=3600)
     assert holder.session_data
     forget_idle(page, idle_s=-1)

@@ -43,7 +43,7 @@ from llava_demo.serve.gate import Gate
 from llava_demo.serve.guard import Guard, Rules
 from llava_demo.serve.multipart import use_upload_parser
 from llava_demo.serve.origins import Origins, listens_locally
-from llava_demo.serve.sessions import SESSIONS, forget_sessions, keep_no_analytics
+from llava_demo.serve.sessions import SESSIONS, forget_sessions, keep_no_analytics, use_light_sessions
 from llava_demo.serve.uploads import UploadFolder, check_upload
 from llava_demo.settings import SettingError, Settings, reach_own_address
 from llava_demo.ui import LinkPreview, build_page, card, look, scripts
@@ -66,6 +66,7 @@ def launch(settings: Settings, engine: Engine | None = None, **options: Any) -> 
     """
     log.setup(settings.log_format)
     use_upload_parser()
+    use_light_sessions()
     reach_own_address(settings.host)
     _check_address(settings.host, settings.port)
     is_ours, is_waiting = engine is None, not options.pop("prevent_thread_lock", False)

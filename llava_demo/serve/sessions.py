@@ -2,16 +2,40 @@
 
 import asyncio
 from datetime import datetime
+from types import SimpleNamespace
+from typing import Any
 
 import gradio as gr
+import gradio.route_utils
+import gradio.state_holder
 from gradio.routes import file_upload_statuses
 
-# Gradio 6.31 copies the page's whole configuration for each session and keeps 10,000 of them; this page has its state
-# in the browser, so that a session that comes again is made anew and misses nothing.
+# Gradio 6.31 keeps 10,000 sessions; this page has its state in the browser, so that a session that comes again is made
+# anew and misses nothing.
 SESSIONS = 128
 IDLE_S = 60.0
 UNREAD_S = 600.0  # for the answer to a call that nobody fetches
 LOOK_S = 10.0
+
+
+class LightSession(gradio.state_holder.SessionState):  # type: ignore[misc]
+    """A session without its copy of the page's configuration, which only deep links read, and they are closed here.
+
+    Gradio 6.31 makes the copy on the event loop: a tenth of a second for each visit, in which nothing else is answered.
+    """
+
+    def __init__(self, blocks: gr.Blocks) -> None:
+        super().__init__(SimpleNamespace(default_config=blocks.default_config, blocks={}))
+
+    def _update_config(self, key: int) -> None: ...
+
+    def _update_value_in_config(self, key: int, value: Any) -> None: ...
+
+
+def use_light_sessions() -> None:
+    """Have Gradio in this process make `LightSession`s."""
+    for module in (gradio.state_holder, gradio.route_utils):
+        module.SessionState = LightSession  # type: ignore[misc]
 
 
 def keep_no_analytics(page: gr.Blocks) -> None:
