@@ -1,5 +1,6 @@
 """The server under test, in a process of its own, and questions whose right answers are known."""
 
+import base64
 import json
 import os
 import subprocess
@@ -83,9 +84,7 @@ def started(folder: Path, count: int, grace_s: int = 60) -> Iterator[Site]:
 
 
 def body_of(question: dict[str, str], **options: Any) -> dict[str, Any]:
-    """A question as OpenAI's clients ask it, with the picture as a list of bytes would be too long."""
-    import base64
-
+    """A question as OpenAI's clients ask it."""
     data = base64.b64encode(Path(question["image"]).read_bytes()).decode()
     picture = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
     content = [picture, {"type": "text", "text": question["prompt"]}]
