@@ -13,6 +13,7 @@ import traceback
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Literal, TextIO
 
 from llava_demo import metrics
@@ -182,3 +183,10 @@ def trace_of(error: BaseException | None) -> str:
         chain.append("".join(traceback.format_tb(error.__traceback__)) + type(error).__qualname__)
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return "\n".join(reversed(chain))
+
+
+def place_of(error: BaseException) -> str:
+    """The class of an exception, and of the one that led to it, with the innermost line of code, in one line."""
+    cause = f", from {type(error.__cause__).__name__}" if error.__cause__ else ""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}{cause}, {'/'.join(Path(frame.filename).parts[-2:])}:{frame.lineno}"

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -432,3 +433,14 @@ def test_mcp_callers_are_the_same_when_gradio_asks_itself() -> None:
 def test_check_json_raises_invalid_request() -> None:
     with pytest.raises(InvalidRequest):
         check_json(b"{")
+
+
+def test_a_request_that_fails_inside_gradio_is_one_line_of_the_log(
+    tiny: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(httpx.RemoteProtocolError):  # it had begun
+        httpx.get(f"{tiny.url}gradio_api/queue/data", params={"session_hash": "unknown"})
+    wait_until(lambda: any("a request failed" in record.message for record in caplog.records))
+    [record] = [record for record in caplog.records if "a request failed" in record.message]
+    assert re.search(r"RuntimeError, from HTTPException, starlette/_exception_handler\.py:\d+$", record.message)
+    assert record.exc_info is None

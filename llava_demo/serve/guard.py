@@ -19,6 +19,7 @@ from llava_demo.api import demo_error, is_rest
 from llava_demo.callers import Callers
 from llava_demo.errors import DemoError, InvalidRequest, RequestTooLarge, UnknownRoute
 from llava_demo.images import ImageLimits
+from llava_demo.log import place_of
 from llava_demo.serve.bodies import Bodies, Body, check_json
 from llava_demo.serve.gate import Gate
 from llava_demo.serve.origins import Origins
@@ -81,8 +82,8 @@ class Guard:
         except (ClientDisconnect, HTTPException) as error:
             if not answer.status and isinstance(error, HTTPException):
                 raise
-        except Exception:  # noqa: BLE001, the top of a request: uvicorn would log its words, which may quote a prompt
-            _log.warning("a request failed", exc_info=True)
+        except Exception as error:  # noqa: BLE001, the top of a request: uvicorn would log its words and 75 lines
+            _log.warning("a request failed: %s", place_of(error))
             await answer.refuse(scope, receive, DemoError("The server failed; please report this."))
 
     async def _guarded(self, scope: Scope, receive: Receive, answer: "_Answer") -> None:
