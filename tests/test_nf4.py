@@ -16,9 +16,8 @@ from checkpoints import ON_CPU, batched_engine_of
 from test_engines_agree import answers, mixed_requests, said
 from torch import nn
 
-from llava_demo.engines.batched import products
 from llava_demo.engines.batched.batch import SIZES
-from llava_demo.model import nf4, nf4_kernel
+from llava_demo.model import nf4, nf4_kernel, products
 from llava_demo.model.llava import Llava
 from llava_demo.model.nf4 import PROBED_ROWS, Nf4Linears, can_join, fastest_launch
 from llava_demo.model.nf4_kernel import LAUNCHES, Launch

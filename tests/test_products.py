@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812, the field's name
 
-from llava_demo.engines.batched.products import FEW_ROWS, joined, keep_freed_memory, product_of
+from llava_demo.model.products import FEW_ROWS, joined, keep_freed_memory, product_of
 
 
 @pytest.mark.parametrize("bias", [False, True])

@@ -11,12 +11,12 @@ from llava_demo.engines.answer import TokenLikelihood
 from llava_demo.engines.batched.attention import Cache, CacheShape, SpanAttention
 from llava_demo.engines.batched.graphs import SIZES, DecodeSteps
 from llava_demo.engines.batched.pages import PAGE_TOKENS, Pages
-from llava_demo.engines.batched.products import keep_freed_memory
 from llava_demo.engines.batched.schedule import BIG_CHUNK, BatchSize, Request, Scheduler, Span
 from llava_demo.engines.batched.step import Decoder, add_norm, gated
 from llava_demo.engines.sampler import Draw, likelihoods, settled, tokens_of
 from llava_demo.model.image_tokens import ImageTokens
 from llava_demo.model.llava import Llava
+from llava_demo.model.products import keep_freed_memory
 
 LONGEST_PAUSE_S = 0.1  # the most that a chunk of a newcomer's prompt may delay the others
 SMALL_CHUNK = 256  # where a big one takes longer

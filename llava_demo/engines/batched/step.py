@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from llava_demo.engines.batched.products import joined, product_of
+from llava_demo.model.products import joined, product_of
 
 # The layers that compute what `Decoder.forward` does, and nothing besides.
 PLAIN_LAYERS = {"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer"}
