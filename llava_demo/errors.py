@@ -8,7 +8,7 @@
     │   ├── RequestTimeout        408  request_timeout          the body came too slowly
     │   ├── InvalidImage          400  invalid_image            not a picture, or one that we refuse
     │   │   └── ImageTooLarge     413  image_too_large          more bytes or pixels than are taken
-    │   ├── TooManyImages         400  too_many_images          more pictures than a conversation may have
+    │   ├── TooManyImages         400  invalid_request_error    more pictures than a conversation may have
     │   └── PromptTooLong         400  context_length_exceeded  more tokens than the context holds
     ├── UnknownRoute              404  not_found                nothing is served at this path
     ├── WrongMethod               405  method_not_allowed       not with this method
@@ -72,7 +72,7 @@ class ImageTooLarge(InvalidImage):
 
 
 class TooManyImages(InvalidRequest):
-    code = "too_many_images"
+    """More pictures than a conversation may have; the page offers to leave one out."""
 
 
 class PromptTooLong(InvalidRequest):

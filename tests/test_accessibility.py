@@ -135,7 +135,7 @@ def test_the_language_is_that_of_the_words_and_texts_begin_at_their_own_side(tin
 
 @pytest.mark.parametrize("size", [(640, 410), (844, 390), (390, 420)], ids=["200 % zoom", "landscape", "keyboard open"])
 def test_in_a_small_window_one_can_still_ask_and_read(miniature: Server, open_tab: Open, size: tuple[int, int]) -> None:
-    tab = open_tab(miniature.url, viewport={"width": size[0], "height": size[1]})
+    tab = open_tab(f"{miniature.url}?temperature=0", viewport={"width": size[0], "height": size[1]})
     tab.ask("What is in this picture?", CIRCLE_AND_SQUARE)
     tab.wait_for_end()
     expect(tab.question).to_be_in_viewport(ratio=1)

@@ -72,9 +72,11 @@ def test_nothing_is_recorded_of_events(page_and_client: tuple[Any, httpx.Client]
 
 def test_how_far_uploads_came_is_forgotten(page_and_client: tuple[Any, httpx.Client]) -> None:
     _, client = page_and_client
-    client.post("gradio_api/upload?upload_id=whole", files={"files": ("a.png", png())})
-    client.post("gradio_api/upload?upload_id=refused", files={"others": ("a.png", png())})
+    deadline = time.monotonic() + 60
+    while not file_upload_statuses._statuses:  # the servers of this process forget them now and then by themselves
+        assert time.monotonic() < deadline
+        client.post("gradio_api/upload?upload_id=whole", files={"files": ("a.png", png())})
+        client.post("gradio_api/upload?upload_id=refused", files={"others": ("a.png", png())})
     assert client.get("gradio_api/upload_progress?upload_id=never").status_code == 404
-    assert file_upload_statuses._statuses
     forget_uploads()
     assert (file_upload_statuses._statuses, dict(file_upload_statuses._signals)) == ({}, {})

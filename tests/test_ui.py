@@ -147,7 +147,8 @@ def values_of(controls: SamplingControls) -> dict[str, Any]:
 
 def test_every_sampling_parameter_has_a_control_that_starts_at_the_pages_default(controls: SamplingControls) -> None:
     values = values_of(controls)
-    assert values.keys() == {field.name for field in fields(SamplingParams)} - {"top_logprobs", "ignore_eos"}
+    for_programs = {"top_logprobs", "ignore_eos", "stop_token_ids", "json_schema"}
+    assert values.keys() == {field.name for field in fields(SamplingParams)} - for_programs
     sampling = controls.sampling_from(tuple(values.values()))
     for name, knob in KNOBS.items():
         default = getattr(SamplingParams(), name) if knob.page_default is None else knob.page_default

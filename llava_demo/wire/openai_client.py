@@ -21,7 +21,6 @@ from llava_demo.errors import (
     ModelNotFound,
     PromptTooLong,
     RequestTooLarge,
-    TooManyImages,
     UnsupportedParameter,
 )
 from llava_demo.wire.dialects import EXTENSIONS, UNKNOWN, Dialect, dialect_of
@@ -40,7 +39,6 @@ _BY_CODE: dict[str, type[InvalidRequest]] = {
         ModelNotFound,
         PromptTooLong,
         RequestTooLarge,
-        TooManyImages,
         UnsupportedParameter,
     )
 }

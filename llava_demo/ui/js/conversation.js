@@ -19,6 +19,8 @@ function stayWhereTheReaderScrolled() {
   let isHeld = false;
   const hold = () => { isHeld ||= wrap.scrollTop > 0; };
   wrap.scrollTo = (...to) => isHeld || isEmpty() || Element.prototype.scrollTo.apply(wrap, to);
+  // A picture that is drawn late pushes the answer below it out of sight.
+  wrap.addEventListener("load", () => { if (!isHeld && !isEmpty()) wrap.scrollTop = wrap.scrollHeight; }, { capture: true });
   wrap.addEventListener("wheel", ({ deltaY }) => deltaY < 0 && hold(), { passive: true });
   wrap.addEventListener("touchmove", hold, { passive: true });
   wrap.addEventListener("pointerdown", ({ target }) => target === wrap && hold()); // the scroll bar

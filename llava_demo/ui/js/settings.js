@@ -19,7 +19,8 @@ export function start() {
   document.addEventListener("settings-restoring", ({ detail }) => {
     usual = detail.values;
     const known = remembered();
-    detail.values = usual.map((value, at) => known[detail.names[at]] ?? value);
+    // The others stay as they are: the visitor may have changed one already.
+    detail.values = detail.names.map((name) => known[name] ?? { __type__: "update" });
   });
   document.addEventListener("settings-changed", ({ detail: { names, values } }) => {
     if (!usual) return;
