@@ -13,8 +13,6 @@ from servers import Server, free_port, serving
 
 from llava_demo.engines.generate import GenerateEngine
 
-# Another server of these tests may have deleted a card's picture with its own: Gradio 6.31 names them by their bytes.
-FORGOTTEN = "status of 403"
 CIRCLE_AND_SQUARE = Path(__file__).parents[1] / "examples" / "circle-and-square.png"
 KEPT = """async () => (await new Promise(done => {
     const opening = indexedDB.open("ask-a-picture", 1);
@@ -54,7 +52,7 @@ def expect_all_of_it(tab: Tab) -> None:
 def test_a_reload_brings_back_the_conversation_its_picture_and_what_was_being_typed(
     miniature: Server, open_tab: Open
 ) -> None:
-    tab = open_tab(miniature.url, may_log=FORGOTTEN)
+    tab = open_tab(miniature.url)
     asked(tab)
     tab.question.fill("And what color")
     wait_until_kept(tab, "And what color")
@@ -69,7 +67,7 @@ def test_a_reload_brings_back_the_conversation_its_picture_and_what_was_being_ty
 def test_pictures_that_wait_in_the_box_and_settings_come_back_and_what_is_typed_early_stays(
     miniature: Server, open_tab: Open
 ) -> None:
-    tab = open_tab(miniature.url, may_log=FORGOTTEN)
+    tab = open_tab(miniature.url)
     tab.set("temperature", 0.6)
     tab.add(CIRCLE_AND_SQUARE)
     tab.question.fill("Kept")
@@ -98,7 +96,7 @@ def test_pictures_that_wait_in_the_box_and_settings_come_back_and_what_is_typed_
 def test_a_tab_that_was_lost_comes_back_in_a_new_one_and_another_visitor_sees_nothing(
     miniature: Server, open_tab: Open
 ) -> None:
-    tab = open_tab(miniature.url, may_log=FORGOTTEN)
+    tab = open_tab(miniature.url)
     asked(tab)
     second = Tab(tab.page.context.new_page())
     second.page.goto(miniature.url)
@@ -108,7 +106,7 @@ def test_a_tab_that_was_lost_comes_back_in_a_new_one_and_another_visitor_sees_no
     again = Tab(tab.page.context.new_page())
     again.page.goto(miniature.url)
     expect_all_of_it(again)
-    stranger = open_tab(miniature.url, may_log=FORGOTTEN)
+    stranger = open_tab(miniature.url)
     expect(stranger.cards.first).to_be_visible()
     stranger.page.get_by_role("button", name="Conversations").click()
     expect(stranger.page.locator("#drawer li")).to_have_count(0)
@@ -135,7 +133,7 @@ def test_after_a_restart_the_pictures_are_uploaded_again(miniature_engine: Gener
 def test_the_list_opens_renames_and_deletes_and_new_chat_keeps_what_was_there(
     miniature: Server, open_tab: Open
 ) -> None:
-    tab = open_tab(miniature.url, may_log=FORGOTTEN)
+    tab = open_tab(miniature.url)
     asked(tab)
     tab.page.get_by_role("button", name="New chat").first.click()
     expect(tab.cards.first).to_be_visible()
@@ -160,7 +158,7 @@ def test_the_list_opens_renames_and_deletes_and_new_chat_keeps_what_was_there(
 
 
 def test_what_was_cleared_can_be_brought_back(miniature: Server, open_tab: Open) -> None:
-    tab = open_tab(miniature.url, may_log=FORGOTTEN)
+    tab = open_tab(miniature.url)
     asked(tab)
     tab.button("Clear").click()
     expect(tab.cards.first).to_be_visible()
@@ -173,7 +171,7 @@ def test_what_was_cleared_can_be_brought_back(miniature: Server, open_tab: Open)
 @pytest.mark.parametrize("blocked", ["indexedDB", "localStorage", "sessionStorage"])
 def test_without_storage_all_works_but_the_keeping(blocked: str, miniature: Server, open_tab: Open) -> None:
     """Where a browser blocks storage, reading its name raises."""
-    tab = open_tab(miniature.url, may_log=FORGOTTEN)
+    tab = open_tab(miniature.url)
     tab.page.add_init_script(
         f"Object.defineProperty(window, {blocked!r}, {{get() {{ throw new DOMException('x', 'SecurityError'); }}}})"
     )
