@@ -1,6 +1,7 @@
 """Servers in processes of their own, which can be killed as machines die."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -62,10 +63,12 @@ def other_server(
     url = f"http://127.0.0.1:{port}/"
     arguments = [word.replace("PORT", str(port)) for word in command]
     written = tempfile.TemporaryFile()  # noqa: SIM115, closed with the server
+    uploads = tempfile.mkdtemp(prefix="uploads-")  # a server that ends deletes files, which may not be others'
+    inherited = {} if is_bare else os.environ | {"GRADIO_TEMP_DIR": uploads}
     process = subprocess.Popen(
         [python, "-m", *arguments],
         cwd=folder,
-        env=({} if is_bare else os.environ) | {"HF_HUB_OFFLINE": "1"} | (variables or {}),
+        env=inherited | {"HF_HUB_OFFLINE": "1"} | (variables or {}),
         stdout=subprocess.DEVNULL,
         stderr=written,
     )
@@ -87,6 +90,7 @@ def other_server(
             with suppress(psutil.NoSuchProcess):
                 child.kill()
         written.close()
+        shutil.rmtree(uploads, ignore_errors=True)
 
 
 def _wait_until_up(url: str, process: subprocess.Popen[bytes]) -> None:

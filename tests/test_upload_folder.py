@@ -120,6 +120,23 @@ def owned(folder: UploadFolder, place: Path, name: str, caller: str) -> Path:
     return path
 
 
+def test_in_a_folder_of_other_programs_only_files_of_this_server_are_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs, part, clock = add(tmp_path, "theirs"), tmp_path / "tmpabc", Clock(monkeypatch)
+    part.write_bytes(b"part of an upload to another program")
+    folder = UploadFolder(tmp_path, lambda _: None, is_shared=True)
+    swept = owned(folder, tmp_path, "swept", "caller")
+    clock.later_s = KEEP_S + 1
+    folder.sweep()
+    assert not swept.exists()
+    closed = owned(folder, tmp_path, "closed", "caller")
+    folder.close()
+    assert not closed.exists()
+    assert theirs.exists()
+    assert part.exists()
+
+
 def test_the_first_sender_of_a_file_keeps_it(folder: UploadFolder, tmp_path: Path) -> None:
     theirs, mine = owned(folder, tmp_path, "theirs", "they"), tmp_path / "mine" / "a.png"
     mine.parent.mkdir()

@@ -18,7 +18,7 @@ from llava_demo.images import Image
 Report = Callable[[str], None]  # takes what is being done, and how far it is: "fetching 3.1 of 14.1 GB"
 
 _GO_ON = Chunk(finish_reason="stop")  # the end of a wait
-MANY = 10**6
+_UNBOUNDED = 10**6  # slots
 
 _log = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ class LoadingEngine:
         except BaseException as error:  # noqa: BLE001, the top of a thread: waiting callers must be told
             _log.error("loading failed: %s", error if isinstance(error, DemoError) else type(error).__name__)
             self._made.set_exception(error)
-        self._turns.open(slots=MANY)  # each goes on to the engine, whose own queue it joins
+        self._turns.open(slots=_UNBOUNDED)  # each goes on to the engine, whose own queue it joins
 
     def _report(self, stage: str) -> None:
         self._stage = stage

@@ -35,6 +35,7 @@ from llava_demo.callers import Callers
 from llava_demo.engines import Engine
 from llava_demo.engines.load import engine_at_once
 from llava_demo.engines.loading import LoadingEngine
+from llava_demo.folder import is_claimed
 from llava_demo.images.download import Downloads
 from llava_demo.serve.bodies import Bodies, BodyLimits
 from llava_demo.serve.connections import limit_connections
@@ -145,7 +146,7 @@ async def _lifespan(page: gr.Blocks, rules: Rules, engine: Engine | None, app: S
 
 
 def _rules(page: gr.Blocks, settings: Settings) -> Rules:
-    limits = settings.image_limits
+    limits, uploads = settings.image_limits, Path(gr.utils.get_upload_folder())
     shown = [Path(path) for block in page.blocks.values() for path in getattr(block, "keep_in_cache", ())]
     is_local = listens_locally(settings.host) and not settings.share and not settings.trusted_proxy
     return Rules(
@@ -153,7 +154,7 @@ def _rules(page: gr.Blocks, settings: Settings) -> Rules:
         Origins(is_local, has_login=settings.auth is not None, has_keys=bool(settings.api_keys)),
         Gate(),
         Bodies(BodyLimits.of(limits, max_body_bytes(limits))),
-        UploadFolder(Path(gr.utils.get_upload_folder()), partial(check_upload, limits=limits), shown),
+        UploadFolder(uploads, partial(check_upload, limits=limits), shown, is_shared=not is_claimed(uploads)),
         limits,
     )
 

@@ -17,9 +17,9 @@ from llava_demo.images import ImageLimits
 from llava_demo.serve.multipart import MAX_FILES
 
 MEGABYTE = 2**20
-UPLOAD_BYTES = 2**30  # of all uploads under way
+UPLOAD_BYTES = 2**30  # all uploads in flight
 JSON_BYTES = 2 * MEGABYTE
-FORM_BYTES = 2**15  # of the login, which Starlette reads field by field on the event loop
+FORM_BYTES = 2**15  # the login form, which Starlette parses on the event loop
 MAX_VALUES = 20_000  # values in a JSON body for the web page; a conversation of a hundred turns has a tenth
 MAX_DEPTH = 32
 SILENCE_S, BODY_S = 15.0, 300.0  # the longest pause in a body, and the time for all of it: 20 MB at 70 KB/s

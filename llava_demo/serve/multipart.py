@@ -1,4 +1,4 @@
-"""Uploads as they arrive: Gradio's parser, but that none of its files stays open, and none that nobody gets stays."""
+"""Uploads as they arrive: Gradio's parser, which here closes its files and deletes those that no request received."""
 
 from contextlib import suppress
 from pathlib import Path

@@ -10,8 +10,8 @@ import gradio.route_utils
 import gradio.state_holder
 from gradio.routes import file_upload_statuses
 
-# Gradio 6.31 keeps 10,000 sessions; this page has its state in the browser, so that a session that comes again is made
-# anew and misses nothing.
+# Gradio 6.31 keeps 10,000 sessions; this page has its state in the browser, so that a returning session is
+# created again and misses nothing.
 SESSIONS = 128
 IDLE_S = 60.0
 UNREAD_S = 600.0  # for the answer to a call that nobody fetches

@@ -20,7 +20,7 @@ PART_S = 600  # age at which the part of a broken-off upload is deleted
 SWEEP_EVERY_S = 3600
 FOLDER_BYTES = 2**30
 CALLER_BYTES = FOLDER_BYTES // 4
-LEAST_BYTES = 2**16  # that a file counts for, so that there are no millions of small ones
+LEAST_BYTES = 2**16  # smallest size a file counts as: it bounds the number of files
 SPARE_BYTES = 64 * 2**20  # free on the disk, for the server's other files
 NO_ROOM = "There is no room for uploads on this server now; try again later."
 
@@ -39,11 +39,14 @@ class _File:
 class UploadFolder:
     """The files below `folder`, as Gradio writes them: `<sha256>/<name>` when they are whole, parts beside.
 
-    `check_file` looks at a file and raises InvalidImage for one that may not stay; `kept` are never deleted.
+    `check_file` looks at a file and raises InvalidImage for one that may not stay; `kept` are never deleted. Where the
+    folder `is_shared` with other programs, only files that came through this server are looked at or deleted.
     """
 
-    def __init__(self, folder: Path, check_file: Callable[[Path], None], kept: Sequence[Path] = ()) -> None:
-        self._folder, self._check_file = folder, check_file
+    def __init__(
+        self, folder: Path, check_file: Callable[[Path], None], kept: Sequence[Path] = (), is_shared: bool = False
+    ) -> None:
+        self._folder, self._check_file, self._is_shared = folder, check_file, is_shared
         self._kept = {path.resolve() for path in kept}
         self._lock = threading.Lock()
         self._callers: dict[Path, str] = {}  # files received since the start, and their callers
@@ -67,7 +70,7 @@ class UploadFolder:
     def make_room(self, caller: str) -> None:
         """Delete the oldest files of `caller` where it has too many, and of the largest caller where all have.
 
-        A full folder would stop everybody for a week; the page uploads again what has gone when it is opened anew.
+        A full folder would stop everybody for a week; the page uploads missing pictures again.
 
         Raises:
             EngineUnavailable: the disk is full, whatever is in the folder.
@@ -116,7 +119,9 @@ class UploadFolder:
 
     def _files(self) -> Iterator[_File]:
         now = time.time()
-        for path in self._folder.rglob("*"):
+        with self._lock:
+            received = list(self._callers)
+        for path in received if self._is_shared else self._folder.rglob("*"):
             with suppress(OSError):  # gone meanwhile
                 found = path.lstat()
                 if not stat.S_ISDIR(found.st_mode):
