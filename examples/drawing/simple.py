@@ -29,9 +29,9 @@ def star(canvas: Canvas, x: float, y: float, size: float, fill: str) -> None:
 
 
 def circle_and_square() -> Canvas:
-    canvas = Canvas(WIDTH, HEIGHT, WHITE)
-    canvas.circle(270, 360, 146, RED)
-    square(canvas, 690, 360, 130, BLUE)
+    canvas = Canvas(WIDTH, HEIGHT, GRAY)
+    canvas.circle(288, 360, 146, RED)
+    square(canvas, 672, 360, 130, BLUE)
     return canvas
 
 
