@@ -19,7 +19,7 @@ from llava_demo.settings import OneLineParser, SettingError, Settings, add_optio
 
 PROGRAM = "python -m examples.bench"
 _OWN = ("shape", "chats", "max_tokens", "rounds", "suite", "parts", "out")  # the others are `Settings`
-PARTS = ("answers", "speed", "settings")  # of the suite for a GPU
+PARTS = ("answers", "speed", "settings")  # parts of the GPU suite
 _MOST = 4096  # chats, tokens, rounds
 _SUITES = {"cpu": suite_cpu.PARTS, "gpu": PARTS}
 _DESCRIPTION = (

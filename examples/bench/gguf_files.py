@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 QUANTIZATIONS = ("Q8_0", "Q4_0")
 ARCHITECTURES = {"LlamaConfig": "llama", "Qwen2Config": "qwen2"}
-_ROWS = 64  # of random numbers that are drawn, quantized and repeated
+_ROWS = 64  # rows of random weights that are drawn, quantized and repeated
 
 
 def make_gguf(shape: str, quantization: str, folder: Path) -> tuple[Path, Path]:

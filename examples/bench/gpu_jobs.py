@@ -28,7 +28,7 @@ class Work:
     """What a step asks of a GPU, on average; all 0 where there is none."""
 
     kernels: float
-    launches: float  # of kernels and of graphs, each a call from this program to CUDA
+    launches: float  # calls to CUDA that start a kernel or a graph
     kernel_s: float
 
     def beyond(self, other: "Work", steps: int) -> "Work":
@@ -63,7 +63,7 @@ async def work_of_generate(engine: Engine, tokens: int) -> Work:
         counted = []
         for count in (1, 1 + tokens):
             request = measures.request_of(measures.QUESTION, "work", count)
-            _plain(engine).bare(request)  # what is done once only is done
+            _plain(engine).bare(request)  # warm-up
             with watching() as profiler:
                 profiler.step()
                 _plain(engine).bare(request)
@@ -139,7 +139,7 @@ async def batched_with(
 ) -> tuple[Crowd, Visits, Newcomer]:
     """A new batched engine on the weights of `engine`, measured and ended."""
     if torch.cuda.is_available():
-        torch.cuda.empty_cache()  # else what the engine before has given back is counted as taken
+        torch.cuda.empty_cache()  # memory freed by the previous engine would count as taken
     llava, chats = engine.llava, max(asked.chats)  # type: ignore[attr-defined]
     size, _ = batch_size(llava, chats)
     batched = BatchedEngine(llava, engine.info, max_queue, replace(size, **changes))

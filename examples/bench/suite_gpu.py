@@ -24,7 +24,7 @@ from examples.bench.side import Maker, Side, SideFailed, our_engine, plain_way
 from llava_demo.settings import Settings
 
 CHATS = (1, 4, 16, 32, 64)
-TOKENS = 32  # of an answer
+TOKENS = 32  # per answer
 SLOW_CHATS = 4  # at most at once of `generate`, which needs a minute for 16
 PRECISIONS = ("4bit", "none")
 VARIANTS: dict[str, dict[str, Any]] = {  # what is otherwise in the batched engine's `BatchSize`
@@ -32,7 +32,7 @@ VARIANTS: dict[str, dict[str, Any]] = {  # what is otherwise in the batched engi
     "no pages shared": {"is_sharing": False},
     **{f"chunks of {tokens} tokens": {"chunk": tokens} for tokens in (256, 512)},
 }
-WAYS: dict[str, dict[str, bool]] = {  # of calling `generate`, to see what makes one slower than another
+WAYS: dict[str, dict[str, bool]] = {  # ways to call `generate`: which of them is slow?
     "next token, main thread": {},
     "next token, main thread, the same answer again": {"is_again": True},
     "next token, main thread, a streamer that only waits": {"has_streamer": True},

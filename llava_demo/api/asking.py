@@ -132,7 +132,7 @@ def _loads(body: bytes) -> Any:
         raise InvalidRequest(f"The body has more than {MAX_VALUES:,} values.")
     try:
         text = body.decode(json.detect_encoding(body))  # PowerShell writes UTF-16
-        return json.loads(text)  # of bytes it takes twice as long
+        return json.loads(text)  # json.loads(bytes) takes twice as long
     except json.JSONDecodeError as error:
         raise InvalidRequest(f"The body is not valid JSON: {error.msg} at character {error.pos:,}.") from error
     except (ValueError, RecursionError) as error:  # ValueError: no UTF-8, or a number of over 4,300 digits

@@ -13,7 +13,7 @@ from torch import Tensor
 from llava_demo.errors import InvalidRequest
 from llava_demo.model.llava import Llava
 
-MAX_SHOWN_CHARACTERS = 300  # of what llguidance says against a schema
+MAX_SHOWN_CHARACTERS = 300  # longest part of llguidance's error that is shown
 
 # As `json.dumps` writes. With free whitespace a model that does not know how to go on writes newlines up to its limit.
 _FORM = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}

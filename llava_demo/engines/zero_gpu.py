@@ -45,7 +45,7 @@ class ZeroGpuEngine(JobEngine):
     def __init__(self, llava: Llava, info: EngineInfo, max_queue: int, slots: int = CHATS_AT_ONCE) -> None:
         super().__init__(llava, info)
         self._turns = Turns(slots, max_queue, self._begin)
-        self._contexts: dict[Job, contextvars.Context] = {}  # of jobs that wait; Gradio's names whose quota is charged
+        self._contexts: dict[Job, contextvars.Context] = {}  # for queued jobs; Gradio's names whose quota is charged
         self._on_gpu = spaces.GPU(duration=duration_of)(self._answer)
 
     def status(self) -> EngineStatus:

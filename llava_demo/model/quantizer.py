@@ -16,7 +16,7 @@ from llava_demo.model.int8 import Int8Linear, fastest_kernel, quantized
 
 METHOD = "llava_demo_int8"
 QUANTIZED = ("weight", "scales", "balance")  # what becomes of a weight
-KEPT_FILE = "1GB"  # of a kept copy: a file stays in memory until all of its weights are packed
+KEPT_FILE = "1GB"  # file size in a kept copy: a file stays in memory until all its weights are packed
 
 
 class StoredEmbedding(nn.Module):
