@@ -114,16 +114,16 @@ def test_a_schema_that_proves_too_complex_fails_its_own_answer_only(
 
 def test_stop_tokens_end_an_answer_before_them(tiny_engine: GenerateEngine, tiny_batched: BatchedEngine) -> None:
     """As the model's own end tokens do, which they outlive."""
-    free = asking(None, max_tokens=20)
-    whole = answers(tiny_engine, [free])[0].text
-    vocabulary = tiny_engine.llava.tokenizer
-    fifth = vocabulary.encode(whole, add_special_tokens=False)[4]
+    llava = tiny_engine.llava
+    inputs = llava.prompt((PICTURE,))
+    ids = llava.model.generate(**inputs, do_sample=False, max_new_tokens=20)[0, inputs["input_ids"].shape[1] :].tolist()
+    whole, fifth = llava.tokenizer.decode(ids, skip_special_tokens=True).removeprefix(" "), ids[4]
     for engine in (tiny_engine, tiny_batched):
         for ignore_eos in (False, True):
             request = asking(None, max_tokens=20, stop_token_ids=(fifth,), ignore_eos=ignore_eos)
             (completion,) = answers(engine, [request])
             assert completion.finish_reason == "stop"
-            assert completion.usage.completion_tokens <= 5
+            assert completion.usage.completion_tokens == ids.index(fifth) + 1
             assert whole.startswith(completion.text)
         with pytest.raises(InvalidRequest, match=r"stop_token_ids holds 999; this model's tokens are 0 to 300\."):
             answers(engine, [asking(None, stop_token_ids=(999,))])

@@ -60,12 +60,19 @@ OPERATIONS = [
 
 
 def document_of(server: Server) -> dict[str, Any]:
-    """The server's document, but what it lets be asked has short answers: a real model writes them, on two cores."""
+    """The server's document, without bodies that are a picture."""
     document: dict[str, Any] = httpx.get(f"{server.url}v1/openapi.json").json()
     for path in document["paths"].values():
         bodies = path.get("post", {}).get("requestBody", {}).get("content", {})
         for kind in [kind for kind in bodies if kind.startswith("image/")]:
             del bodies[kind]
+    return document
+
+
+def with_short_answers(document: dict[str, Any]) -> dict[str, Any]:
+    """The document, but what it lets be asked has short answers: a real model writes them, on two cores."""
+    for path in document["paths"].values():
+        bodies = path.get("post", {}).get("requestBody", {}).get("content", {})
         reference = bodies.get("application/json", {}).get("schema", {}).get("$ref", "").rpartition("/")[2]
         body = document["components"]["schemas"].get(reference, {"properties": {}})
         for name in {"max_tokens", "max_completion_tokens", "max_output_tokens"} & body["properties"].keys():
@@ -84,7 +91,8 @@ def test_these_tests_know_every_operation(tiny: Server) -> None:
 
 
 def check_calls(server: Server, operation: tuple[str, str], mode: GenerationMode) -> None:
-    schema = schemathesis.openapi.from_dict(document_of(server))
+    document = document_of(server)  # whole for wrong calls: the server refuses what its own document does, no more
+    schema = schemathesis.openapi.from_dict(with_short_answers(document) if mode is GenerationMode.POSITIVE else document)
     schema.config.update(base_url=server.url.rstrip("/"))
     method, path = operation
     answered = []

@@ -53,7 +53,7 @@ class Body(BaseModel):
             unused = {"description": "Taken without effect."} | ({"enum": [*values, None]} if values else {})
             known = schema["properties"].get(name)
             schema["properties"][name] = {"anyOf": [known, unused]} if known else unused
-        return schema
+        return schema | {"additionalProperties": {"type": "null"}}
 
 
 B = TypeVar("B", bound=Body)
