@@ -8,6 +8,8 @@ tests with another engine behind the page and the APIs.
 """
 
 import asyncio
+import itertools
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -58,6 +60,21 @@ class Server:
         """Within the block every step of the model takes `step_s` longer, the prompt's too."""
         with self._before_each_step(lambda *_: time.sleep(step_s)):
             yield
+
+    @contextmanager
+    def held(self, after: int) -> Iterator[None]:
+        """Within the block the model takes `after` steps, the prompt's too, then waits: however fast the machine is."""
+        steps, is_over = itertools.count(), threading.Event()
+
+        def wait(*_: object) -> None:
+            if next(steps) >= after:
+                is_over.wait()
+
+        with self._before_each_step(wait):
+            try:
+                yield
+            finally:
+                is_over.set()
 
     @contextmanager
     def broken(self) -> Iterator[None]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from browsers import Tab
 from pictures import png
-from playwright.sync_api import expect
+from playwright.sync_api import Browser, expect
 from servers import Server
 
 from llava_demo.model import FOR_PHOTOS
@@ -233,6 +233,25 @@ def test_what_people_write_is_shown_and_copied_as_they_wrote_it(tiny: Server, op
 
 
 # --- how it looks
+
+
+STILL = """() => new Promise((resolve) => {
+    const still = () => setTimeout(resolve, 1000);
+    let timer = still();
+    const moved = () => { clearTimeout(timer); timer = still(); };
+    new MutationObserver(moved).observe(document, { childList: true, subtree: true });
+})"""
+
+
+def test_scripts_that_arrive_after_the_page_was_drawn_start_all_the_same(tiny: Server, browser: Browser) -> None:
+    page, held = browser.new_page(), []
+    page.route("**/main.js", lambda route: held.append(route))
+    page.goto(tiny.url, wait_until="commit")
+    expect(page.locator("#box textarea")).to_be_visible()
+    page.evaluate(STILL)
+    held[0].continue_()
+    expect(page.locator("#theme-switch")).to_be_enabled()
+    page.close()
 
 
 def test_a_phone_needs_no_sideways_scroll(miniature: Server, open_tab: Open) -> None:

@@ -98,7 +98,7 @@ def test_an_answer_that_was_cut_is_continued(cut: str, miniature: Server, open_t
     tab = open_tab(miniature.url)
     tab.set("temperature", 0)
     if cut == "by Stop":
-        with miniature.slow(0.1):
+        with miniature.held(after=4):
             tab.ask("What is in this picture?", CIRCLE_AND_SQUARE)
             expect(tab.answers.last).to_contain_text("The")
             tab.stop.click()

@@ -92,7 +92,9 @@ def test_these_tests_know_every_operation(tiny: Server) -> None:
 
 def check_calls(server: Server, operation: tuple[str, str], mode: GenerationMode) -> None:
     document = document_of(server)  # whole for wrong calls: the server refuses what its own document does, no more
-    schema = schemathesis.openapi.from_dict(with_short_answers(document) if mode is GenerationMode.POSITIVE else document)
+    schema = schemathesis.openapi.from_dict(
+        with_short_answers(document) if mode is GenerationMode.POSITIVE else document
+    )
     schema.config.update(base_url=server.url.rstrip("/"))
     method, path = operation
     answered = []

@@ -32,10 +32,12 @@ const PARTS = [".masthead .switches", "#panel .toggle-button", "#share-menu", "#
 connection.install();
 
 /** Gradio draws the parts one after the other; all concerns start as soon as the last one is there. */
-const drawing = new MutationObserver(() => {
+function startOnceDrawn() {
   if (!PARTS.every($)) return;
   drawing.disconnect();
   for (const concern of CONCERNS) concern.start();
   for (const button of $$(".switches button")) button.disabled = false;
-});
+}
+const drawing = new MutationObserver(startOnceDrawn);
 drawing.observe(document.body, { childList: true, subtree: true });
+startOnceDrawn(); // on a slow network these scripts come after the last part
