@@ -88,32 +88,34 @@ def test_what_takes_long_stands_in_nobodys_way() -> None:
 
 
 def test_decoding_ends_with_its_caller() -> None:
-    async def go(image: Image) -> None:
+    async def go(image: Image) -> list[psutil.Process]:
         looking = asyncio.create_task(image.decode(None))
-        while not await asyncio.to_thread(busy_workers):
+        while not (busy := await asyncio.to_thread(busy_workers)):
             assert not looking.done()
         looking.cancel()
         await asyncio.wait([looking])
         assert looking.cancelled()
+        return busy
 
     image = Image.from_bytes(jpeg_with_scans(2000))
-    asyncio.run(asyncio.wait_for(go(image), GIVE_UP_S))
-    assert not busy_workers()
+    busy = asyncio.run(asyncio.wait_for(go(image), GIVE_UP_S))
+    assert not psutil.wait_procs(busy, GIVE_UP_S)[1]
 
 
 def test_a_request_whose_picture_takes_long_ends_with_its_caller(tiny_engine: Engine) -> None:
     from llava_demo.chat import ChatRequest, Message
 
-    async def go() -> None:
+    async def go() -> list[psutil.Process]:
         request = ChatRequest((Message("user", "What?", (Image.from_bytes(jpeg_with_scans(3000)),)),))
         asking = asyncio.create_task(complete(tiny_engine, request))
-        while not await asyncio.to_thread(busy_workers):
+        while not (busy := await asyncio.to_thread(busy_workers)):
             assert not asking.done()
         asking.cancel()
         await asyncio.wait([asking])
+        return busy
 
-    asyncio.run(asyncio.wait_for(go(), GIVE_UP_S))
-    assert not busy_workers()
+    busy = asyncio.run(asyncio.wait_for(go(), GIVE_UP_S))
+    assert not psutil.wait_procs(busy, GIVE_UP_S)[1]
     assert tiny_engine.status().waiting == 0
 
 
