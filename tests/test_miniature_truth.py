@@ -39,7 +39,7 @@ _WRONG_SHARE = {"scenes": 0.1, "wordings": 0.1, "plain": 0.05, "plain wordings":
 @pytest.mark.parametrize("name", SETS)
 def test_its_answers_are_true(llava, name):
     """A sample of `python -m examples.miniature evaluate`, whose full table stands in the model card."""
-    marks = marks_of(llava, list(talks(name, pictures=30)))
+    marks = marks_of(llava, list(talks(name, pictures=20)))
     wrong = [(m.turn.type, m.turn.question, m.turn.answer, m.answer) for m in marks if not m.is_right]
     assert len(wrong) <= len(marks) * _WRONG_SHARE[name], wrong
 
@@ -59,7 +59,7 @@ def test_in_four_bits_it_answers_as_truthfully(llava):
     """bitsandbytes NF4 on the CPU, through the demo's own loading: at most 3 points below."""
     quantized = loaded(MINIATURE, "4bit")
     assert any(type(module).__name__ == "Linear4bit" for module in quantized.model.modules())
-    sample = list(talks("plain", pictures=40))
+    sample = list(talks("plain", pictures=25))
     right = [sum(mark.is_right for mark in marks_of(model, sample)) for model in (llava, quantized)]
     assert right[1] >= right[0] - 0.03 * sum(len(talk.turns) for talk in sample), right
 

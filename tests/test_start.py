@@ -47,12 +47,10 @@ def serves(**variables: str) -> None:
         assert "I" in done.stdout
 
 
-def test_it_starts_in_a_bare_shell() -> None:
-    serves(LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0", PYTHONIOENCODING="ascii", HOME="/nowhere")
-
-
-def test_it_starts_with_a_developers_variables() -> None:
-    serves(PYTHONWARNINGS="error", PYTHONDONTWRITEBYTECODE="1", PYTHONWARNDEFAULTENCODING="1")
+def test_it_starts_in_a_bare_shell_and_with_a_developers_variables() -> None:
+    ascii_only = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
+    strict = {"PYTHONWARNINGS": "error", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONWARNDEFAULTENCODING": "1"}
+    serves(**ascii_only, **strict, HOME="/nowhere")
 
 
 def test_it_starts_on_a_companys_laptop() -> None:
