@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from llava_demo.model import native
+
 LEVELS = 127  # int8 is used from -127 to 127
 OUTLIER = 24.0  # times a row's mean absolute value: a row of normal numbers reaches 5, a gated MLP's product 20
 WORTHWHILE = 1.5  # times as fast as float32 must 8 bits be
@@ -31,14 +33,18 @@ CLOCK_S = 1e-6  # no time is shorter: some systems' clocks are coarse
 
 @dataclass(frozen=True)
 class Kernel:
-    """One way to multiply: `pack` lays weights out, `product` gives rows (n, in) times them, without the rows' scales.
+    """One way to multiply: `pack` lays int8 weights (out, in) out, `linear` is then the forward pass of a layer.
 
-    `product` takes int8, packed weights and the channels' scales, and returns float32 (n, out).
+    `linear` takes the layer and rows, float32 (n, in), and gives float32 (n, out).
     """
 
     name: str
     pack: Callable[[Tensor], Tensor]
-    product: Callable[[Tensor, Tensor, Tensor], Tensor]
+    linear: Callable[["Int8Linear", Tensor], Tensor]
+
+
+def _native_linear(layer: "Int8Linear", rows: Tensor) -> Tensor:
+    return native.linear(rows, layer.balance, layer.outlier, (layer.weight, layer.scales), layer.bias)
 
 
 def _onednn_product(rows: Tensor, packed: Tensor, scales: Tensor) -> Tensor:
@@ -58,11 +64,38 @@ def _int_mm_product(rows: Tensor, packed: Tensor, scales: Tensor) -> Tensor:
     return torch._int_mm(rows, packed.t()) * scales
 
 
-# torch 2.13, one core of an AMD EPYC with VNNI, milliseconds of float32, oneDNN and _int_mm with 896 x 4864 weights:
-# 1.0, .09, .24 for 1 row; 7.5, .39, 1.0 for 16; 42, 7.5, 8.4 for 128. oneDNN lays weights out once, _int_mm each time.
-PLAIN_KERNEL = Kernel("_int_mm", lambda weight: weight, _int_mm_product)
+def _linear_in_torch(product: Callable[[Tensor, Tensor, Tensor], Tensor], layer: "Int8Linear", rows: Tensor) -> Tensor:
+    """`product` takes rows in int8, packed weights and the channels' scales, and returns float32 (n, out)."""
+    rows = rows * layer.balance
+    sizes = rows.abs()
+    peaks, limits = sizes.amax(1, keepdim=True), sizes.sum(1, keepdim=True) * layer.outlier
+    where, count = (peaks > limits).squeeze(1), len(rows)
+    has_outliers = bool(where.any())
+    if has_outliers:  # such rows are the sum of two: the outliers in coarse steps, and everything that these leave
+        some, limits, of_some = rows[where], limits[where], peaks[where]
+        coarse = some.where(some.abs() > limits, 0.0)
+        digits, steps = digits_of(coarse, of_some)
+        rows = torch.cat([rows.index_put((where,), some - digits * steps), coarse])
+        peaks = torch.cat([_peaks(rows[:count]), of_some])
+    digits, steps = digits_of(rows, peaks)
+    y = product(digits, layer.weight, layer.scales).mul_(steps)
+    if has_outliers:
+        y = y[:count].index_put_((where,), y[count:], accumulate=True)
+    return y if layer.bias is None else y.add_(layer.bias)
+
+
+# torch 2.13, one core of an AMD EPYC with VNNI, milliseconds of native.c, oneDNN and _int_mm, without what turns rows
+# into integers for the last two: 1024 x 1024 weights .022, .054, .025 for 1 row, .085, .11, .16 for 16, 4.4, 4.2, 3.9
+# for 769; 4096 x 4096 weights .7, .6, .5 for 1 row (memory's limit), .4, 1.4, 6.4 for 4, 1.7, 2.4, 7.9 for 16, 64, 67,
+# 66 for 769.
+PLAIN_KERNEL = Kernel("_int_mm", lambda weight: weight, partial(_linear_in_torch, _int_mm_product))
 KERNELS = (
-    Kernel("oneDNN", lambda weight: torch.ops.onednn.qlinear_prepack(weight, None), _onednn_product),
+    Kernel("native.c", native.packed, _native_linear),
+    Kernel(
+        "oneDNN",
+        lambda weight: torch.ops.onednn.qlinear_prepack(weight, None),
+        partial(_linear_in_torch, _onednn_product),
+    ),
     PLAIN_KERNEL,
 )
 
@@ -87,7 +120,7 @@ class Int8Linear(nn.Module):
         self.register_buffer("balance", torch.empty(in_features))
         self.register_buffer("bias", torch.empty(out_features) if has_bias else None)
         self._kernel: Kernel | None = None
-        self._outlier = OUTLIER / in_features  # times the sum of a row's absolute values
+        self.outlier = OUTLIER / in_features  # times the sum of a row's absolute values is what an outlier exceeds
 
     @classmethod
     def of(cls, linear: nn.Linear) -> "Int8Linear":
@@ -103,36 +136,11 @@ class Int8Linear(nn.Module):
         self.weight, self._kernel = kernel.pack(self.weight), kernel
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = x.reshape(-1, self.in_features) * self.balance
-        sizes = rows.abs()
-        peaks, limits = sizes.amax(1, keepdim=True), sizes.sum(1, keepdim=True) * self._outlier
-        has_outliers = peaks > limits
-        if has_outliers.any():
-            y = self._with_outliers(rows, peaks, limits, has_outliers.squeeze(1))
-        else:
-            y = self._product(rows, peaks)
-        if self.bias is not None:
-            y += self.bias
-        return y.view(*x.shape[:-1], self.out_features)
+        assert self._kernel is not None, "pack comes before forward"
+        return self._kernel.linear(self, x.reshape(-1, self.in_features)).view(*x.shape[:-1], self.out_features)
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
-
-    def _product(self, rows: Tensor, peaks: Tensor) -> Tensor:
-        assert self._kernel is not None, "pack comes before forward"
-        digits, steps = digits_of(rows, peaks)
-        return self._kernel.product(digits, self.weight, self.scales).mul_(steps)
-
-    def _with_outliers(self, rows: Tensor, peaks: Tensor, limits: Tensor, where: Tensor) -> Tensor:
-        """Rows with outliers are the sum of two: the outliers in coarse steps, and everything that these leave."""
-        some, limits, peaks_of_some = rows[where], limits[where], peaks[where]
-        coarse = some.where(some.abs() > limits, 0.0)
-        digits, steps = digits_of(coarse, peaks_of_some)
-        rest = rows.index_put((where,), some - digits * steps)
-        both = torch.cat([rest, coarse])
-        peaks = torch.cat([_peaks(rest), peaks_of_some])
-        y, of_outliers = self._product(both, peaks).split([len(rows), len(some)])
-        return y.index_put_((where,), of_outliers, accumulate=True)
 
 
 def quantized(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -176,12 +184,11 @@ def _probed() -> tuple[Kernel, float]:
     may saturate in 16 bits), is left out. Counted are one thread's seconds at work: on a busy machine two threads wait
     for each other, which says nothing of a kernel.
     """
-    weight = torch.randint(-LEVELS, LEVELS + 1, PROBED_SHAPE, dtype=torch.int8)
-    floats, scales = weight.float(), torch.ones(PROBED_SHAPE[0])
-    products: dict[str, Callable[[Tensor], Any]] = {"float32": lambda rows: functional.linear(rows.float(), floats)}
+    floats = torch.ones(PROBED_SHAPE)
+    products: dict[str, Callable[[Tensor], Tensor]] = {"float32": lambda rows: functional.linear(rows, floats)}
     for kernel in KERNELS:
-        if _is_exact(kernel):
-            products[kernel.name] = partial(_product_of, kernel, kernel.pack(weight), scales)
+        if (layer := _probe_of(kernel)) is not None:
+            products[kernel.name] = layer
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     seconds = {name: _seconds(product) for name, product in products.items()}
@@ -190,25 +197,25 @@ def _probed() -> tuple[Kernel, float]:
     return (best, seconds["float32"] / seconds[best.name]) if best else (PLAIN_KERNEL, 0.0)
 
 
-def _product_of(kernel: Kernel, packed: Tensor, scales: Tensor, rows: Tensor) -> Tensor:
-    return kernel.product(rows, packed, scales)
-
-
-def _is_exact(kernel: Kernel) -> bool:
-    inputs = PROBED_SHAPE[1]
-    rows = torch.full((1, inputs), LEVELS, dtype=torch.int8)
+def _probe_of(kernel: Kernel) -> Int8Linear | None:
+    """A layer that this kernel multiplies exactly; None where it does not, or is not there."""
+    outputs, inputs = PROBED_SHAPE
+    layer = Int8Linear(inputs, outputs, has_bias=False)
+    layer.weight.fill_(LEVELS)
+    layer.scales.fill_(1), layer.balance.fill_(1)
     try:
-        packed = kernel.pack(torch.full(PROBED_SHAPE, LEVELS, dtype=torch.int8))
-        return bool((kernel.product(rows, packed, torch.ones(PROBED_SHAPE[0])) == inputs * LEVELS**2).all())
+        layer.pack(kernel)
+        is_exact = bool((layer(torch.full((1, inputs), float(LEVELS))) == inputs * LEVELS**2).all())
     except (AttributeError, NotImplementedError, RuntimeError):
-        return False
+        return None
+    return layer if is_exact else None
 
 
-def _seconds(product: Callable[[Tensor], Any]) -> float:
+def _seconds(product: Callable[[Tensor], Tensor]) -> float:
     """The geometric mean over PROBED_ROWS of the shortest of some times."""
     logs = []
     for count in PROBED_ROWS:
-        rows, times = torch.full((count, PROBED_SHAPE[1]), 7, dtype=torch.int8), []
+        rows, times = torch.ones(count, PROBED_SHAPE[1]), []
         for _ in range(PROBES):
             start = time.thread_time()
             product(rows)

@@ -118,12 +118,11 @@ def keep(model: PreTrainedModel, folder: Path) -> None:
 def pack_weights(model: nn.Module) -> None:
     """Lay out the weights of all `Int8Linear`s for the fastest product of this machine, one after the other.
 
-    Everything else is copied, since a file stays mapped as long as one of its tensors is used.
+    Everything is copied first, since a file stays mapped as long as one of its tensors is used.
     """
     kernel = fastest_kernel()
     for module in model.modules():
+        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+            tensor.data = tensor.data.clone()
         if isinstance(module, Int8Linear):
             module.pack(kernel)
-        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
-            if not tensor.is_mkldnn:
-                tensor.data = tensor.data.clone()

@@ -2,13 +2,14 @@
 
 `SpanAttention` attends request by request, without masks but in the chunks of a prompt. On a CPU the keys and values of
 a decoding request also stand in one piece beside the pages, so that a step copies nothing. The cache of a model in 8
-bits is in 8 bits as well, an eighth of that, and its numbers are floating-point only while a layer attends to them. On
-GPUs that can, FlashAttention attends for all prompts of a step in one call.
+bits is in 8 bits as well, an eighth of that, and its numbers are floating-point only while a layer attends to them;
+where `native.c` runs it does so without a copy. On GPUs that can, FlashAttention attends for all prompts of a step in
+one call.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, chain
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from transformers import PreTrainedModel
 
 from llava_demo.engines.batched.pages import PAGE_TOKENS
 from llava_demo.engines.batched.schedule import Request, Span
+from llava_demo.model import native
 from llava_demo.model.int8 import Int8Linear, digits_of
 
 GROWTH = 128  # tokens added when the piece of a decoding request is full
@@ -75,6 +77,10 @@ class Cache:
         self.layers = [torch.empty(size, dtype=dtype, device=self.device) for _ in range(shape.layers)]
         self._scales = [torch.empty(size[:-1]) for _ in self.layers] if shape.is_int8 else []
         self.can_flash = can_flash(shape.device, shape.dtype)
+        self.native: list[native.Pages] = []  # of each layer, where `native.c` attends
+        if shape.is_int8 and native.library() is not None:
+            numbers = zip(self.layers, self._scales, strict=True)
+            self.native = [native.Pages.of(digits, steps, PAGE_TOKENS) for digits, steps in numbers]
         self._pieces: dict[Request, _Piece] | None = {} if shape.has_pieces else None
         self._buffers: dict[tuple[int, torch.dtype], Tensor] = {}  # reused: fresh memory costs page faults
 
@@ -85,8 +91,22 @@ class Cache:
         all_places = (numbers + torch.arange(PAGE_TOKENS, device=self.device)).flatten()
         return all_places[start - first * PAGE_TOKENS : end - first * PAGE_TOKENS]
 
-    def write(self, layer: int, places: Tensor, new: tuple[Tensor, Tensor]) -> None:
-        """Put keys and values, each (tokens, heads, width), where `places` says."""
+    def rotate(
+        self, layer: int, places: Tensor, heads: tuple[Tensor, Tensor, Tensor], rotary: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Write rotated keys, and values, where `places` says; returns rotated queries and keys.
+
+        `heads` are queries, keys and values, each (tokens, heads, width). With `native.c` keys are to be read again.
+        """
+        query, key, value = heads
+        if self.native:
+            native.write_rotated(self.native[layer], heads, rotary, places)
+            return query, key
+        query, key = (rotated(x, *(part[:, None] for part in rotary)) for x in (query, key))
+        self._write(layer, places, (key, value))
+        return query, key
+
+    def _write(self, layer: int, places: Tensor, new: tuple[Tensor, Tensor]) -> None:
         if not self._scales:
             for page, numbers in zip(self.layers[layer], new, strict=True):
                 page.index_copy_(0, places, numbers)
@@ -159,7 +179,7 @@ class SpanAttention:
 
     def __init__(self, cache: Cache, spans: Sequence[Span], rotary: tuple[Tensor, Tensor]) -> None:
         """`rotary` is cosine and sine of each row's position, both (rows, width)."""
-        self._cache, self._rotary = cache, [x[:, None] for x in rotary]
+        self._cache, self._rotary = cache, rotary
         ends = list(accumulate(span.queries for span in spans))
         self.drawn = torch.tensor(
             [end - 1 for span, end in zip(spans, ends, strict=True) if span.is_drawn], dtype=torch.long
@@ -172,20 +192,21 @@ class SpanAttention:
             for (pages, span), end in zip(tables, ends, strict=True)
         ]
         self._flash = _Flash(self._parts, tables, cache) if cache.can_flash else None
+        self._decoding = _Decoding(self._parts, spans) if cache.native else None
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Each (rows, heads, width), before the rotation; returns (rows, heads, width)."""
-        key = rotated(key, *self._rotary)
-        self._cache.write(layer, self._writes, (key, value))
+        query, key = self._cache.rotate(layer, self._writes, (query, key, value), self._rotary)
         is_last = layer == self._cache.shape.layers - 1
         if is_last:
-            query = rotated(query[self.drawn], *(x[self.drawn] for x in self._rotary))
-        else:
-            query = rotated(query, *self._rotary)
-            if self._flash is not None:
-                return self._flash(layer, query)
-        outputs = torch.empty_like(query)
-        for part in self._parts:
+            query = query[self.drawn]
+        elif self._flash is not None:
+            return self._flash(layer, query)
+        outputs, parts = torch.empty_like(query), self._parts
+        if self._decoding is not None:
+            parts = self._decoding.others
+            self._decoding(self._cache.native[layer], query, outputs, is_last)
+        for part in parts:
             rows, mask = part.rows, part.mask
             if is_last:
                 if part.drawn is None:
@@ -207,6 +228,8 @@ class SpanAttention:
             # in 8 bits they are read again, so that an answer does not depend on how its prompt was divided
             reads = self._cache.places(pages, 0, span.keys) if self._cache.shape.is_int8 else None
             return _Part(rows, 0, drawn, reads, None)
+        if self._cache.native and span.queries == 1 and span.is_drawn:
+            return _Part(rows, span.past, drawn, None, None)  # `_Decoding` attends for it
         piece, must_read = self._cache.piece(span)
         reads = self._cache.places(pages, 0, span.keys) if must_read else None
         if piece is not None or span.queries == 1 or self._cache.can_flash:
@@ -226,6 +249,28 @@ class SpanAttention:
         if part.reads is None:
             return new[part.rows].transpose(0, 1)[None]
         return self._cache.read(layer, kind, part.reads).transpose(0, 1)[None]
+
+
+class _Decoding:
+    """Attention of requests with one row each over their pages, by `native.c`; `others` are the other parts."""
+
+    def __init__(self, parts: Sequence[_Part], spans: Sequence[Span]) -> None:
+        self.others, mine = [], []
+        for part, span in zip(parts, spans, strict=True):
+            if span.past and span.queries == 1 and part.drawn is not None:
+                mine.append((part.rows.start, part.drawn, span))
+            else:
+                self.others.append(part)
+        tables = [span.request.pages for *_, span in mine]
+        starts = [0, *accumulate(map(len, tables))][: len(mine)]
+        rows, drawn, keys = ([x for x, _, _ in mine], [x for _, x, _ in mine], [span.keys for *_, span in mine])
+        lists = rows, drawn, list(chain.from_iterable(tables)), starts, keys
+        self._rows, self._drawn, *self._where = (torch.tensor(numbers, dtype=torch.long) for numbers in lists)
+
+    def __call__(self, pages: native.Pages, query: Tensor, outputs: Tensor, is_last: bool) -> None:
+        """Fill the rows of `outputs`, (rows, heads, width); in the last layer only drawn rows are there."""
+        if len(self._rows):
+            native.attend(pages, query, (self._drawn if is_last else self._rows, *self._where), outputs)
 
 
 class _Flash:

@@ -14,6 +14,7 @@ from llava_demo.engines.batched.pages import PAGE_TOKENS, Pages
 from llava_demo.engines.batched.schedule import BIG_CHUNK, BatchSize, Request, Scheduler, Span
 from llava_demo.engines.batched.step import Decoder, add_norm, gated
 from llava_demo.engines.sampler import Draw, likelihoods, settled, tokens_of
+from llava_demo.model import native
 from llava_demo.model.image_tokens import ImageTokens
 from llava_demo.model.llava import Llava
 from llava_demo.model.products import keep_freed_memory
@@ -58,6 +59,8 @@ class Batch:
         self.scheduler = Scheduler(size, self.pages)
         spare = 1  # page, which no request holds; see `DecodeSteps`
         self.cache = Cache(CacheShape.of(llava.model), size.pages + spare)
+        if self.cache.native:
+            self.model.add_norm, self.model.gated = native.add_norm, native.gated
         self._embeddings, self._context = llava.model.get_input_embeddings(), llava.context_tokens
         self.decode = self.decode_steps() if self._is_on_gpu else None  # else all spans of a step are computed together
 
