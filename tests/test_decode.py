@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,27 @@ BLACK_IS_ZERO, WHITE_IS_ZERO = 1, 0
 MOST_255 = {341: (11, struct.unpack("<I", struct.pack("<f", 255))[0])}  # the float that is white
 
 
+def tiff_file(tags: dict[int, tuple[int, Sequence[int]]], strips: Sequence[bytes], order: str = "<") -> bytes:
+    """A TIFF by the specification, in either byte order; Pillow writes few kinds. `tags` have a type and values."""
+    tags = tags | {273: (4, [0] * len(strips)), 279: (4, list(map(len, strips)))}
+
+    def values(tag: int) -> bytes:
+        letter = "H" if tags[tag][0] == 3 else "I"
+        return struct.pack(f"{order}{len(tags[tag][1])}{letter}", *tags[tag][1])
+
+    place = 8 + 2 + 12 * len(tags) + 4
+    pixels = place + sum(len(values(tag)) for tag in tags if len(values(tag)) > 4)
+    tags[273] = (4, [pixels + sum(map(len, strips[:index])) for index in range(len(strips))])
+    entries = more = b""
+    for tag, (type_, given) in sorted(tags.items()):
+        value = values(tag)
+        if len(value) > 4:
+            value, more = struct.pack(f"{order}I", place + len(more)), more + value
+        entries += struct.pack(f"{order}HHI", tag, type_, len(given)) + value.ljust(4, b"\0")
+    head = {"<": b"II", ">": b"MM"}[order] + struct.pack(f"{order}HIH", 42, 8, len(tags))
+    return head + entries + bytes(4) + more + b"".join(strips)
+
+
 def tiff(
     pixels: bytes,
     bits: int,
@@ -30,27 +52,10 @@ def tiff(
     order: str = "<",
     more: dict[int, tuple[int, int]] | None = None,
 ) -> bytes:
-    """A grey TIFF of 2 x 1 pixels by the specification, in either byte order; Pillow writes few of these kinds."""
-    tags: dict[int, tuple[int, int]] = {
-        256: (4, 2),
-        257: (4, 1),
-        258: (3, bits),
-        259: (3, 1),
-        262: (3, photometric),
-        273: (4, 0),
-        277: (3, 1),
-        278: (4, 1),
-        279: (4, len(pixels)),
-        339: (3, kind),
-    } | (more or {})
-    start = 8 + 2 + 12 * len(tags) + 4
-    tags[273] = (4, start)
-    entries = b""
-    for tag, (type_, value) in sorted(tags.items()):
-        packed = struct.pack(f"{order}Hxx" if type_ == 3 else f"{order}I", value)
-        entries += struct.pack(f"{order}HHI", tag, type_, 1) + packed
-    head = {"<": b"II", ">": b"MM"}[order] + struct.pack(f"{order}HIH", 42, 8, len(tags))
-    return head + entries + bytes(4) + pixels
+    """A grey one of 2 x 1 pixels."""
+    shorts = {258: bits, 259: 1, 262: photometric, 277: 1, 278: 1, 339: kind}
+    tags = {256: (4, 2), 257: (4, 1)} | {tag: (3, value) for tag, value in shorts.items()} | (more or {})
+    return tiff_file({tag: (type_, [value]) for tag, (type_, value) in tags.items()}, [pixels], order)
 
 
 def packed(bits: int, *values: int) -> bytes:
@@ -131,12 +136,31 @@ def test_a_depth_that_no_decoder_reads_is_refused_with_the_reason(bits: int) -> 
 
 
 @pytest.mark.parametrize("order", "<>")
-@pytest.mark.parametrize(("photometric", "colors"), [(2, 3), (2, 4), (5, 4)], ids=["RGB", "RGBA", "CMYK"])
-def test_colours_of_16_bits_that_stand_apart_are_refused_and_not_misread(
-    photometric: int, colors: int, order: str
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize(
+    ("photometric", "red", "white", "more"),
+    [(2, "100", "111", {}), (2, "1001", "0000", {338: (3, [2])}), (5, "0110", "0000", {})],
+    ids=["RGB", "RGBA", "CMYK"],
+)
+def test_colours_that_stand_apart_are_read(
+    photometric: int, red: str, white: str, more: dict[int, tuple[int, list[int]]], bits: int, order: str
 ) -> None:
-    with pytest.raises(InvalidImage, match="16 bits with each colour apart"):
-        Image.from_bytes(tiff(bytes(4 * colors), 16, photometric, order=order, more={277: (3, colors), 284: (3, 2)}))
+    most, letter = 2**bits - 1, {8: "B", 16: "H"}[bits]
+    strips = [struct.pack(f"{order}2{letter}", int(a) * most, int(b) * most) for a, b in zip(red, white, strict=True)]
+    shorts = {259: 1, 262: photometric, 277: len(red), 278: 1, 284: 2}
+    tags = {256: (4, [2]), 257: (4, [1]), 258: (3, [bits] * len(red))} | {tag: (3, [n]) for tag, n in shorts.items()}
+    assert row(tiff_file({**tags, **more}, strips, order)) == [(255, 0, 0), WHITE]
+
+
+@pytest.mark.parametrize(("across", "down"), [(1, 1), (2, 1), (2, 2), (4, 2)])
+def test_brightness_and_colour_that_are_not_compressed_are_read(across: int, down: int) -> None:
+    """YCbCr: each block of `across` x `down` pixels has its brightnesses, then one colour."""
+    blocks = -(-5 // across) * -(-3 // down)
+    pixels = (bytes([76]) * across * down + bytes([85, 255])) * blocks
+    shorts = {259: 1, 262: 6, 277: 3, 278: 3}
+    tags = {256: (4, [5]), 257: (4, [3]), 258: (3, [8] * 3)} | {tag: (3, [value]) for tag, value in shorts.items()}
+    picture = Image.from_bytes(tiff_file(tags | {530: (3, [across, down])}, [pixels])).pixels
+    assert (picture.size, picture.getcolors()) == ((5, 3), [(15, (254, 0, 0))])
 
 
 def test_a_jpeg_of_12_bits_is_refused_with_the_reason() -> None:
@@ -159,6 +183,16 @@ def test_a_grey_that_only_looks_like_the_key_stays(depth: int) -> None:
     key = 2**depth - 1
     assert row(png_file(2, 1, depth, 0, b"\0" + packed(depth, 0, key), words(0))) == [WHITE, WHITE]
     assert row(png_file(2, 1, depth, 0, b"\0" + packed(depth, 0, key), words(key))) == [BLACK, WHITE]
+
+
+@pytest.mark.parametrize("key", [(0x1234, 0x1234, 0x1234), (0, 0, 200)])
+def test_the_see_through_colour_of_16_bits_is_compared_whole(key: tuple[int, int, int]) -> None:
+    others = [(key[0] + 1, *key[1:]), (*key[:2], key[2] + 1), (*key[:2], key[2] + 256)]
+    pixels = [key, *others]
+    found = row(
+        png_file(len(pixels), 1, 16, 2, b"\0" + words(*(value for pixel in pixels for value in pixel)), words(*key))
+    )
+    assert found == [WHITE, *(tuple(value >> 8 for value in other) for other in others)]
 
 
 def bmp_of_32_bits(*pixels: tuple[int, int, int, int]) -> bytes:

@@ -24,7 +24,8 @@ from typing import IO, Any
 import PIL.Image
 
 from llava_demo.errors import EngineUnavailable, ImageTooLarge, InvalidImage
-from llava_demo.images.decode import Fit, Header, ImageLimits, formats, header_of, pixels_of
+from llava_demo.images.decode import Fit, Header, ImageLimits, header_of, pixels_of
+from llava_demo.images.opened import formats
 
 LIMIT_S = 2.0  # CPU time for decoding one picture
 QUICK_S = 0.8  # for its header, and at first for its pixels: a photo of 12 megapixels takes 0.2 to 0.7

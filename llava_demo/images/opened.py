@@ -1,0 +1,136 @@
+"""A picture's file, opened by Pillow: the kinds that are taken, and what must be put right before it reads them."""
+
+import io
+import struct
+import zlib
+from functools import cache
+from typing import Any
+
+import PIL.AvifImagePlugin
+import PIL.Image
+import PIL.TiffImagePlugin
+
+from llava_demo.errors import InvalidImage
+
+MIME_TYPES = {  # Pillow's decoders that pictures may reach, and no others: not EPS (Ghostscript), PSD, ICNS, ...
+    "JPEG": "image/jpeg",
+    "PNG": "image/png",
+    "WEBP": "image/webp",
+    "GIF": "image/gif",
+    "BMP": "image/bmp",
+    "TIFF": "image/tiff",
+    "AVIF": "image/avif",
+    "HEIF": "image/heic",
+}
+_WANTED = "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC"
+
+# What a damaged file makes Pillow 12's decoders raise: the first five were seen among 60,000 such files, and its own
+# code names the others.
+DECODER_ERRORS = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    RuntimeError,
+    EOFError,
+    TypeError,
+    LookupError,
+    OverflowError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+)
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_PIXELS = frozenset((b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"))
+_MAX_EXIF_BYTES = 2**20
+# TIFF's tags
+BITS, PHOTOMETRIC, _PLANES, TILE_WIDTH, TILE_LENGTH, SAMPLE_FORMAT, MOST = 258, 262, 284, 322, 323, 339, 341
+SIGNED, FLOAT = 2, 3  # sample formats
+_YCBCR = 6  # photometric
+
+
+@cache
+def formats() -> list[str]:
+    """Have Pillow know everything that is read here; the names of its decoders."""
+    import pi_heif  # type: ignore[import-untyped]  # here: with numpy, which it brings, it takes as long as Python
+
+    pi_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
+    PIL.AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # the time limit counts all threads
+    # glibc gives pieces of over 32 MB back to the system at once; Pillow's usual 16 MB stay with the process.
+    PIL.Image.core.set_block_size(2**26)
+    PIL.Image.MAX_IMAGE_PIXELS = None  # `header_of` has limits of its own
+    kinds = PIL.TiffImagePlugin.OPEN_INFO  # Pillow 12 can decode these, and does not list them
+    for order, end in ((PIL.TiffImagePlugin.II, ""), (PIL.TiffImagePlugin.MM, "B")):
+        for polarity in (0, 1):
+            kinds.setdefault((order, polarity, (1,), 1, (12,), ()), ("I;16", "I;12"))
+            kinds.setdefault((order, polarity, (1,), 1, (16,), ()), (f"I;16{end}", f"I;16{end}"))
+            kinds.setdefault((order, polarity, (1,), 1, (32,), ()), ("I", f"I;32{end}"))
+            kinds.setdefault((order, polarity, (SIGNED,), 1, (16,), ()), ("I", f"I;16{end}S"))
+            kinds.setdefault((order, polarity, (SIGNED,), 1, (32,), ()), ("I", f"I;32{end}S"))
+            kinds.setdefault((order, polarity, (FLOAT,), 1, (64,), ()), ("F", f"F;64{end}F"))
+    return list(MIME_TYPES)
+
+
+def opened(data: bytes) -> PIL.Image.Image:
+    """The picture of a file, its pixels not yet decoded.
+
+    Raises:
+        InvalidImage: it is no picture, or one of a kind that is not taken; in words for its sender.
+    """
+    try:
+        picture = PIL.Image.open(io.BytesIO(_without_metadata(data)), formats=formats())
+        is_wide = tag_of(picture, _PLANES, 1) == 2 and tag_of(picture, BITS, 8) > 8
+        if is_wide or tag_of(picture, PHOTOMETRIC, 1) == _YCBCR:
+            # Not compressed, Pillow 12 unpacks them itself: it misreads the former and takes the latter for cut off.
+            PIL.TiffImagePlugin.READ_LIBTIFF = True
+            try:
+                picture = PIL.Image.open(io.BytesIO(data), formats=["TIFF"])
+            finally:
+                PIL.TiffImagePlugin.READ_LIBTIFF = False
+        return picture
+    except DECODER_ERRORS as error:
+        raise InvalidImage(f"This is {_name_of_what_is_no_picture(data)}; send a {_WANTED} picture.") from error
+
+
+def tag_of(picture: PIL.Image.Image, tag: int, default: Any) -> Any:
+    """A number of a TIFF's header; the default in other files."""
+    value = picture.tag_v2.get(tag, default) if isinstance(picture, PIL.TiffImagePlugin.TiffImageFile) else default
+    return value[0] if isinstance(value, tuple) else value
+
+
+def _without_metadata(data: bytes) -> bytes:
+    """A PNG with nothing but what its pixels need, and EXIF; other files as they are.
+
+    Pillow 12 unpacks the texts and the profile of a PNG and refuses the file where one takes over 1 MB: workflows of
+    picture generators and profiles of printers do.
+    """
+    if not data.startswith(_PNG_SIGNATURE):
+        return data
+    kept, start = [_PNG_SIGNATURE], len(_PNG_SIGNATURE)
+    while start + 12 <= len(data):
+        length, name = struct.unpack_from(">I4s", data, start)
+        end = start + 12 + length
+        if name in _PNG_PIXELS or (name == b"eXIf" and length <= _MAX_EXIF_BYTES):
+            kept.append(data[start:end])
+        if name == b"IEND":
+            break
+        start = end
+    return b"".join(kept)
+
+
+def _name_of_what_is_no_picture(data: bytes) -> str:
+    start = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if not data:
+        return "an empty file"
+    if b"%pdf-" in start:
+        return "a PDF"
+    if start.startswith((b"<?xml", b"<!--", b"<!doctype svg", b"<svg")) and b"<svg" in data[:65_536].lower():
+        return "an SVG"
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "a web page"
+    if data[4:8] == b"ftyp" or data[:4] == b"\x1a\x45\xdf\xa3":  # MP4, QuickTime and WebM; AVIF and HEIC were opened
+        return "a video, or a damaged picture"
+    if data.startswith((b"II*\0", b"MM\0*", b"\xff\xd8\xff")):
+        kind = "JPEG" if data[0] == 0xFF else "TIFF"
+        return f"a {kind} that is damaged, or of a rare kind (other than 8 or 16 bits a colour)"
+    return "not a picture that can be read"
