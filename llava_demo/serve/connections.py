@@ -10,7 +10,10 @@ from typing import Any
 from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-HEAD_S = 15.0  # from the connection, or the end of the last answer, to the last byte of a request's head
+HEAD_S = 15.0  # from the connection to the last byte of a request's head
+# The same from the end of an answer. Clients and proxies must be the first to close a connection that they might use
+# again, or a request meets the end of it: httpx keeps one for 5 seconds, aiohttp for 15, nginx and AWS for 60.
+NEXT_HEAD_S = 75.0
 UNREAD_S = 60.0  # without a client taking anything of what waits for it
 LINGER_S = 5.0  # for a closed connection to take the end of its answer
 MAX_CONNECTIONS = 4096
@@ -43,7 +46,7 @@ class LimitedProtocol(H11Protocol):
 
     most = MAX_CONNECTIONS
     is_proxy: Callable[[str], bool] = staticmethod(lambda _: False)  # whose clients share its address
-    head_s, unread_s, linger_s = HEAD_S, UNREAD_S, LINGER_S
+    head_s, next_head_s, unread_s, linger_s = HEAD_S, NEXT_HEAD_S, UNREAD_S, LINGER_S
     _head_deadline: asyncio.TimerHandle | None = None
     _read_deadline: asyncio.TimerHandle | None = None
 
@@ -54,7 +57,7 @@ class LimitedProtocol(H11Protocol):
             transport.write(BUSY)
             self._give_up()
             return
-        self._await_head()
+        self._await_head(self.head_s)
 
     def _has_its_share(self) -> bool:
         if self.client is None or self.is_proxy(host := self.client[0]) or ip_address(host).is_loopback:
@@ -72,7 +75,7 @@ class LimitedProtocol(H11Protocol):
         cycle = self.cycle
         super().on_response_complete()
         if self.cycle is cycle:  # no pipelined request has begun
-            self._await_head()
+            self._await_head(self.next_head_s)
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -88,9 +91,9 @@ class LimitedProtocol(H11Protocol):
         self._drop_deadline()
         super().connection_lost(exc)
 
-    def _await_head(self) -> None:
+    def _await_head(self, limit_s: float) -> None:
         self._drop_deadline()
-        self._head_deadline = self.loop.call_later(self.head_s, self._give_up)
+        self._head_deadline = self.loop.call_later(limit_s, self._give_up)
 
     def _give_up(self) -> None:
         self.transport.close()
@@ -111,4 +114,5 @@ def limit_connections(config: Config, app: Any, is_proxy: Callable[[str], bool])
     LimitedProtocol.is_proxy = staticmethod(is_proxy)
     config.http_protocol_class = LimitedProtocol
     config.loaded_app = app
+    config.timeout_keep_alive = round(NEXT_HEAD_S)
     config.timeout_graceful_shutdown = 2  # seconds; a silent connection would hold the server's end up for ever
