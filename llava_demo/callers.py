@@ -1,6 +1,7 @@
 """Callers: how requests are told apart, by key, else by address; the page adds a login. They are never logged."""
 
 import hashlib
+import re
 import secrets
 import threading
 import time
@@ -10,7 +11,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 
 from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
-from starlette.types import Message, Receive, Scope
+from starlette.types import Message, Receive, Scope, Send
 
 from llava_demo.errors import TooManyRequests
 
@@ -22,6 +23,7 @@ KEY_S = 6.0
 _SCOPE_KEY = "llava_demo.caller"
 _GONE_KEY = "llava_demo.caller_is_gone"
 _HEADER = b"x-llava-demo-caller"
+_SESSION = re.compile(rb"session_id=([0-9a-f]{32})")  # of MCP over SSE
 _SITE_BITS = 64  # network part of an IPv6 address; a caller can vary the rest
 
 
@@ -53,7 +55,7 @@ class Callers:
         self._names = {f"Bearer {key}": f"key {hashlib.sha256(key.encode()).hexdigest()[:16]}" for key in keys}
         self._proxies = tuple(proxies)
         self._secret = secrets.token_hex(16).encode()
-        self._asking: dict[bytes, threading.Event] = {}  # requests to our MCP server: is the caller gone?
+        self._asking: dict[bytes, threading.Event] = {}  # requests to our MCP server, and sessions: is the caller gone?
         self._wrong_keys: dict[str, float] = {}  # when, by caller, all that were tried are forgotten
 
     def name(self, scope: Scope) -> None:
@@ -78,23 +80,39 @@ class Callers:
         """Within the block the requests with which Gradio's MCP server asks this server again are its caller's.
 
         They have the headers of its caller: one of ours tells whose they are. A forged one is dropped by `name`. The
-        `receive` that it gives takes note of a caller that disconnects.
+        `receive` that it gives takes note of a caller that disconnects. A message to a session is taken at once and
+        answered on the session's own connection, which counts instead.
         """
         number, gone = secrets.token_hex(8).encode(), threading.Event()
+        if found := _SESSION.search(scope.get("query_string", b"")):
+            number = found[1]
         value = b" ".join((self._secret, number, caller_name(scope).encode()))
         scope["headers"].append((_HEADER, value))
-
-        async def noting() -> Message:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                gone.set()
-            return message
-
+        if found:
+            yield receive
+            return
         self._asking[number] = gone
         try:
-            yield noting
+            yield _noting(receive, gone)
         finally:
             del self._asking[number]
+
+    @contextmanager
+    def session_through_mcp(self, receive: Receive, send: Send) -> Iterator[tuple[Receive, Send]]:
+        """The same for the connection of a session (MCP over SSE), whose first event tells its name."""
+        gone, names = threading.Event(), list[bytes]()
+
+        async def learning(message: Message) -> None:
+            if not names and (found := _SESSION.search(message.get("body", b""))):
+                names.append(found[1])
+                self._asking[found[1]] = gone
+            await send(message)
+
+        try:
+            yield _noting(receive, gone), learning
+        finally:
+            for name in names:
+                del self._asking[name]
 
     def check_attempts(self, scope: Scope) -> None:
         """Raises:
@@ -121,6 +139,18 @@ class Callers:
         """Whether an address is one of the trusted proxies'."""
         address = _address(host)
         return address is not None and any(address in network for network in self._proxies)
+
+
+def _noting(receive: Receive, gone: threading.Event) -> Receive:
+    """A `receive` that sets `gone` when the caller disconnects."""
+
+    async def noting() -> Message:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            gone.set()
+        return message
+
+    return noting
 
 
 def _address(host: str) -> IPv4Address | IPv6Address | None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import httpx
 import pytest
@@ -338,6 +338,9 @@ CALLS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+INITIALIZE = {"protocolVersion": "2024-11-05", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+
+
 @pytest.mark.parametrize("is_stream", [True, False], ids=["streamed", "whole"])
 @pytest.mark.parametrize("interface", CALLS)
 def test_hanging_up_frees_the_engine_through_every_interface(tiny: Server, interface: str, is_stream: bool) -> None:
@@ -350,4 +353,24 @@ def test_hanging_up_frees_the_engine_through_every_interface(tiny: Server, inter
         connection.request("POST", f"/{path}", json.dumps(asked), headers)
         tiny.wait_until(running=1, waiting=0)
         connection.close()
+        tiny.wait_until_free()
+
+
+def test_hanging_up_frees_the_engine_through_mcp_over_sse(tiny: Server) -> None:
+    """The answer comes on one connection, the questions on others."""
+    messages = [
+        {"id": 0, "method": "initialize", "params": INITIALIZE},
+        {"method": "notifications/initialized"},
+        {key: value for key, value in CALLS["MCP"][1].items() if key != "jsonrpc"},
+    ]
+    with tiny.slow():
+        with httpx.stream("GET", f"{tiny.url}gradio_api/mcp/sse", timeout=60) as session:
+            lines = session.iter_lines()
+            place = next(line for line in lines if line.startswith("data: ")).removeprefix("data: ")
+            for message in messages:
+                answer = httpx.post(urljoin(tiny.url, place), json={"jsonrpc": "2.0"} | message, timeout=60)
+                assert answer.status_code == 202
+                if message.get("id") == 0:
+                    next(line for line in lines if line.startswith("data: "))
+            tiny.wait_until(running=1, waiting=0)
         tiny.wait_until_free()

@@ -118,6 +118,9 @@ class Guard:
                 await self._tool(value, scope, receive, answer)
             else:
                 await self._app(scope, receive, answer.send)
+        elif path.startswith("/gradio_api/mcp/sse"):
+            with self._rules.callers.session_through_mcp(body.receive, answer.send) as (receive, send):
+                await self._app(scope, receive, send)
         else:
             await self._app(scope, body.receive, answer.send)
 
