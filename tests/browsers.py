@@ -13,7 +13,13 @@ import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect, sync_playwright
 
 PATIENCE_MS = 60_000  # of a machine that does other things too
-OPTIONS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--use-fake-device-for-media-stream"]
+OPTIONS = [
+    "--no-sandbox",
+    "--disable-dev-shm-usage",
+    "--disable-gpu",
+    "--use-fake-device-for-media-stream",
+    "--host-resolver-rules=MAP *.example 127.0.0.1",
+]
 
 
 class Tab:
