@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from llava_demo import __version__, log
 from llava_demo.chat import KNOBS, MAX_SEED, MAX_STOP_STRINGS, ChatRequest, Message, SamplingParams, number_from
+from llava_demo.environment import claim_upload_folder, drop_variables, reach_own_address, unusable_variables
 from llava_demo.errors import DemoError, InvalidImage, InvalidRequest
-from llava_demo.folder import claim_upload_folder
 from llava_demo.images import Image, ImageLimits
-from llava_demo.settings import OneLineParser, SettingError, Settings, add_options, reach_own_address, unknown_variables
+from llava_demo.settings import OneLineParser, SettingError, Settings, add_options, unknown_variables
 
 if TYPE_CHECKING:
     from llava_demo.engines import Engine
@@ -46,10 +46,12 @@ def run(command: Command, arguments: Sequence[str], program: str) -> int:
             stream.reconfigure(errors="replace")
     try:
         return command(arguments, program)
-    except SettingError as error:
-        return _failed(program, error, 2)
-    except DemoError as error:
-        return _failed(program, error, 1)
+    except (SettingError, DemoError) as error:
+        return _failed(program, error, 2 if isinstance(error, SettingError) else 1)
+    except (ValueError, RuntimeError) as error:
+        if not (names := unusable_variables(error)):
+            raise
+        return _failed(program, f"{' or '.join(names)} has a value that a library cannot use; unset it or mend it.", 2)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:  # as in `ask ... | head -1`; Python would complain once more when it flushes at its end
@@ -177,8 +179,8 @@ _COMMANDS_HELP = (
 
 
 def _announce(words: str) -> None:
-    """Tell within a second of the start what takes its time, and which variables mean nothing."""
-    for warning in unknown_variables():
+    """Tell within a second of the start what takes its time, and which variables have no effect, and drop these."""
+    for warning in [*unknown_variables(), *drop_variables()]:
         sys.stderr.write(f"{warning}\n")
     sys.stderr.write(f"{words}\n")
     sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""`Settings`: everything that is set from outside. The only module that reads the environment or the command line.
+"""`Settings`: everything that is set from outside. Only `environment` reads variables beside it.
 
 Each field is an option, `--max-queue`, and a variable, `LLAVA_MAX_QUEUE`; the option wins. Names, words, ranges and
 defaults stand at the fields and nowhere else. What a choice means for the machine at hand is decided elsewhere.
@@ -11,10 +11,8 @@ from collections.abc import Mapping, Sequence
 from ipaddress import ip_network
 from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin
 from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 import annotated_types
-import httpx
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -61,33 +59,6 @@ def _key(secret: SecretStr) -> SecretStr:
 
 def _default_host() -> str:
     return "0.0.0.0" if os.environ.get("SYSTEM") == "spaces" else "127.0.0.1"  # a Space is reached through a proxy
-
-
-def reach_own_address(host: str) -> None:
-    """Have this process reach this machine through no proxy: Gradio 6.31 asks its page, a remote engine its server.
-
-    Raises:
-        SettingError: a proxy or a file of certificates is one that httpx cannot use, so that no request could be made.
-    """
-    proxies = getproxies()  # from the environment or the system's settings
-    if proxies:
-        excepted = [*proxies.pop("no", "").split(","), "127.0.0.1", "localhost", "::1", host]
-        os.environ["no_proxy"] = ",".join(dict.fromkeys(filter(None, map(str.strip, excepted))))
-        os.environ["NO_PROXY"] = os.environ["no_proxy"]
-    for scheme, url in proxies.items():
-        os.environ.setdefault(f"{scheme}_proxy", url)  # with NO_PROXY set, the system's settings are no longer read
-    try:
-        httpx.Client().close()
-    except (httpx.InvalidURL, ImportError, ValueError) as error:
-        names = " or ".join(f"{scheme.upper()}_PROXY" for scheme in proxies)
-        raise SettingError(
-            f"The address of a proxy in {names} cannot be used; it must begin with http://, https://, socks5:// or "
-            "socks5h://, and be followed by a host and a port."
-        ) from error
-    except OSError as error:
-        raise SettingError(
-            "SSL_CERT_FILE must be a file of certificates in PEM format; unset it or mend it."
-        ) from error
 
 
 def _default_proxies() -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from processes import ROOT, START_LIMIT_S, other_server
 
 from llava_demo import cli
 from llava_demo.__main__ import main
-from llava_demo.folder import claim_upload_folder
+from llava_demo.environment import claim_upload_folder, drop_variables
 
 BARE = {"PATH": "/usr/bin:/bin"}  # as of `env -i`
 NOWHERE = "127.0.0.1:9"
@@ -48,9 +48,31 @@ def serves(**variables: str) -> None:
 
 
 def test_it_starts_in_a_bare_shell_and_with_a_developers_variables() -> None:
+    """And with Gradio's, of which any would end the start, stop it half-way, or open files to everybody."""
     ascii_only = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
     strict = {"PYTHONWARNINGS": "error", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONWARNDEFAULTENCODING": "1"}
-    serves(**ascii_only, **strict, HOME="/nowhere")
+    gradio = {"NUM_PORTS": "0", "SERVER_PORT": "soon", "DEBUG": "1", "ANALYTICS_MAX_EVENTS": "", "ALLOWED_PATHS": "/"}
+    ended = {f"GRADIO_{name}": value for name, value in gradio.items()} | {"WEB_CONCURRENCY": "many"}
+    serves(**ascii_only, **strict, **ended, HOME="/nowhere")
+
+
+def test_variables_of_gradio_that_have_no_effect_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("GRADIO_")]:
+        monkeypatch.delenv(name)
+    for name, value in {"SERVER_PORT": "soon", "NODE_PATH": "/", "ROOT_PATH": "/demo", "TEMP_DIR": "/tmp"}.items():
+        monkeypatch.setenv(f"GRADIO_{name}", value)
+    assert drop_variables() == [
+        "GRADIO_NODE_PATH has no effect here.",
+        "GRADIO_SERVER_PORT has no effect here; --port has.",
+    ]
+    assert {name for name in os.environ if name.startswith("GRADIO_")} == {"GRADIO_ROOT_PATH", "GRADIO_TEMP_DIR"}
+
+
+def test_a_variable_that_a_library_cannot_use_is_named() -> None:
+    done = run("-m", "llava_demo", "serve", "--model", "miniature", HF_HUB_DOWNLOAD_TIMEOUT="soon")
+    assert done.returncode == 2
+    assert "HF_HUB_DOWNLOAD_TIMEOUT has a value that a library cannot use" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
 
 
 def test_it_starts_on_a_companys_laptop() -> None:
@@ -78,10 +100,11 @@ def test_a_proxy_that_cannot_be_used_is_one_line(address: str, command: str) -> 
 @pytest.mark.parametrize("command", ["serve --model miniature", "check --remote-url https://127.0.0.1:9"])
 def test_certificates_that_cannot_be_read_are_one_line(command: str, tmp_path: Path) -> None:
     (tmp_path / "no.pem").write_text("not a certificate")
-    for file in (tmp_path / "missing.pem", tmp_path / "no.pem"):
-        done = run("-m", "llava_demo", *command.split(), SSL_CERT_FILE=str(file))
+    wrong = [("SSL_CERT_FILE", "missing.pem"), ("SSL_CERT_FILE", "no.pem"), ("SSLKEYLOGFILE", "no/folder")]
+    for name, file in wrong:
+        done = run("-m", "llava_demo", *command.split(), **{name: str(tmp_path / file)})
         assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
-        assert "SSL_CERT_FILE must be a file of certificates" in done.stderr
+        assert f"{name} must be a file " in done.stderr
 
 
 def test_without_docstrings_one_line_says_what_to_change() -> None:
@@ -134,7 +157,7 @@ def test_uploads_can_be_read_whatever_the_umask_is(monkeypatch: pytest.MonkeyPat
 
 
 def test_exceptions_that_were_made_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from llava_demo.settings import reach_own_address
+    from llava_demo.environment import reach_own_address
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("http_proxy", f"http://{NOWHERE}")

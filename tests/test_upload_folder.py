@@ -18,8 +18,8 @@ from pictures import encoded, png
 from processes import OtherServer, other_server
 from servers import Server
 
+from llava_demo.environment import claim_upload_folder
 from llava_demo.errors import EngineUnavailable, InvalidImage
-from llava_demo.folder import claim_upload_folder
 from llava_demo.images import ImageLimits
 from llava_demo.serve import uploads
 from llava_demo.serve.uploads import KEEP_S, PART_S, UploadFolder, check_upload

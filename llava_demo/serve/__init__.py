@@ -35,7 +35,7 @@ from llava_demo.callers import Callers
 from llava_demo.engines import Engine
 from llava_demo.engines.load import engine_at_once
 from llava_demo.engines.loading import LoadingEngine
-from llava_demo.folder import is_claimed
+from llava_demo.environment import is_claimed, reach_own_address
 from llava_demo.images.download import Downloads
 from llava_demo.serve.bodies import Bodies, BodyLimits
 from llava_demo.serve.connections import limit_connections
@@ -46,7 +46,7 @@ from llava_demo.serve.multipart import use_upload_parser
 from llava_demo.serve.origins import Origins, listens_locally
 from llava_demo.serve.sessions import SESSIONS, forget_sessions, keep_no_analytics, use_light_sessions
 from llava_demo.serve.uploads import UploadFolder, check_upload
-from llava_demo.settings import SettingError, Settings, reach_own_address
+from llava_demo.settings import SettingError, Settings
 from llava_demo.ui import LinkPreview, build_page, card, look, scripts
 
 # Requests wait in the engine, which knows the queue and tells it. Gradio by itself runs at most 40 events at once and

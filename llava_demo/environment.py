@@ -1,0 +1,103 @@
+"""The process's environment, put right before Gradio and the libraries of models are imported."""
+
+import os
+import stat
+import tempfile
+import traceback
+from pathlib import Path
+from urllib.request import getproxies
+
+import httpx
+
+from llava_demo.settings import SettingError
+
+_FOLDER = "llava_demo-"
+# What Gradio 6.31 reads, at its import or later, beside what it is told. GRADIO_NUM_PORTS=0 or GRADIO_SERVER_PORT=abc
+# would end the start, GRADIO_DEBUG=1 stop it half-way, and GRADIO_ALLOWED_PATHS publish files. uvicorn reads the last.
+_OF_USE = ("GRADIO_TEMP_DIR", "GRADIO_ROOT_PATH", "GRADIO_ANALYTICS_ENABLED", "GRADIO_SHARE_SERVER_ADDRESS")
+_OURS = {"GRADIO_SERVER_NAME": "--host", "GRADIO_SERVER_PORT": "--port", "GRADIO_SHARE": "--share"}
+_OTHERS = ("WEB_CONCURRENCY",)
+
+
+def drop_variables() -> list[str]:
+    """Take variables out of the environment that would change what the options say; one sentence for each of a user's.
+
+    A Space sets some of them itself.
+    """
+    dropped = [name for name in os.environ if name.startswith("GRADIO_") and name not in _OF_USE]
+    for name in (*dropped, *_OTHERS):
+        os.environ.pop(name, None)
+    if os.environ.get("SYSTEM") == "spaces":
+        return []
+    return [f"{name} has no effect here{f'; {_OURS[name]} has' if name in _OURS else ''}." for name in sorted(dropped)]
+
+
+def unusable_variables(error: Exception) -> list[str]:
+    """The variables that ended the import of a library, which its error quotes; none for another error.
+
+    huggingface_hub 2.4 tells HF_HUB_DOWNLOAD_TIMEOUT's value and not its name, torch 2.13 the name of TORCH_LOGS.
+    """
+    if not any("importlib._bootstrap" in frame.filename for frame in traceback.extract_tb(error.__traceback__)):
+        return []
+    words, known = str(error), os.environ.items()
+    return sorted(name for name, value in known if value and (repr(value) in words or ("_" in name and name in words)))
+
+
+def reach_own_address(host: str) -> None:
+    """Have this process reach this machine through no proxy: Gradio 6.31 asks its page, a remote engine its server.
+
+    Raises:
+        SettingError: a proxy or a file of certificates is one that httpx cannot use, so that no request could be made.
+    """
+    proxies = getproxies()  # from the environment or the system's settings
+    if proxies:
+        excepted = [*proxies.pop("no", "").split(","), "127.0.0.1", "localhost", "::1", host]
+        os.environ["no_proxy"] = ",".join(dict.fromkeys(filter(None, map(str.strip, excepted))))
+        os.environ["NO_PROXY"] = os.environ["no_proxy"]
+    for scheme, url in proxies.items():
+        os.environ.setdefault(f"{scheme}_proxy", url)  # with NO_PROXY set, the system's settings are no longer read
+    try:
+        httpx.Client().close()
+    except (httpx.InvalidURL, ImportError, ValueError) as error:
+        names = " or ".join(f"{scheme.upper()}_PROXY" for scheme in proxies)
+        raise SettingError(
+            f"The address of a proxy in {names} cannot be used; it must begin with http://, https://, socks5:// or "
+            "socks5h://, and be followed by a host and a port."
+        ) from error
+    except OSError as error:
+        if os.environ.get("SSLKEYLOGFILE") and error.filename == os.environ["SSLKEYLOGFILE"]:
+            raise SettingError("SSLKEYLOGFILE must be a file that can be written; unset it or mend it.") from error
+        raise SettingError(
+            "SSL_CERT_FILE must be a file of certificates in PEM format; unset it or mend it."
+        ) from error
+
+
+def is_claimed(folder: Path) -> bool:
+    """Whether a folder was made by `claim_upload_folder`: no other program keeps files there."""
+    return folder.name.startswith(_FOLDER)
+
+
+def claim_upload_folder(port: int) -> Path:
+    """Have Gradio, which must not be imported yet, keep uploads in a folder of this user's and this port's server.
+
+    Its own folder is shared by all users of a machine: it belongs to the first, and the others' servers do not start.
+    If another user owns that name, the folder gets a new one.
+
+    Raises:
+        OSError: there is no place where a folder could be made.
+    """
+    os.umask(os.umask(0o077) & 0o077)  # whatever it takes from others, the owner must read the files
+    given = os.environ.get("GRADIO_TEMP_DIR") or tempfile.gettempdir()
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    folder = Path(given) / f"{_FOLDER}{user}-{port}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True, parents=True)
+        found = folder.lstat()
+        is_ours = stat.S_ISDIR(found.st_mode) and (not hasattr(os, "getuid") or found.st_uid == user)
+    except OSError:
+        is_ours = False
+    if not is_ours:
+        folder = Path(tempfile.mkdtemp(prefix=_FOLDER))
+    folder.chmod(0o700)
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    return folder
