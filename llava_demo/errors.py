@@ -5,6 +5,7 @@
     │   ├── UnsupportedParameter  400  unsupported_parameter    it would change the answer, and we do not do it
     │   ├── ModelNotFound         404  model_not_found          a model that is not served here
     │   ├── RequestTooLarge       413  request_too_large        more bytes than a request may have
+    │   ├── CompressedBody        415  compressed_body          the body has a Content-Encoding
     │   ├── RequestTimeout        408  request_timeout          the body came too slowly
     │   ├── InvalidImage          400  invalid_image            not a picture, or one that we refuse
     │   │   └── ImageTooLarge     413  image_too_large          more bytes or pixels than are taken
@@ -55,6 +56,11 @@ class ModelNotFound(InvalidRequest):
 class RequestTooLarge(InvalidRequest):
     status = 413
     code = "request_too_large"
+
+
+class CompressedBody(InvalidRequest):
+    status = 415
+    code = "compressed_body"
 
 
 class RequestTimeout(InvalidRequest):

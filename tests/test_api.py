@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -179,9 +180,23 @@ def test_a_running_answer_is_seen_in_the_metrics(tiny: Server) -> None:
 
 
 def test_load_balancers_may_ask_for_the_head_only(tiny: Server) -> None:
-    for place in ("health/live", "health/ready", "healthz"):
+    for place in ("health/live", "health/ready", "healthz", "metrics", "v1/models", "api/tags", "api/version"):
         answer = httpx.head(tiny.url + place)
         assert (answer.status_code, answer.content) == (200, b"")
+    assert httpx.head(f"{tiny.url}v1/chat/completions").status_code == 405
+
+
+@pytest.mark.parametrize("path", ["/v1/models/", "//v1/models", "/v1//models", "/health/ready/", "/api/tags//"])
+def test_slashes_left_over_from_joining_addresses_change_nothing(tiny: Server, path: str) -> None:
+    whole = httpx.get(tiny.url + re.sub("/+", "/", path).strip("/")).json()
+    assert httpx.get(tiny.url.rstrip("/") + path).json() == whole
+
+
+@pytest.mark.parametrize("path", ["chat/completions", "openai/v1/chat/completions", "v1/v1/chat/completions"])
+def test_a_base_url_that_is_not_ours_is_told_what_ours_is(tiny: Server, path: str) -> None:
+    answer = httpx.post(tiny.url + path, json=HELLO)
+    assert answer.status_code == 404
+    assert "OpenAI's base URL ends in /v1" in answer.json()["error"]["message"]
 
 
 def test_the_documentation_has_every_route_and_gradios_own_are_untouched(tiny: Server) -> None:

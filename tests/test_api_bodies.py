@@ -97,3 +97,18 @@ def test_other_threads_go_on_while_a_picture_is_read() -> None:
     is_done.set()
     clock.join()
     assert during >= 5
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        (b'{"a": 1} x', "Extra data at character 9"),
+        (b'{"a": "\xff\xfe"}', "its bytes are no UTF-8"),
+        (b'{"a": ' + b"9" * 5_000 + b"}", "a number has too many digits"),
+        (b"[" * 100_000 + b"]" * 100_000, "it is nested too deeply"),
+    ],
+    ids=["more than one", "bytes", "digits", "depth"],
+)
+def test_why_a_body_is_no_json_is_said(body: bytes, why: str) -> None:
+    with pytest.raises(InvalidRequest, match=why):
+        json_from(body)

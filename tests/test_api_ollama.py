@@ -15,10 +15,11 @@ from pictures import png
 from servers import Server, serving
 from test_api_openai import answer_of
 
-from llava_demo.chat import Message
+from llava_demo.chat import Message, SamplingParams
 from llava_demo.engines.generate import GenerateEngine
 from llava_demo.images import Image
-from llava_demo.wire.ollama import Options
+from llava_demo.wire.bodies import body_from
+from llava_demo.wire.ollama import OllamaChatRequest, Options
 
 FILE = png("red")
 RED = Image.from_bytes(FILE)
@@ -118,6 +119,13 @@ def test_num_predict_is_max_tokens_or_as_many_as_the_context_holds(given: Any, t
     assert Options.model_validate({"num_predict": given}).as_sampling().max_tokens == tokens
 
 
+def test_knobs_beside_the_options_are_as_good() -> None:
+    asked = {"model": "llava", "temperature": 0, "top_p": 0.5, "max_output_tokens": 7, "options": {"top_p": 0.9}}
+    sampling = body_from(OllamaChatRequest, asked).as_sampling()
+    assert sampling == SamplingParams(temperature=0, top_p=0.9, max_tokens=7)
+    assert body_from(OllamaChatRequest, asked | {"options": {"num_predict": 3}}).as_sampling().max_tokens == 3
+
+
 def test_log_probabilities(client: Client) -> None:
     answer = client.chat("llava", PICTURE, options=SHORT, logprobs=True, top_logprobs=2)
     assert answer.logprobs is not None
@@ -125,7 +133,7 @@ def test_log_probabilities(client: Client) -> None:
 
 
 def test_what_is_served_is_told(client: Client) -> None:
-    assert [model.model for model in client.list().models] == ["tiny"]
+    assert [model.model for model in client.list().models] == ["tiny", "llava:latest", "llava:7b"]
     assert [model.context_length for model in client.ps().models] == [1024]
     shown = client.show("llava")
     assert shown.capabilities == ["completion", "vision"]
@@ -145,6 +153,8 @@ def test_what_is_served_is_told(client: Client) -> None:
         ({"format": "xml"}, 400, 'format is a string; it must be "json" or a JSON schema'),
         ({"format": {"not": {}}}, 400, "JSON schema cannot be followed here: Unimplemented keys"),
         ({"think": True}, 400, "think is not supported"),
+        ({"tool_choice": "required"}, 400, "leave it out: the answer is text, or JSON by a schema"),
+        ({"top_p": 9}, 400, "top_p is 9"),
         ({"messages": [{"role": "user", "content": "?", "images": ["@"]}]}, 400, "messages[0].images[0]: "),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

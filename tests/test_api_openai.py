@@ -288,7 +288,7 @@ def test_a_base_url_that_lacks_v1_is_pointed_out(tiny: Server, place: str) -> No
     assert "base URL ends in /v1" in answer.json()["error"]["message"]
 
 
-@pytest.mark.parametrize("name", ["dummy", "default", "", "llava", "tiny:latest"])
+@pytest.mark.parametrize("name", ["dummy", "default", "", "llava", "tiny:latest", "tgi", "http://127.0.0.1:80/v1"])
 def test_a_client_that_knows_no_name_is_answered(client: OpenAI, name: str) -> None:
     assert client.chat.completions.create(**SHORT | {"model": name}).model == "tiny"
 

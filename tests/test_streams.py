@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ import pytest
 from llava_demo.chat import ChatRequest, Completion, Message, SamplingParams
 from llava_demo.engines import complete
 from llava_demo.engines.load import load_engine
-from llava_demo.errors import EngineBusy, GenerationFailed, InvalidRequest
+from llava_demo.errors import EngineBusy, GenerationFailed, InvalidRequest, PromptTooLong
 from llava_demo.settings import Settings
 
 REQUEST = ChatRequest((Message("user", "What?"),), SamplingParams(temperature=0, max_tokens=9))
@@ -21,19 +22,25 @@ HEAD = '"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,"model":"
 
 
 @contextmanager
-def server_of(body: bytes, kind: str = "text/event-stream") -> Iterator[str]:
-    """A server that answers every question with these bytes, and then hangs up."""
+def server_of(
+    body: bytes, kind: str = "text/event-stream", refusal: tuple[int, str] | None = None, asked: Any = None
+) -> Iterator[str]:
+    """A server that answers with these bytes, and then hangs up; a question with `max_tokens` may have a `refusal`."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self._send(b'{"object":"list","data":[{"id":"llava"}]}', "application/json")
 
         def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            self._send(body, kind)
+            question = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            asked.append(question)
+            if refusal and "max_tokens" in question:
+                self._send(refusal[1].encode(), "application/json", refusal[0])
+            else:
+                self._send(body, kind)
 
-        def _send(self, data: bytes, content_type: str) -> None:
-            self.send_response(200)
+        def _send(self, data: bytes, content_type: str, status: int = 200) -> None:
+            self.send_response(status)
             self.send_header("Content-Type", content_type)
             self.end_headers()
             self.wfile.write(data)
@@ -41,6 +48,7 @@ def server_of(body: bytes, kind: str = "text/event-stream") -> Iterator[str]:
         def log_message(self, *_: Any) -> None:
             pass
 
+    asked = [] if asked is None else asked
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     try:
@@ -50,7 +58,7 @@ def server_of(body: bytes, kind: str = "text/event-stream") -> Iterator[str]:
         server.server_close()
 
 
-def answer_to(body: str | bytes, kind: str = "text/event-stream") -> Completion:
+def answer_to(body: str | bytes, kind: str = "text/event-stream", **server: Any) -> Completion:
     async def ask(url: str) -> Completion:
         engine = load_engine(Settings(remote_url=url))
         try:
@@ -58,7 +66,7 @@ def answer_to(body: str | bytes, kind: str = "text/event-stream") -> Completion:
         finally:
             await engine.aclose()
 
-    with server_of(body.encode() if isinstance(body, str) else body, kind) as url:
+    with server_of(body.encode() if isinstance(body, str) else body, kind, **server) as url:
         return asyncio.run(ask(url))
 
 
@@ -205,3 +213,55 @@ def test_a_stream_without_an_end_broke_off(rest: str) -> None:
 def test_an_error_within_a_stream_is_told_as_what_it_is(error: str, kind: type[Exception]) -> None:
     with pytest.raises(kind):
         answer_to(f"event: error\ndata: {error}\n\n")
+
+
+# vLLM 017638d7 `renderers/params.py`; SGLang `managers/tokenizer_manager.py`; TGI 06227f7b `router/src/validation.rs`
+TOO_MUCH_TOGETHER = {
+    "vLLM": (
+        400,
+        '{"error":{"message":"You passed 590 input tokens and requested 9 output tokens. However, the model\'s context'
+        " length is only 595 tokens, resulting in a maximum input length of 586 tokens. Please reduce the length of the"
+        ' input prompt.","type":"BadRequestError","param":"input_tokens","code":400}}',
+    ),
+    "vLLM, of max_tokens alone": (
+        400,
+        '{"error":{"message":"max_tokens=9 cannot be greater than max_model_len=8. Please request fewer.",'
+        '"type":"BadRequestError","param":"max_tokens","code":400}}',
+    ),
+    "SGLang": (
+        400,
+        '{"object":"error","message":"Requested token count exceeds the model\'s maximum context length of 595 tokens.'
+        ' You requested a total of 599 tokens: 590 tokens from the input messages and 9 tokens for the completion.",'
+        '"type":"BadRequest","param":null,"code":400}',
+    ),
+    "TGI": (
+        422,
+        '{"error":"Input validation error: `inputs` tokens + `max_new_tokens` must be <= 595. Given: 590 `inputs`'
+        ' tokens and 9 `max_new_tokens`","error_type":"validation"}',
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TOO_MUCH_TOGETHER)
+def test_a_prompt_that_fits_alone_is_answered_with_the_rest_of_the_context(name: str) -> None:
+    asked: list[dict[str, Any]] = []
+    stream = event('{"content":"A red"}', '"length"') + DONE
+    assert answer_to(stream, refusal=TOO_MUCH_TOGETHER[name], asked=asked).text == "A red"
+    first, second = asked
+    assert first == second | {"max_tokens": 9}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "The decoder prompt (length 4700) is longer than the maximum model length of 4096. Make sure that",
+        "The input (4700 tokens) is longer than the model's context length (4096 tokens).",
+        "request (4700 tokens) exceeds the available context size (4096 tokens), try increasing it",
+        "The number of tokens to keep from the initial prompt is greater than the context length.",
+        "Input validation error: `inputs` must have less than 4096 tokens. Given: 4700",
+    ],
+    ids=["vLLM", "SGLang", "llama-server and Ollama", "LM Studio", "TGI"],
+)
+def test_a_prompt_that_is_too_long_is_known_by_every_servers_words(words: str) -> None:
+    with pytest.raises(PromptTooLong, match=re.escape(words)):
+        answer_to(f"data: {json.dumps({'error': {'message': words, 'code': 400}})}\n\n")

@@ -124,11 +124,21 @@ def test_the_smaller_of_two_limits_and_other_servers_names_of_knobs() -> None:
         ({"type": "json_schema", "json_schema": {"name": "a"}}, {"type": "object"}),
         ({"type": "json_schema", "json_schema": {"name": "a", "strict": True, "schema": {}}}, {}),
         ({"type": "json_schema", "schema": {"type": "array"}, "name": "a", "strict": None}, {"type": "array"}),
+        ({"type": "json", "value": {"type": "array"}}, {"type": "array"}),
+        ({"type": "json_object", "value": {"type": "array"}}, {"type": "array"}),
+        ({"type": "json_schema", "value": {"type": "array"}}, {"type": "array"}),
+        ({"type": "json_schema", "value": {"name": "a", "schema": {"type": "array"}}}, {"type": "array"}),
     ],
 )
 def test_a_response_format_is_a_schema(given: dict[str, Any], schema: dict[str, Any]) -> None:
     sampling = call_from(asked(response_format=given)).request.sampling
     assert sampling == SamplingParams(json_schema=json.dumps(schema))
+
+
+@pytest.mark.parametrize("schema", [{"type": "array"}, '{"type": "array"}'])
+def test_a_schema_may_stand_where_other_servers_look_for_it(schema: Any) -> None:
+    for fields in ({"guided_json": schema}, {"structured_outputs": {"json": schema}}, {"json_schema": schema}):
+        assert call_from(asked(**fields)).request.sampling == SamplingParams(json_schema='{"type": "array"}')
 
 
 @pytest.mark.parametrize(
@@ -247,6 +257,10 @@ def test_what_changes_the_answer_and_is_not_done_is_refused(fields: dict[str, An
         ({"stream": "true"}, "stream"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"stream_options": 5, "stream": True}, "stream_options"),
+        ({"stream_options": {"\ud800": 1}, "stream": True}, "stream_options"),
+        ({"guided_json": 5}, "guided_json"),
+        ({"structured_outputs": {"json": []}}, "structured_outputs.json"),
+        ({"structured_outputs": {"regex": "a*"}}, "structured_outputs.regex"),
         ({"stream_options": {"include_usage": 1}, "stream": True}, "stream_options.include_usage"),
         ({"logprobs": 5}, "logprobs"),
         ({"top_logprobs": 2}, "top_logprobs"),

@@ -32,7 +32,7 @@ from llava_demo.wire import cloudflare, ollama, openai, responses
 # No path of Gradio's begins with one of these (6.31).
 PREFIXES = ("/v1", "/api", "/client", "/ai", "/health", "/healthz", "/metrics")
 # Where clients of OpenAI call whose base URL lacks /v1: they are told so.
-PREFIXES_WITHOUT_V1 = ("/chat/completions", "/completions", "/responses", "/models", "/embeddings")
+PREFIXES_WITHOUT_V1 = ("/chat/completions", "/completions", "/responses", "/models", "/embeddings", "/openai")
 
 DESCRIPTION = """Ask LLaVA about pictures with programs written for OpenAI (chat completions and Responses), DeepInfra,
 Ollama or Cloudflare Workers AI: they only change their base URL. With `gradio_client`, see the page's own
@@ -53,7 +53,13 @@ _SAFE_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 
 def is_rest(path: str) -> bool:
     """Whether a path is one of the REST APIs'."""
+    path = _plain(path)
     return any(path == prefix or path.startswith(f"{prefix}/") for prefix in (*PREFIXES, *PREFIXES_WITHOUT_V1))
+
+
+def _plain(path: str) -> str:
+    """The path without the slashes that are left over where a base URL and a path are joined."""
+    return re.sub("/+", "/", path).rstrip("/")
 
 
 class RestRoutes(BaseRoute):
@@ -91,8 +97,9 @@ class RestRoutes(BaseRoute):
         return (Match.FULL if is_ours else Match.NONE), {}
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        await self.app(scope, receive, send)
+        """Answer one request; to HEAD as to GET, of which uvicorn then leaves out the body."""
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        await self.app({**scope, "path": _plain(scope["path"]), "method": method}, receive, send)
 
 
 def _document(app: FastAPI) -> dict[str, Any]:

@@ -18,15 +18,16 @@ from llava_demo.callers import caller_of
 from llava_demo.chat import ChatRequest, Chunk, Completion
 from llava_demo.engines import Engine, completion_of, stream_recorded
 from llava_demo.engines.checkpoint import LLAVA_7B
-from llava_demo.errors import InvalidRequest, ModelNotFound, RequestTooLarge
+from llava_demo.errors import CompressedBody, InvalidRequest, ModelNotFound, RequestTooLarge
 from llava_demo.images import ImageLimits, bytes_from_numbers
 from llava_demo.images.download import Downloads
 from llava_demo.log import AnswerRecord
 from llava_demo.wire import cloudflare
-from llava_demo.wire.messages import Pictures, Turn, web_addresses
+from llava_demo.wire.messages import Pictures, Turn, is_web_address, web_addresses
 
-# The model's names where it is hosted or built in, and those that clients send when they know none.
-OTHER_NAMES = (LLAVA_7B, cloudflare.MODEL, "llava", "llava:7b", "dummy", "default")
+# The model's names where it is hosted or built in, and those that clients send when they know none: TGI's and LM
+# Studio's documentation, and Hugging Face's JavaScript client, which sends the server's address.
+OTHER_NAMES = (LLAVA_7B, cloudflare.MODEL, "llava", "llava:7b", "dummy", "default", "tgi", "local-model")
 
 LETTERS_PER_BYTE = 5  # longest form of a picture's bytes: a list of numbers, "255, "
 WORDS_BYTES = 2**20  # for all that is not picture
@@ -52,6 +53,7 @@ STATUSES = {
     403: "The server has a login and no API keys.",
     404: "Not served here.",
     413: "The request or a picture in it is too large.",
+    415: "The body is compressed.",
     429: "The caller has its share of the queue; `Retry-After` says when to try again.",
     500: "The model failed while it answered.",
     503: "Busy, starting or broken; `Retry-After` says when to try again.",
@@ -83,7 +85,13 @@ async def _bytes_of(request: Request, max_bytes: int) -> bytes:
 
     Raises:
         RequestTooLarge: it is longer, or says so itself.
+        CompressedBody: it would have to be unpacked first.
     """
+    encoding = request.headers.get("content-encoding", "").lower()
+    if encoding not in ("", "identity"):
+        raise CompressedBody(
+            f"The body has the encoding {encoding[:20]!r}; send it as it is, without Content-Encoding."
+        )
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > max_bytes:
         raise _too_large(max_bytes)
@@ -134,9 +142,14 @@ def _loads(body: bytes) -> Any:
         text = body.decode(json.detect_encoding(body))  # PowerShell writes UTF-16
         return json.loads(text)  # json.loads(bytes) takes twice as long
     except json.JSONDecodeError as error:
-        raise InvalidRequest(f"The body is not valid JSON: {error.msg} at character {error.pos:,}.") from error
-    except (ValueError, RecursionError) as error:  # ValueError: no UTF-8, or a number of over 4,300 digits
-        raise InvalidRequest("The body is not valid JSON.") from error
+        why = f"{error.msg} at character {error.pos:,}"
+    except UnicodeDecodeError as error:
+        why = f"its bytes are no {error.encoding.upper()}"
+    except ValueError:
+        why = "a number has too many digits"  # over 4,300: Python's own limit
+    except RecursionError:
+        why = "it is nested too deeply"
+    raise InvalidRequest(f"The body is not valid JSON: {why}.")
 
 
 def _too_large(max_bytes: int) -> RequestTooLarge:
@@ -183,7 +196,8 @@ class Asking:
             ModelNotFound: it names a model that is not served here.
         """
         served = self.engine.info.model
-        if name and name.removesuffix(":latest") not in (served, *OTHER_NAMES):
+        is_known = not name or name.removesuffix(":latest") in (served, *OTHER_NAMES) or is_web_address(name)
+        if name and not is_known:
             raise ModelNotFound(f"The model {name[:100]!r} is not served here; {served!r} is.", "model")
 
     async def pictured(self, request: Request, turns: Sequence[Turn], make: Callable[[Pictures], T]) -> T:

@@ -40,7 +40,7 @@ class CloudflareRoutes:
 
     def router(self) -> APIRouter:
         router = APIRouter(tags=["Cloudflare"])
-        errors = error_documents(EnvelopeJSON, 400, 401, 403, 404, 413, 429, 500, 503)
+        errors = error_documents(EnvelopeJSON, 400, 401, 403, 404, 413, 415, 429, 500, 503)
         body = body_document(cloudflare.RunRequest, "application/octet-stream", *MIME_TYPES.values())
         events = {"text/event-stream": {"schema": {"type": "string"}}}
         for place, run, model in ((HTTP_API, self.run, EnvelopeJSON), (BINDING, self.run_bare, DescriptionJSON)):

@@ -59,7 +59,6 @@ def router(engine: Engine) -> APIRouter:
         ("/metrics", metrics, {"response_class": PlainTextResponse}),
     ):
         routes.get(path, name=path, **documents)(route)
-        routes.head(path, include_in_schema=False)(route)
     return routes
 
 

@@ -20,6 +20,7 @@ from llava_demo.wire.bodies import body_from
 
 VERSION = f"0.12.0+llava-demo-{__version__}"  # the Ollama API spoken here; clients check it
 NOT_DONE = ("pull", "push", "create", "copy", "delete", "embed", "embeddings", "blobs/{digest:path}")
+NAMES = ("llava:latest", "llava:7b")  # at ollama.com: clients look for them in the list before they ask
 _LINES = "The answer; unless `stream` is false, lines of JSON."
 
 
@@ -29,7 +30,7 @@ class OllamaRoutes:
 
     def router(self) -> APIRouter:
         router = APIRouter(prefix="/api", tags=["Ollama"])
-        errors = error_documents(ollama.OllamaError, 400, 401, 403, 404, 413, 500, 503)
+        errors = error_documents(ollama.OllamaError, 400, 401, 403, 404, 413, 415, 500, 503)
         lines = {"application/x-ndjson": {"schema": {"type": "string"}}}
         answer: dict[str, Any] = {"model": ollama.OllamaAnswer, "description": _LINES, "content": lines}
         for path, route, body in (
@@ -41,7 +42,7 @@ class OllamaRoutes:
         for path, about in (("/tags", self.tags), ("/ps", self.ps), ("/version", self.version)):
             router.get(path, responses=error_documents(ollama.OllamaError, 401, 403))(about)
         for path in NOT_DONE:
-            methods = ["POST", "DELETE", "HEAD"]
+            methods = ["POST", "DELETE", "GET"]
             router.api_route(f"/{path}", methods=methods, include_in_schema=False)(self.not_done)
         return router
 
@@ -72,8 +73,10 @@ class OllamaRoutes:
         }
 
     async def tags(self) -> dict[str, Any]:
-        """What is served: one model."""
-        return {"models": [self._model_json() | {"modified_at": self._loaded_at}]}
+        """What is served: one model, by its own name and by those that it has at ollama.com."""
+        names = dict.fromkeys((self._asking.engine.info.model, *NAMES))
+        about = self._model_json() | {"modified_at": self._loaded_at}
+        return {"models": [about | {"name": name, "model": name} for name in names]}
 
     async def ps(self) -> dict[str, Any]:
         """The model that is loaded; it stays."""

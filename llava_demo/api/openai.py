@@ -43,13 +43,13 @@ class OpenAIRoutes:
         router.post(
             "/chat/completions",
             openapi_extra=body_document(openai.ChatCompletionRequest),
-            responses={200: answer, **error_documents(openai.ErrorJSON, 400, 401, 403, 404, 413, 429, 500, 503)},
+            responses={200: answer, **error_documents(openai.ErrorJSON, 400, 401, 403, 404, 413, 415, 429, 500, 503)},
         )(self.chat_completions)
         events = {"model": responses.ResponseJSON, "description": _EVENTS, "content": content}
         router.post(
             "/responses",
             openapi_extra=body_document(responses.ResponseRequest),
-            responses={200: events, **error_documents(openai.ErrorJSON, 400, 401, 403, 404, 413, 429, 500, 503)},
+            responses={200: events, **error_documents(openai.ErrorJSON, 400, 401, 403, 404, 413, 415, 429, 500, 503)},
         )(self.responses)
         router.get("/models", responses=error_documents(openai.ErrorJSON, 401, 403))(self.models)
         router.get("/models/{model:path}", responses=error_documents(openai.ErrorJSON, 401, 403, 404))(self.model)

@@ -80,10 +80,10 @@ class Answer:
 
     def _logprob(self, token: int, likelihood: TokenLikelihood) -> TokenLogprob:
         logprob, likeliest = likelihood
-        top = tuple(
-            _named(self._bytes(other).decode(errors="replace"), value, self._bytes(other)) for other, value in likeliest
-        )
-        data = self._bytes(token).removeprefix(b" ") if self._is_at_start else self._bytes(token)  # as the text is
+        space = b" " if self._is_at_start else b""  # which the text does not have
+        others = [(self._bytes(other).removeprefix(space), value) for other, value in likeliest]
+        top = tuple(_named(data.decode(errors="replace"), value, data) for data, value in others)
+        data = self._bytes(token).removeprefix(space)
         self._is_at_start = False
         return replace(_named(self._characters.decode(data), logprob, data), top=top)
 

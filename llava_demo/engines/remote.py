@@ -24,7 +24,7 @@ from llava_demo.engines import EngineInfo, EngineStatus
 from llava_demo.engines.jobs import SHUTTING_DOWN, Job, check_pictures
 from llava_demo.engines.turns import Turns
 from llava_demo.engines.upstreams import Upstream, Upstreams
-from llava_demo.errors import DemoError, EngineBusy, EngineUnavailable, GenerationFailed
+from llava_demo.errors import DemoError, EngineBusy, EngineUnavailable, GenerationFailed, PromptTooLong
 from llava_demo.images import Fit, Image, ImageLimits, fit_of
 from llava_demo.settings import SettingError, Settings
 from llava_demo.wire.openai_client import STREAMED, AnswerReader, error_from, request_json
@@ -152,9 +152,24 @@ class RemoteEngine:
         raise self._why_nobody_answered(failures)
 
     async def _answer_of(self, upstream: Upstream, request: ChatRequest) -> AsyncIterator[Chunk]:
+        """The answer of one server, as long as its context allows.
+
+        vLLM, SGLang and TGI refuse a prompt that does not fit together with `max_tokens`. Asked without it, they
+        generate up to the end of the context, and refuse only a prompt that is too long by itself.
+        """
         body = STREAMED | request_json(request, upstream.served.model, upstream.served.dialect)
+        has_logprobs = request.sampling.top_logprobs is not None
+        try:
+            async for chunk in self._answer_to(body, upstream, has_logprobs):
+                yield chunk
+        except PromptTooLong:  # said before any text
+            del body["max_tokens"]
+            async for chunk in self._answer_to(body, upstream, has_logprobs):
+                yield chunk
+
+    async def _answer_to(self, body: dict[str, Any], upstream: Upstream, has_logprobs: bool) -> AsyncIterator[Chunk]:
         timeout = httpx.Timeout(SILENCE_S, connect=CONNECT_S)
-        reader = AnswerReader(has_logprobs=request.sampling.top_logprobs is not None)
+        reader = AnswerReader(has_logprobs)
         try:
             # A client of its own: one that is kept belongs to the event loop it was first used in.
             async with (

@@ -80,7 +80,10 @@ def refusal_of(error: ValidationError, root: str = "", with_values: Collection[s
     place = place_of(first["loc"], root)
     if first["type"] == "extra_forbidden":
         which = " with this value" if first["loc"][-1] in with_values else ""
-        return UnsupportedParameter(f"{place} is not supported here{which}; leave it out.", place)
+        instead = _INSTEAD.get(str(first["loc"][-1]), "leave it out")
+        return UnsupportedParameter(f"{place} is not supported here{which}; {instead}.", place)
+    if first["type"] == "string_unicode":
+        return InvalidRequest(f"{place or 'The body'} has half a character: a lone surrogate.", place or None)
     if first["type"] == "not_a_part":
         return InvalidRequest(f"{place} {first['msg']}.", place)
     expected = str(first.get("ctx", {}).get("expected", _EXPECTED.get(first["type"], first["msg"])))
@@ -114,6 +117,12 @@ def wrong(expected: str) -> PydanticCustomError:
     return PydanticCustomError("wrong", "{expected}", {"expected": expected})
 
 
+# What to do in place of what is not supported, where it is more than to leave it out.
+_INSTEAD = {
+    "tool_choice": "leave it out: the answer is text, or JSON by a schema",
+    "previous_response_id": "leave it out, and send the whole conversation",
+    "conversation": "leave it out, and send its messages",
+}
 _EXPECTED = {
     "string_type": "a string",
     "bool_type": "true or false",
@@ -136,8 +145,9 @@ class JSONSchema(Body):
 class AnswerFormat(Body):
     """JSON, any object or one that satisfies a schema: OpenAI's `response_format`, and `text.format` of Responses."""
 
-    type: Literal["json_object", "json_schema"]
+    type: Literal["json_object", "json_schema", "json"]
     json_schema: JSONSchema | None = None
+    value: Annotated[dict[str, Any] | None, Field(description="As TGI and Hugging Face's clients.")] = None
     given: Annotated[dict[str, Any] | None, Field(alias="schema", description="As Responses and llama.cpp.")] = None
     name: str | None = None
     description: str | None = None
@@ -146,7 +156,9 @@ class AnswerFormat(Body):
     @property
     def schema_text(self) -> str:
         """The schema as JSON, for `SamplingParams`."""
-        nested = self.json_schema.given if self.json_schema else None
+        nested = self.json_schema.given if self.json_schema else self.value
+        if nested is self.value is not None and self.type == "json_schema":  # TGI's has a name there, and a schema
+            nested = self.value.get("schema", self.value)
         return schema_text(self.given if nested is None else nested)
 
 

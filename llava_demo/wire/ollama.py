@@ -29,6 +29,7 @@ from llava_demo.errors import DemoError, UnsupportedParameter
 from llava_demo.wire.bodies import Body, Knobs, schema_text, whole_number, wrong
 from llava_demo.wire.messages import Data, Pictures, Turn, Turns, messages_of
 from llava_demo.wire.openai import TokenJSON, TopLogprobs, token_json
+from llava_demo.wire.without_effect import WITHOUT_EFFECT
 
 UNLIMITED = (-1, -2)  # num_predict values that mean: until the context is full
 
@@ -87,6 +88,10 @@ class _Asked(Body):
     ] = None
     logprobs: bool | None = None
     top_logprobs: TopLogprobs | None = None
+    # As Vercel's ollama-ai-provider-v2 (3.6) sends them; Ollama itself does not look at them.
+    temperature: Annotated[Any, Field(description="As in `options`, which come first.")] = None
+    top_p: Annotated[Any, Field(description="As in `options`, which come first.")] = None
+    max_output_tokens: Annotated[Any, Field(description="num_predict of `options`, which come first.")] = None
     without_effect: ClassVar[dict[str, tuple[Any, ...]]] = {"keep_alive": (), "format": ("",), "think": (False,)}
 
     @property
@@ -97,7 +102,10 @@ class _Asked(Body):
         """How the answer is sampled."""
         schema = None if self.format is None else schema_text(None if self.format == "json" else self.format)
         top_logprobs = (self.top_logprobs or 0) if self.logprobs else None
-        return (self.options or Options()).as_sampling(top_logprobs=top_logprobs, json_schema=schema)
+        options = self.options or Options()
+        beside = {"temperature": self.temperature, "top_p": self.top_p, "max_tokens": self.max_output_tokens}
+        left = {name: value for name, value in beside.items() if getattr(options, name) is None}
+        return options.model_copy(update=left).as_sampling(top_logprobs=top_logprobs, json_schema=schema)
 
 
 class OllamaChatRequest(_Asked):
@@ -109,7 +117,10 @@ class OllamaChatRequest(_Asked):
     def turns(self) -> list[Turn]:
         return self.messages or []
 
-    without_effect: ClassVar = _Asked.without_effect | {"tools": ()}
+    without_effect: ClassVar = _Asked.without_effect | {
+        "tools": (),
+        "tool_choice": WITHOUT_EFFECT["tool_choice"],
+    }
 
     def request(self, pictures: Pictures) -> ChatRequest:
         """What is asked. Raises what `messages_of` raises."""

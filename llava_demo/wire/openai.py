@@ -24,7 +24,7 @@ from llava_demo.chat import (
     Usage,
 )
 from llava_demo.errors import DemoError, InvalidRequest
-from llava_demo.wire.bodies import AnswerFormat, Body, Knobs, MaxTokens, whole_number
+from llava_demo.wire.bodies import AnswerFormat, Body, Knobs, MaxTokens, schema_text, whole_number, wrong
 from llava_demo.wire.messages import Pictures, Turns, messages_of
 from llava_demo.wire.without_effect import WITHOUT_EFFECT
 
@@ -46,6 +46,20 @@ class StreamOptions(Body):
     without_effect: ClassVar = dict.fromkeys(("include_obfuscation", "continuous_usage_stats"), ())
 
 
+def _schema(given: Any) -> Any:
+    if isinstance(given, dict | str):
+        return given
+    raise wrong("a JSON schema")
+
+
+Schema = Annotated[Any, BeforeValidator(_schema, json_schema_input_type=dict[str, Any] | str)]
+
+
+class StructuredOutputs(Body):
+    given: Annotated[Schema | None, Field(alias="json", description="vLLM's newer place for a schema.")] = None
+    without_effect: ClassVar = dict.fromkeys(("disable_any_whitespace", "disable_fallback"), ())
+
+
 class ChatCompletionRequest(Knobs):
     """The body of a POST to `/chat/completions`."""
 
@@ -58,6 +72,9 @@ class ChatCompletionRequest(Knobs):
     add_generation_prompt: Annotated[bool | None, Field(description="False asks for the rest of an answer.")] = None
     continue_final_message: Annotated[bool | None, Field(description="True asks for the rest of an answer.")] = None
     response_format: AnswerFormat | None = None
+    json_schema: Annotated[Schema | None, Field(description="llama.cpp's and SGLang's place for a schema.")] = None
+    guided_json: Annotated[Schema | None, Field(description="vLLM's place for a schema.")] = None
+    structured_outputs: StructuredOutputs | None = None
     n: Annotated[Choices | None, Field(description="The number of answers.")] = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -113,8 +130,17 @@ def _sampling_from(body: ChatCompletionRequest) -> SamplingParams:
         top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         ignore_eos=body.ignore_eos,
         stop_token_ids=body.stop_token_ids,
-        json_schema=body.response_format and body.response_format.schema_text,
+        json_schema=_schema_from(body),
     )
+
+
+def _schema_from(body: ChatCompletionRequest) -> str | None:
+    """The schema of the answer, wherever a family of servers puts it."""
+    if body.response_format is not None:
+        return body.response_format.schema_text
+    newer = body.structured_outputs.given if body.structured_outputs else None
+    given = next((schema for schema in (newer, body.guided_json, body.json_schema) if schema is not None), None)
+    return schema_text(given) if isinstance(given, dict) else given
 
 
 # --- the answer

@@ -4,6 +4,7 @@ vLLM, SGLang, llama.cpp and others fill the same forms differently; `openai` is 
 """
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,7 +31,10 @@ STREAMED = {"stream": True, "stream_options": {"include_usage": True}}  # for `r
 MAX_MESSAGE_CHARACTERS = 500  # longest part of another server's message that is passed on
 
 _BROKEN_OFF = ("abort", "aborted", "cancelled", "error")  # finish reasons
-_TOO_LONG = "maximum context length"  # vLLM's and OpenAI's words; vLLM's code is the status
+# In the words of OpenAI, vLLM, SGLang, llama.cpp, Ollama, LM Studio and TGI; the codes of most are the status.
+_TOO_LONG = re.compile(
+    r"context (length|size)|(maximum|max_)[ _]?model[ _]len|`inputs` (tokens|must have)", re.IGNORECASE
+)
 _BY_CODE: dict[str, type[InvalidRequest]] = {
     error.code: error
     for error in (
@@ -237,7 +241,7 @@ def error_from(status: int, body: Any, retry_after_s: int = 5) -> DemoError:
     if status >= 500:
         return GenerationFailed("The model's server failed while it answered; please try again.")
     kind = _BY_CODE.get(code, InvalidRequest) if isinstance(code, str) else InvalidRequest
-    if _TOO_LONG in message:
+    if _TOO_LONG.search(message):
         kind = PromptTooLong
     return kind(message, param if isinstance(param, str) else None)
 

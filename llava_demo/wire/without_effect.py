@@ -9,15 +9,17 @@ from typing import Any
 WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
     # identify the caller; storing, billing, routing, counting, caching
     **dict.fromkeys(("user", "metadata", "store", "service_tier", "safety_identifier", "request_id", "priority"), ()),
+    **dict.fromkeys(("session_id", "rid", "cache_salt", "guided_decoding_backend"), ()),
     **dict.fromkeys(("prompt_cache_key", "prompt_cache_retention", "cache_prompt", "id_slot"), ()),
     **dict.fromkeys(("keep_alive", "ttl", "provider", "route", "usage", "timings_per_token", "return_progress"), ()),
     # how long a model reasons, and where that is told: this one does not; how it calls tools: it answers in words
     **dict.fromkeys(("reasoning_effort", "reasoning", "reasoning_format", "include_reasoning", "verbosity"), ()),
+    **dict.fromkeys(("thinking_token_budget", "thinking_budget_tokens", "reasoning_budget"), ()),
     **dict.fromkeys(("separate_reasoning", "stream_reasoning", "parallel_tool_calls", "parse_tool_calls"), ()),
     "thinking": (False, {"type": "disabled"}),
     "enable_thinking": (False,),
     "chat_template_kwargs": (),
-    "tools": (),
+    **dict.fromkeys(("tools", "tool_prompt"), ()),
     "tool_choice": ("none", "auto", {"type": "none"}, {"type": "auto"}),
     "functions": (),
     "function_call": ("none", "auto"),
