@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from mcp import ClientSession
+from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.types import CallToolResult, TextContent
 from servers import Server, serving
@@ -78,7 +79,8 @@ def test_a_conversation_goes_on(miniature: Server) -> None:
     [
         ({"temperature": 9}, r"temperature is 9; it must be a number from 0 to 2\."),
         ({"prompt": "word " * 7000}, "the model holds"),
-        ({"image": "/etc/passwd"}, "provide a url"),
+        ({"image": "/etc/passwd"}, "image is no address; send a data URL"),
+        ({"image": DATA_URL.partition(",")[2]}, "^image is no address; send a data URL [^,]{1,90},"),
         ({"image": "data:image/png;base64,aGVsbG8="}, "not a picture"),
         ({"image": "data:image/png;base64,@@@"}, "not valid base64"),
         ({"image": "data:image/png,hello"}, "not a picture"),
@@ -88,6 +90,7 @@ def test_a_conversation_goes_on(miniature: Server) -> None:
         "a knob",
         "a long prompt",
         "a path",
+        "base64 without its head",
         "no picture",
         "no base64",
         "no base64 and no picture",
@@ -99,6 +102,28 @@ def test_what_is_wrong_comes_back_as_words(miniature: Server, change: dict[str, 
     assert result.isError
     assert re.search(words, text_of(result))
     assert "Traceback" not in text_of(result)
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        (DATA_URL, "red circle"),
+        ("data:image/png;base64,aGVsbG8=", "This is not a picture"),
+        (DATA_URL.partition(",")[2], "image is no address; send a data URL"),
+    ],
+    ids=["a picture", "no picture", "base64 without its head"],
+)
+def test_the_older_transport_answers_in_its_own_stream(miniature: Server, image: str, words: str) -> None:
+    async def run() -> CallToolResult:
+        streams = sse_client(f"{miniature.url}gradio_api/mcp/sse")
+        async with streams as (read, write), ClientSession(read, write) as session:
+            await session.initialize()
+            arguments = {"image": image, "prompt": "What is in this picture?", "temperature": 0}
+            return await asyncio.wait_for(session.call_tool("ask", arguments), timeout=60)
+
+    result = asyncio.run(run())
+    assert result.isError == (image != DATA_URL)
+    assert words in text_of(result)
 
 
 @pytest.mark.parametrize("form", ["{}", "file://{}"])

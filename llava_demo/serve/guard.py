@@ -4,6 +4,7 @@ It knows no model. What it refuses, it refuses in the form of the interface that
 """
 
 import asyncio
+import json
 import logging
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,7 @@ from llava_demo.serve.bodies import Bodies, Body, check_json
 from llava_demo.serve.gate import Gate
 from llava_demo.serve.origins import Origins
 from llava_demo.serve.uploads import UploadFolder
-from llava_demo.wire.mcp import refusal_of_call
+from llava_demo.wire.mcp import refusal_of_call, refused, to_be_refused
 
 _SMALL_BYTES = 32_768  # JSON that is checked in less time than a thread takes
 
@@ -115,7 +116,7 @@ class Guard:
         elif is_post and path.startswith("/gradio_api/"):
             value, receive = await self._checked_json(path, body)
             if path.startswith("/gradio_api/mcp"):
-                await self._tool(value, scope, receive, answer)
+                await self._tool(value, scope, body, receive, answer)
             else:
                 await self._app(scope, receive, answer.send)
         elif path.startswith("/gradio_api/mcp/sse"):
@@ -149,11 +150,15 @@ class Guard:
         if "data" in value and not isinstance(value["data"], list):
             raise InvalidRequest("data must be a list, one value for each input.", "data")
 
-    async def _tool(self, call: Any, scope: Scope, receive: Receive, answer: "_Answer") -> None:
-        rules = self._rules
-        refusal = await asyncio.to_thread(refusal_of_call, call, rules.limits)
+    async def _tool(self, call: Any, scope: Scope, body: Body, receive: Receive, answer: "_Answer") -> None:
+        rules, app = self._rules, self._app
+        if words := await asyncio.to_thread(refusal_of_call, call, rules.limits):
+            if "/messages" in scope["path"]:  # the client of a session over SSE reads no answer but the session's
+                receive = body.replayed(json.dumps(to_be_refused(call, words)).encode())
+            else:
+                app = JSONResponse(refused(call, words))
         with rules.callers.asked_through_mcp(scope, receive) as receive_noting:
-            await (JSONResponse(refusal) if refusal else self._app)(scope, receive_noting, answer.send)
+            await app(scope, receive_noting, answer.send)
 
     async def _upload(self, scope: Scope, body: Body, answer: "_Answer") -> None:
         """Have Gradio write the files, then look at them; what is no picture is deleted and refused."""

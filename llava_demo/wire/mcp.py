@@ -1,6 +1,7 @@
 """Calls of the Model Context Protocol's tools, looked at before Gradio's server for it gets them.
 
 Gradio 6.31 uploads a data URL to its own page; of an upload that is refused its client hears the status, not the words.
+Of what is no address it quotes all, which may be a picture of megabytes in base64.
 Source: https://modelcontextprotocol.io/specification, `tools/call`.
 """
 
@@ -8,20 +9,34 @@ from typing import Any
 
 from llava_demo.errors import InvalidImage
 from llava_demo.images import Image, ImageLimits
+from llava_demo.wire.messages import is_web_address
 
 
-def refusal_of_call(message: Any, limits: ImageLimits) -> dict[str, Any] | None:
-    """The answer to a call whose `image` is a data URL of no picture; None for all that Gradio may have."""
+def refusal_of_call(message: Any, limits: ImageLimits) -> str:
+    """What is wrong with a call whose `image` is no address, or a data URL of no picture; else ""."""
     if not isinstance(message, dict) or message.get("method") != "tools/call":
-        return None
+        return ""
     params = message.get("params")
     arguments = params.get("arguments") if isinstance(params, dict) else None
     image = arguments.get("image") if isinstance(arguments, dict) else None
-    if not isinstance(image, str) or image[:5].lower() != "data:":
-        return None
+    if not isinstance(image, str) or is_web_address(image):
+        return ""
+    if image[:5].lower() != "data:":
+        return "image is no address; send a data URL (data:image/png;base64,...) or an http address."
     try:
         Image.from_data_url(image, limits)
     except InvalidImage as error:
-        result = {"content": [{"type": "text", "text": str(error)}], "isError": True}
-        return {"jsonrpc": "2.0", "id": message.get("id"), "result": result}
-    return None
+        return str(error)
+    return ""
+
+
+def refused(message: dict[str, Any], words: str) -> dict[str, Any]:
+    """The answer to a call that is refused."""
+    result = {"content": [{"type": "text", "text": words}], "isError": True}
+    return {"jsonrpc": "2.0", "id": message.get("id"), "result": result}
+
+
+def to_be_refused(message: dict[str, Any], words: str) -> dict[str, Any]:
+    """The call with `words` in place of its picture: Gradio quotes them when it refuses what is no address."""
+    params = message["params"]
+    return message | {"params": params | {"arguments": params["arguments"] | {"image": words}}}
