@@ -1,6 +1,8 @@
 """The streams of other people's servers, byte by byte as they write them, read by the remote engine."""
 
 import asyncio
+import base64
+import io
 import json
 import re
 import threading
@@ -9,12 +11,15 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import PIL.Image
 import pytest
+from pictures import encoded
 
 from llava_demo.chat import ChatRequest, Completion, Message, SamplingParams
 from llava_demo.engines import complete
 from llava_demo.engines.load import load_engine
 from llava_demo.errors import EngineBusy, GenerationFailed, InvalidRequest, PromptTooLong
+from llava_demo.images import Image
 from llava_demo.settings import Settings
 
 REQUEST = ChatRequest((Message("user", "What?"),), SamplingParams(temperature=0, max_tokens=9))
@@ -58,11 +63,13 @@ def server_of(
         server.server_close()
 
 
-def answer_to(body: str | bytes, kind: str = "text/event-stream", **server: Any) -> Completion:
+def answer_to(
+    body: str | bytes, kind: str = "text/event-stream", request: ChatRequest = REQUEST, **server: Any
+) -> Completion:
     async def ask(url: str) -> Completion:
         engine = load_engine(Settings(remote_url=url))
         try:
-            return await complete(engine, REQUEST)
+            return await complete(engine, request)
         finally:
             await engine.aclose()
 
@@ -213,6 +220,19 @@ def test_a_stream_without_an_end_broke_off(rest: str) -> None:
 def test_an_error_within_a_stream_is_told_as_what_it_is(error: str, kind: type[Exception]) -> None:
     with pytest.raises(kind):
         answer_to(f"event: error\ndata: {error}\n\n")
+
+
+@pytest.mark.parametrize(("form", "sent"), [("PNG", "png"), ("JPEG", "jpeg"), ("WEBP", "png"), ("GIF", "png")])
+def test_a_picture_travels_in_a_format_that_every_server_reads(form: str, sent: str) -> None:
+    """llama-server, and Ollama with it, has no decoder for WebP; Ollama takes no GIF."""
+    asked: list[dict[str, Any]] = []
+    image = Image.from_bytes(encoded(PIL.Image.new("RGB", (40, 30), "red"), form))
+    request = ChatRequest((Message("user", "What?", (image,)),))
+    answer_to(event('{"content":"Red."}', '"stop"') + DONE, asked=asked, request=request)
+    url = asked[0]["messages"][0]["content"][0]["image_url"]["url"]
+    assert url.startswith(f"data:image/{sent};base64,")
+    seen = PIL.Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))
+    assert (seen.format, seen.size) == (sent.upper(), (40, 30))
 
 
 # vLLM 017638d7 `renderers/params.py`; SGLang `managers/tokenizer_manager.py`; TGI 06227f7b `router/src/validation.rs`

@@ -56,7 +56,7 @@ class Header:
     mime_type: str
     width: int  # as stored; a picture may lie on its side
     height: int
-    is_plain: bool  # every decoder reads it alike: a JPEG, PNG or WebP, RGB or grey, opaque, upright
+    is_plain: bool  # every decoder reads it alike: a JPEG or PNG, RGB or grey, opaque, upright; llama.cpp's no WebP
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def pixels_of(data: bytes, fit: Fit | None = None) -> PIL.Image.Image:
 
 
 def _is_plain(picture: PIL.Image.Image) -> bool:
-    if picture.format not in ("JPEG", "MPO", "PNG", "WEBP") or picture.mode not in ("RGB", "L"):
+    if picture.format not in ("JPEG", "MPO", "PNG") or picture.mode not in ("RGB", "L"):
         return False
     # A PNG without EXIF would be decoded to look for it behind the pixels.
     orientation = picture.getexif().get(_ORIENTATION, 1) if "exif" in picture.info else 1
