@@ -1,11 +1,13 @@
 """Calls made up from our own OpenAPI document, proper ones and others: no defect, and nothing that it does not say."""
 
+import base64
 from typing import Any
 
 import httpx
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
+from pictures import png
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
@@ -116,3 +118,24 @@ def test_every_proper_call_is_answered_as_the_document_says(tiny: Server, operat
 @pytest.mark.parametrize("operation", BODIES, ids=" ".join)
 def test_every_wrong_call_is_answered_as_the_document_says(tiny: Server, operation: tuple[str, str]) -> None:
     check_calls(tiny, operation, GenerationMode.NEGATIVE)
+
+
+HELLO = [{"role": "user", "content": "Hello"}]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", {"messages": HELLO, "max_tokens": 2}),
+        ("/v1/responses", {"input": "Hello", "max_output_tokens": 2}),
+        ("/api/chat", {"model": "llava", "messages": HELLO, "options": {"num_predict": 2}}),
+        ("/api/generate", {"model": "llava", "prompt": "Hello", "options": {"num_predict": 2}}),
+        ("/ai/run/@cf/llava-hf/llava-1.5-7b-hf", {"image": base64.b64encode(png()).decode(), "max_tokens": 2}),
+    ],
+)
+def test_a_stream_is_what_the_document_says(tiny: Server, path: str, body: dict[str, Any]) -> None:
+    schema = schemathesis.openapi.from_dict(document_of(tiny))
+    schema.config.update(base_url=tiny.url.rstrip("/"))
+    case = schema[path]["POST"].Case(body=body | {"stream": True}, media_type="application/json")
+    response = case.call_and_validate(checks=CHECKS, timeout=60)
+    assert "stream" in response.headers["content-type"][0] or "ndjson" in response.headers["content-type"][0]

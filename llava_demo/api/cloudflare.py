@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from llava_demo.api.asking import (
     DONE,
+    EVENTS,
     STILL_THERE,
     Asking,
     Pieces,
@@ -42,9 +43,8 @@ class CloudflareRoutes:
         router = APIRouter(tags=["Cloudflare"])
         errors = error_documents(EnvelopeJSON, 400, 401, 403, 404, 413, 415, 429, 500, 503)
         body = body_document(cloudflare.RunRequest, "application/octet-stream", *MIME_TYPES.values())
-        events = {"text/event-stream": {"schema": {"type": "string"}}}
         for place, run, model in ((HTTP_API, self.run, EnvelopeJSON), (BINDING, self.run_bare, DescriptionJSON)):
-            answer: dict[str, Any] = {"model": model, "description": _ANSWER, "content": events}
+            answer: dict[str, Any] = {"model": model, "description": _ANSWER, "content": EVENTS}
             router.post(f"{place}/{MODEL}", openapi_extra=body, responses={200: answer, **errors})(run)
             router.post(f"{place}/{{model:path}}", include_in_schema=False)(self.other_model)
         router.get(f"{ACCOUNT}/models/search", responses=error_documents(EnvelopeJSON, 401, 403))(self.models)

@@ -31,7 +31,7 @@ class OllamaRoutes:
     def router(self) -> APIRouter:
         router = APIRouter(prefix="/api", tags=["Ollama"])
         errors = error_documents(ollama.OllamaError, 400, 401, 403, 404, 413, 415, 500, 503)
-        lines = {"application/x-ndjson": {"schema": {"type": "string"}}}
+        lines = {"application/x-ndjson": {"itemSchema": {"$ref": "#/components/schemas/OllamaAnswer"}}}
         answer: dict[str, Any] = {"model": ollama.OllamaAnswer, "description": _LINES, "content": lines}
         for path, route, body in (
             ("/chat", self.chat, ollama.OllamaChatRequest),

@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from llava_demo.api.asking import (
     DONE,
+    EVENTS,
     STILL_THERE,
     Asking,
     Pieces,
@@ -38,14 +39,13 @@ class OpenAIRoutes:
 
     def router(self) -> APIRouter:
         router = APIRouter(tags=["OpenAI"])
-        content = {"text/event-stream": {"schema": {"type": "string"}}}
-        answer: dict[str, Any] = {"model": openai.ChatCompletion, "description": _STREAM, "content": content}
+        answer: dict[str, Any] = {"model": openai.ChatCompletion, "description": _STREAM, "content": EVENTS}
         router.post(
             "/chat/completions",
             openapi_extra=body_document(openai.ChatCompletionRequest),
             responses={200: answer, **error_documents(openai.ErrorJSON, 400, 401, 403, 404, 413, 415, 429, 500, 503)},
         )(self.chat_completions)
-        events = {"model": responses.ResponseJSON, "description": _EVENTS, "content": content}
+        events = {"model": responses.ResponseJSON, "description": _EVENTS, "content": EVENTS}
         router.post(
             "/responses",
             openapi_extra=body_document(responses.ResponseRequest),
