@@ -201,8 +201,7 @@ class Asking:
             ModelNotFound: it names a model that is not served here.
         """
         served = self.engine.info.model
-        is_known = not name or name.removesuffix(":latest") in (served, *OTHER_NAMES) or is_web_address(name)
-        if name and not is_known:
+        if name and name.removesuffix(":latest") not in (served, *OTHER_NAMES) and not is_web_address(name):
             raise ModelNotFound(f"The model {name[:100]!r} is not served here; {served!r} is.", "model")
 
     async def pictured(self, request: Request, turns: Sequence[Turn], make: Callable[[Pictures], T]) -> T:

@@ -156,9 +156,10 @@ class AnswerFormat(Body):
     @property
     def schema_text(self) -> str:
         """The schema as JSON, for `SamplingParams`."""
-        nested = self.json_schema.given if self.json_schema else self.value
-        if nested is self.value is not None and self.type == "json_schema":  # TGI's has a name there, and a schema
-            nested = self.value.get("schema", self.value)
+        if self.value is not None:
+            has_name = self.type == "json_schema" and "schema" in self.value  # as TGI's has beside the schema
+            return json.dumps(self.value["schema"] if has_name else self.value)
+        nested = self.json_schema.given if self.json_schema else None
         return schema_text(self.given if nested is None else nested)
 
 

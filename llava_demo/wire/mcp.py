@@ -1,7 +1,7 @@
 """Calls of the Model Context Protocol's tools, looked at before Gradio's server for it gets them.
 
 Gradio 6.31 uploads a data URL to its own page; of an upload that is refused its client hears the status, not the words.
-Of what is no address it quotes all, which may be a picture of megabytes in base64.
+It quotes the whole of an `image` that is no address, which may be megabytes of base64.
 Source: https://modelcontextprotocol.io/specification, `tools/call`.
 """
 
