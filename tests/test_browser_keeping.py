@@ -98,10 +98,6 @@ def test_a_tab_that_was_lost_comes_back_in_a_new_one_and_another_visitor_sees_no
 ) -> None:
     tab = open_tab(miniature.url)
     asked(tab)
-    second = Tab(tab.page.context.new_page())
-    second.page.goto(miniature.url)
-    expect(second.cards.first).to_be_visible()  # the conversation is open in the first tab
-    second.page.close()
     tab.page.close()
     again = Tab(tab.page.context.new_page())
     again.page.goto(miniature.url)
@@ -144,17 +140,46 @@ def test_the_list_opens_renames_and_deletes_and_new_chat_keeps_what_was_there(
     rows = tab.page.locator("#drawer li")
     expect(rows).to_have_count(2)
     expect(rows.nth(1).locator("img")).to_be_visible()
-    tab.page.once("dialog", lambda dialog: dialog.accept("Shapes"))
     rows.nth(1).get_by_role("button", name="Rename").click()
+    tab.page.keyboard.type("Shapes")
+    tab.page.keyboard.press("Enter")
     expect(rows.nth(1)).to_contain_text("Shapes")
     rows.nth(1).locator(".open").click()
     expect_all_of_it(tab)
     tab.page.get_by_role("button", name="Conversations").click()
-    rows.nth(0).get_by_role("button", name="Delete").click()
-    expect(rows).to_have_count(1)
-    tab.page.once("dialog", lambda dialog: dialog.accept())
-    tab.page.get_by_role("button", name="Delete all").click()
-    expect(rows).to_have_count(0)
+    undo = tab.page.locator("#removed").get_by_role("button", name="Undo")
+    for button, left in ("Delete Shapes", 1), ("Delete all", 0):
+        tab.page.get_by_role("button", name=button).click()
+        expect(rows).to_have_count(left)
+        expect(undo).to_be_focused()
+        undo.click()
+        expect(rows).to_have_count(2)
+    tab.page.keyboard.press("Escape")
+    expect_all_of_it(tab)
+    tab.ask("And what color is the circle?")
+    wait_until_kept(tab, "And what color")
+    tab.page.get_by_role("button", name="Conversations").click()
+    expect(rows.first).to_contain_text("Shapes")  # its own name outlasts its change
+
+
+def test_a_conversation_that_is_open_in_another_tab_is_continued_as_a_copy(miniature: Server, open_tab: Open) -> None:
+    tab = open_tab(miniature.url)
+    asked(tab)
+    second = Tab(tab.page.context.new_page())
+    second.page.goto(miniature.url)
+    expect(second.cards.first).to_be_visible()
+    second.page.get_by_role("button", name="Conversations").click()
+    second.page.locator("#drawer li .open").click()
+    expect_all_of_it(second)
+    for each, words in (tab, "What color is the square?"), (second, "How many shapes are there?"):
+        each.ask(words)
+        each.wait_for_end()
+        wait_until_kept(each, words)
+    second.page.reload()
+    expect(second.conversation).to_contain_text("How many shapes are there?")
+    expect(second.conversation).not_to_contain_text("What color is the square?")
+    second.page.get_by_role("button", name="Conversations").click()
+    expect(second.page.locator("#drawer li")).to_have_count(2)
 
 
 def test_what_was_cleared_can_be_brought_back(miniature: Server, open_tab: Open) -> None:
@@ -162,23 +187,25 @@ def test_what_was_cleared_can_be_brought_back(miniature: Server, open_tab: Open)
     asked(tab)
     tab.button("Clear").click()
     expect(tab.cards.first).to_be_visible()
-    tab.page.locator("#cleared").get_by_role("button", name="Undo").click()
+    expect(tab.question).to_be_focused()
+    tab.page.locator("#removed").get_by_role("button", name="Undo").click()
     expect_all_of_it(tab)
     tab.page.reload()
     expect_all_of_it(tab)
 
 
-@pytest.mark.parametrize("blocked", ["indexedDB", "localStorage", "sessionStorage"])
-def test_without_storage_all_works_but_the_keeping(blocked: str, miniature: Server, open_tab: Open) -> None:
+@pytest.mark.parametrize("blocked", [["indexedDB"], ["localStorage", "sessionStorage"]], ids=["one", "the others"])
+def test_without_storage_all_works_but_the_keeping(blocked: list[str], miniature: Server, open_tab: Open) -> None:
     """Where a browser blocks storage, reading its name raises."""
     tab = open_tab(miniature.url)
-    tab.page.add_init_script(
-        f"Object.defineProperty(window, {blocked!r}, {{get() {{ throw new DOMException('x', 'SecurityError'); }}}})"
-    )
+    for name in blocked:
+        tab.page.add_init_script(
+            f"Object.defineProperty(window, {name!r}, {{get() {{ throw new DOMException('x', 'SecurityError'); }}}})"
+        )
     tab.page.reload()
     tab.set("temperature", 0)
     tab.ask("What is in this picture?", CIRCLE_AND_SQUARE)
     expect(tab.answers.last).to_contain_text("red circle")
     tab.page.get_by_role("button", name="Conversations").click()
-    words = "This browser keeps nothing" if blocked == "indexedDB" else "Kept in this browser only"
+    words = "Kept in this browser only" if "localStorage" in blocked else "This browser keeps nothing"
     expect(tab.page.locator("#drawer")).to_contain_text(re.compile(words))

@@ -45,19 +45,29 @@ class Cable:
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}/"
         self._open: set[socket.socket] = set()
-        self._is_cut = False
+        self._is_cut = self._is_silent = False
         threading.Thread(target=self._accept, daemon=True).start()
 
     @contextmanager
     def cut(self) -> Iterator[None]:
         self._is_cut = True
-        for end in list(self._open):
-            _close(end)
+        self._close_all()
         yield
         self._is_cut = False
 
+    @contextmanager
+    def silent(self) -> Iterator[None]:
+        """All packets are lost, and nobody is told."""
+        self._is_silent = True
+        yield
+        self._close_all()
+        self._is_silent = False
+
     def close(self) -> None:
         self._listening.close()
+        self._close_all()
+
+    def _close_all(self) -> None:
         for end in list(self._open):
             _close(end)
 
@@ -73,17 +83,15 @@ class Cable:
             server = socket.create_connection(self._server)
             self._open |= {browser, server}
             for source, sink in ((browser, server), (server, browser)):
-                threading.Thread(target=_pass_on, args=(source, sink), daemon=True).start()
+                threading.Thread(target=self._pass_on, args=(source, sink), daemon=True).start()
 
-
-def _pass_on(source: socket.socket, sink: socket.socket) -> None:
-    try:
-        while data := source.recv(2**16):
-            sink.sendall(data)
-    except OSError:  # one end is closed
-        pass
-    _close(source)
-    _close(sink)
+    def _pass_on(self, source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):  # one end is closed
+            while data := source.recv(2**16):
+                if not self._is_silent:
+                    sink.sendall(data)
+        _close(source)
+        _close(sink)
 
 
 def _close(end: socket.socket) -> None:
@@ -134,15 +142,16 @@ def test_an_answer_that_loses_its_connection_keeps_its_words_and_can_be_asked_fo
     expect_the_same_page(tab)
 
 
-def test_a_question_sent_without_a_network_stays_in_the_box_and_can_be_sent_again(
+def test_nothing_that_is_done_without_a_network_is_lost(
     miniature: Server, open_tab: Open, cable_to: Callable[[Server], Cable]
 ) -> None:
     cable = cable_to(miniature)
-    tab = open_tab(cable.url, may_log=MAY_LOG)
+    tab = open_tab(f"{cable.url}?temperature=0", may_log=MAY_LOG)
     mark(tab)
-    tab.set("temperature", 0)
     tab.ask("What is in this picture?", CIRCLE_AND_SQUARE)
     tab.wait_for_end()
+    editor = tab.conversation.locator("textarea")
+    kept_back = tab.page.locator("#refused li")
     tab.question.fill("What color is the square?")
     with cable.cut():
         expect_reachable(tab, "unreachable")  # idle all the time until the page has noticed
@@ -152,12 +161,80 @@ def test_a_question_sent_without_a_network_stays_in_the_box_and_can_be_sent_agai
         tab.button("Retry").click()
         expect(tab.answers.last).to_contain_text("red circle")  # the answer that was there stays
         expect(tab.question).to_have_value("What color is the square?")
+        tab.page.locator("#box input[type=file]").set_input_files([RED])  # type: ignore[list-item]
+        expect(kept_back).to_contain_text("cannot be reached")
+        tab.conversation.locator("[data-testid=user]").last.hover()
+        tab.button("Edit").click()
+        editor.fill("How many shapes are there?")
+        editor.press("Enter")
+        expect(tab.refusal).to_have_count(1)
+        expect(editor).to_have_value("How many shapes are there?")
+        expect(tab.answers.last).to_contain_text("red circle")
         expect(tab.page.locator(".toast-body")).to_have_count(0)
     expect_reachable(tab)
-    tab.question.press("Enter")
-    expect(tab.answers.last).to_contain_text("blue")
+    editor.press("Enter")
+    expect(tab.answers.last).to_contain_text("two")
     expect(tab.refusal).to_have_count(0)
+    tab.wait_for_end()
+    with cable.cut():
+        tab.button("Undo").click()
+        expect(tab.question).to_have_value("How many shapes are there?\nWhat color is the square?")
+        expect(tab.thumbnails).to_have_count(1)
+    tab.question.press("Enter")  # with the picture that was kept back
+    expect(tab.pictures).to_have_count(2)
+    expect(kept_back).to_have_count(0)
     expect_the_same_page(tab)
+
+
+# The page's patience with a silent network is under the test's control: no time passes, and no machine is too slow.
+PATIENCE = """{
+    const [set, clear] = [window.setTimeout, window.clearTimeout];
+    const waits = new Map();
+    window.setTimeout = (act, ms, ...given) => {
+        const timer = set(() => { waits.delete(timer); act(...given); }, ms);
+        if (ms === 20_000) waits.set(timer, act);
+        return timer;
+    };
+    window.clearTimeout = (timer) => { waits.delete(timer); clear(timer); };
+    window.isPatient = () => waits.size > 0;
+    window.losePatience = () => { for (const [timer, act] of waits) { window.clearTimeout(timer); act(); } };
+}"""
+
+
+def lose_patience(tab: Tab) -> None:
+    tab.page.wait_for_function("window.isPatient()")
+    tab.page.evaluate("window.losePatience()")
+
+
+def test_a_network_that_swallows_everything_and_closes_nothing_is_noticed(
+    tiny: Server, open_tab: Open, cable_to: Callable[[Server], Cable]
+) -> None:
+    cable = cable_to(tiny)
+    tab = open_tab(cable.url, may_log=MAY_LOG)
+    tab.page.add_init_script(PATIENCE)
+    tab.page.reload()
+    with tiny.slow(0.1):
+        tab.ask("Tell me a long story.")
+        expect(tab.answers.last).to_have_text(SOMETHING)
+        with cable.silent():
+            tab.stop.click()
+            expect(tab.notes.last).to_have_text("Stopped")
+        tiny.wait_until_free()
+        tab.ask("Tell me another one.")
+        expect(tab.answers).to_have_count(2)
+        with cable.silent():
+            lose_patience(tab)
+            expect(tab.failures).to_contain_text("The connection to the server was lost.")
+            tab.question.fill("And then?")
+            tab.question.press("Enter")
+            lose_patience(tab)
+            expect(tab.refusal).to_contain_text("The server cannot be reached.")
+            expect(tab.question).to_have_value("And then?")
+        tiny.wait_until_free()
+    tab.question.press("Enter")
+    expect(tab.answers).to_have_count(3)
+    expect(tab.refusal).to_have_count(0)
+    tab.stop.click()
 
 
 def test_a_server_that_was_restarted_under_the_open_page_answers_about_pictures_of_before(

@@ -118,7 +118,7 @@ def test_an_answer_that_was_cut_is_continued(cut: str, miniature: Server, open_t
 def test_a_full_conversation_says_so_and_goes_on_without_its_oldest_picture(small: Server, open_tab: Open) -> None:
     tab = start(small.url, open_tab)
     meter = tab.page.locator("#meter")
-    expect(meter).to_contain_text("1 of 2 pictures")
+    expect(tab.page.locator("#box #meter")).to_contain_text("1 of 2 pictures")
     asked(tab, "What is in the second picture?", STAR)
     tab.add(STAR)
     expect(meter).to_contain_text("3 of 2 pictures")
@@ -139,8 +139,14 @@ def test_a_full_conversation_says_so_and_goes_on_without_its_oldest_picture(smal
 
 def test_a_picture_can_be_forgotten_and_taken_back(small: Server, open_tab: Open) -> None:
     tab = start(small.url, open_tab)
-    tab.page.locator("#conversation .image-container").hover()
-    tab.page.get_by_role("button", name="Forget this picture").click()
+    with small.slow(0.1):
+        tab.ask("How many shapes are there?")
+        expect(tab.answers.last).to_contain_text("There")
+        tab.page.locator("#conversation .image-container").hover()
+        tab.page.get_by_role("button", name="Forget this picture").click()  # while an answer is on its way
+        expect(tab.page.locator(".is-left-out img")).to_have_count(1)
+    tab.wait_for_end()
+    expect(tab.answers.last).to_contain_text("two shapes")
     expect(tab.page.locator("#meter")).to_have_text("")
     asked(tab, "What is in this picture?")
     expect(tab.answers.last).not_to_contain_text("red circle")
@@ -152,6 +158,29 @@ def test_a_picture_can_be_forgotten_and_taken_back(small: Server, open_tab: Open
     tab.question.fill("What color is the circle?")
     tab.question.press("Enter")
     expect(tab.answers.last).to_contain_text("red")
+
+
+def test_what_is_refused_stays_where_it_was_written(small: Server, open_tab: Open) -> None:
+    tab = start(small.url, open_tab)
+    long = "word " * 9000
+    editor = tab.conversation.locator("textarea")
+    tab.question.fill("typed")
+    edit(tab, "What is in this picture?", long)
+    expect(tab.refusal).to_contain_text("tokens")
+    expect(editor).to_have_value(long)
+    expect(editor).to_be_focused()
+    editor.press("Escape")
+    expect(tab.refusal).to_have_count(0)
+    expect(tab.answers).to_have_text("The image shows a red circle and a blue square.")
+    expect(tab.question).to_have_value("typed")
+    tab.question.fill(long)
+    tab.question.press("Enter")
+    expect(tab.refusal).to_contain_text("tokens")
+    expect(tab.question).to_have_value(long)
+    tab.question.fill("typed")
+    tab.button("Undo").click()
+    expect(tab.question).to_have_value("What is in this picture?\ntyped")
+    expect(tab.thumbnails).to_have_count(1)
 
 
 def test_what_does_not_fit_goes_to_a_new_chat_with_its_draft(small: Server, open_tab: Open) -> None:

@@ -66,10 +66,6 @@ def has_advice(history: list[Entry], words: str) -> bool:
     return any(_title(entry) == words for entry in history)
 
 
-def is_pending(entry: Entry) -> bool:
-    return (entry.get("metadata") or {}).get("status") == "pending"
-
-
 def text_of(entry: Entry) -> str:
     return _content_of([entry])[0]
 
@@ -116,13 +112,6 @@ def replaced(history: list[Entry], index: int, shown_text: str) -> list[Entry]:
     """The history with another text at `index`, as the Chatbot shows it."""
     entry = history[index] | {"content": [{"type": "text", "text": shown_text}]}
     return [*history[:index], entry, *history[index + 1 :]]
-
-
-def stopped(history: list[Entry]) -> list[Entry]:
-    """The history whose last answer was stopped, before or after its first word."""
-    said = [entry for entry in history if not is_pending(entry)]
-    has_ended = len(said) == len(history) and (not said or said[-1]["role"] == "user" or is_note(said[-1]))
-    return said if has_ended else [*said, byline_entry("Stopped")]
 
 
 def turn_start(history: list[Entry], index: int) -> int:

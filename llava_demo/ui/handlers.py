@@ -90,20 +90,6 @@ class Handlers:
             async for update in updates:
                 yield update
 
-    def undo(self, event: gr.UndoData, history: list[Entry]) -> tuple[Any, Any]:
-        """Take the last turn back; its question returns to the message box, pictures and all."""
-        last = _index(event)
-        question = conversation.question_of(history, last)
-        return gr.MultimodalTextbox(value=question), history[: conversation.turn_start(history, last)]
-
-    def stopped(self, history: list[Entry]) -> Update:
-        """After the work was cancelled: keep what has been said."""
-        return _update(box=gr.MultimodalTextbox(**IDLE), chat=conversation.stopped(history), progress="")
-
-    def cleared(self) -> Update:
-        """After the work was cancelled and the conversation emptied."""
-        return gr.MultimodalTextbox(**IDLE), "", [], panels.seen_html([], 0), ""
-
     async def _answer(self, question: Question, knobs: tuple[Any, ...]) -> AsyncGenerator[Update, None]:
         """Show the question, then the growing answer or the failure, then the box ready for the next.
 
@@ -185,7 +171,7 @@ def _asked(history: list[Entry], text: str, files: list[str]) -> list[Entry]:
     return [*history, *conversation.question_entries(text, files)]
 
 
-def _index(event: gr.RetryData | gr.EditData | gr.UndoData) -> int:
+def _index(event: gr.RetryData | gr.EditData) -> int:
     """The index of the user's last entry. Gradio's type still allows for the pairs of an older Chatbot."""
     return event.index if isinstance(event.index, int) else event.index[0]
 
@@ -197,13 +183,12 @@ def _progress(growth: Growth) -> str:
 
 
 def _refused(question: Question, error: InvalidRequest, is_taken: bool) -> Update:
-    """The page as it was before the question, and why it cannot be asked."""
-    refusal = panels.refusal_html(str(error), is_full=isinstance(error, PromptTooLong | TooManyImages))
+    """The page as it was before the question, and why it cannot be asked; js/asking.js puts it back where it was."""
+    is_full = isinstance(error, PromptTooLong | TooManyImages)
+    refusal = panels.refusal_html(str(error), is_full=is_full, was_taken=is_taken)
     if not is_taken:
         return _update(refusal=refusal, chat=question.before)
-    draft = conversation.question_of(question.asked, len(question.asked) - 1)
-    box = {"value": draft} if question.is_from_box else {}
-    return _update(box=gr.MultimodalTextbox(**box, **IDLE), refusal=refusal, chat=question.before, progress="")
+    return _update(box=gr.MultimodalTextbox(**IDLE), refusal=refusal, chat=question.before, progress="")
 
 
 def _failed(said: list[Entry], message: str) -> list[Entry]:

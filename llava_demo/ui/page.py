@@ -158,22 +158,52 @@ def _connect(handlers: Handlers, parts: _Parts, controls: list[gr.components.Com
     ]
     for event in answering:
         event.failure(None, [box, chat], [box, chat, parts.refusal, parts.progress], js=_FAILED)
+        event.then(None, [parts.refusal, box], box, js=_ENDED)
     # The last event of an answer may still be on its way when Undo is pressed; it would bring the turn back.
-    chat.undo(handlers.undo, chat, [box, chat], cancels=answering, queue=False, **quiet)
+    chat.undo(None, [box, chat], [box, chat], js=_UNDO, cancels=answering)
+    # Stop and Clear need no server: they work while the network does not.
     stopping = box.stop(None, cancels=answering, **quiet)
-    stopping.then(handlers.stopped, chat, everything, queue=False, **quiet)
+    stopping.then(None, chat, [box, chat, parts.progress], js=_STOPPED)
     clearing = chat.clear(None, cancels=answering, **quiet)
-    clearing.then(handlers.cleared, None, everything, queue=False, **quiet)
+    clearing.then(None, None, everything, js=_CLEARED)
     return answering
 
 
+_BOX_IDLE = '{ __type__: "update", submit_btn: true, stop_btn: false }'
+_NOTHING_SEEN = json.dumps(panels.seen_html([], 0))
+
 # js/keeping.js hears what changes, and says what is to be shown: a kept conversation, or none.
-_SHOW = """(box, chat) => {
-  const event = new CustomEvent("showing", { detail: { box, chat } });
+_SHOW = f"""(box, chat) => {{
+  const event = new CustomEvent("showing", {{ detail: {{ box, chat }} }});
   document.dispatchEvent(event);
-  const idle = { __type__: "update", submit_btn: true, stop_btn: false };
-  return [{ ...idle, value: event.detail.box }, event.detail.chat, "", ""];
+  return [{{ ...{_BOX_IDLE}, value: event.detail.box }}, "", event.detail.chat, {_NOTHING_SEEN}, ""];
+}}"""
+
+# js/asking.js puts a question back that was refused.
+_ENDED = """(refusal, box) => {
+  const event = new CustomEvent("answer-ended", { detail: { refusal, box, changed: { __type__: "update" } } });
+  document.dispatchEvent(event);
+  return event.detail.changed;
 }"""
+
+_STOPPED = f"""(chat) => {{
+  const event = new CustomEvent("answer-stopped", {{ detail: {{ chat }} }});
+  document.dispatchEvent(event);
+  return [{_BOX_IDLE}, event.detail.chat, ""];
+}}"""
+
+_CLEARED = f"""() => [{_BOX_IDLE}, "", [], {_NOTHING_SEEN}, ""]"""
+
+_UNDO = """(box, chat) => {
+  const event = new CustomEvent("undoing", { detail: { box, chat } });
+  document.dispatchEvent(event);
+  return [event.detail.box, event.detail.chat];
+}"""
+
+
+def _hand_over(name: str) -> str:
+    """To the modules of js/, which hear it as an event of the document."""
+    return f"(detail) => document.dispatchEvent(new CustomEvent('{name}', {{ detail }}))"
 
 
 def _asking(what: str) -> str:
@@ -186,24 +216,25 @@ def _asking(what: str) -> str:
 }}"""
 
 
-# js/connection.js says what an event leaves that never reached the server, or whose connection was lost.
-_FAILED = """(box, chat) => {
-  const event = new CustomEvent("answer-failed", { detail: { chat, refusal: "" } });
+# js/asking.js says what an event leaves that never reached the server, or whose connection was lost.
+_FAILED = f"""(box, chat) => {{
+  const event = new CustomEvent("answer-failed", {{ detail: {{ box, chat, refusal: "", updates: null }} }});
   document.dispatchEvent(event);
-  const idle = { __type__: "update", submit_btn: true, stop_btn: false };
-  return [{ ...idle, value: box }, event.detail.chat, event.detail.refusal, ""];
-}"""
+  const {{ updates }} = event.detail;
+  const same = {{ __type__: "update" }};
+  return updates ? [{_BOX_IDLE}, updates.chat, updates.refusal, ""] : [same, same, same, same];
+}}"""
 
 
 def _connect_keeping(parts: _Parts, answering: list[Any]) -> None:
     """Conversations are kept in the visitor's browser; these events run there alone."""
     box, chat = parts.box, parts.chat
-    for change, name in ((chat.change, "conversation-changed"), (box.change, "draft-changed")):
-        value = chat if name == "conversation-changed" else box
-        change(None, value, None, js=f"(detail) => document.dispatchEvent(new CustomEvent('{name}', {{ detail }}))")
+    chat.change(None, chat, None, js=_hand_over("conversation-changed"))
+    box.change(None, box, None, js=_hand_over("draft-changed"))
     chat.clear(None, js="() => document.dispatchEvent(new Event('conversation-cleared'))")
     show = gr.Button("Show what is kept", visible="hidden", elem_id="show-kept")
-    shown = show.click(None, [box, chat], [box, chat, parts.refusal, parts.progress], js=_SHOW, cancels=answering)
+    everything = [box, parts.refusal, chat, parts.seen, parts.progress]
+    shown = show.click(None, [box, chat], everything, js=_SHOW, cancels=answering)
     shown.then(None, js="() => document.dispatchEvent(new Event('shown'))")
 
 

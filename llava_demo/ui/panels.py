@@ -123,12 +123,16 @@ def progress_html(tokens_per_s: float) -> str:
     return f"<p>Writing{f' · {tokens_per_s:.0f} tokens/s' if tokens_per_s else ''}</p>"
 
 
-def refusal_html(words: str, is_full: bool = False) -> str:
-    """Why what is in the message box cannot be sent as it is; js/context.js acts on the buttons of a full one."""
+def refusal_html(words: str, is_full: bool = False, was_taken: bool = False) -> str:
+    """Why what was asked is not answered; js/context.js acts on the buttons of a full conversation.
+
+    `was_taken`: the message box was emptied before, and js/asking.js fills it again.
+    """
     buttons = """<span class="choices">
 <button type="button" data-choice="leave-out">Leave out the oldest picture</button>
 <button type="button" data-choice="new-chat">New chat</button></span>"""
-    return f'<p role="alert">{escape(words)}{buttons if is_full else ""}</p>'
+    taken = " data-was-taken" if was_taken else ""
+    return f'<p role="alert"{taken}>{escape(words)}{buttons if is_full else ""}</p>'
 
 
 def _miniature_notice() -> str:
@@ -137,4 +141,4 @@ def _miniature_notice() -> str:
     return f"""<aside class="notice"><p><strong>The built-in miniature is answering.</strong>
 It knows plain drawings: one to three circles, squares, triangles or stars, or one large digit. Shown anything else it
 says so.</p>
-<p>{advice}</p></aside>"""
+<details><summary>Ask about photos</summary><p>{advice}</p></details></aside>"""

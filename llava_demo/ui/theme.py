@@ -177,7 +177,10 @@ def look() -> dict[str, Any]:
     """
     icon = f'<link rel="icon" type="image/svg+xml" href="data:image/svg+xml,{quote(_icon())}">'
     address = f".{_scripts_path()}"
-    preloads = "".join(f'<link rel="modulepreload" href="{address}/{path.name}">' for path in _modules())
+    preloads = "".join(
+        f'<link rel="modulepreload" href="{address}/{path.relative_to(_FOLDER / "js").as_posix()}">'
+        for path in _modules()
+    )
     return {
         "theme": BasaltAndEmber(),
         "css_paths": [_FOLDER / "css" / f"{name}.css" for name in STYLES],
@@ -196,7 +199,7 @@ def _scripts_path() -> str:
 
 
 def _modules() -> list[Path]:
-    return sorted((_FOLDER / "js").glob("*.js"))
+    return sorted((_FOLDER / "js").rglob("*.*js"))
 
 
 def _icon() -> str:

@@ -1,13 +1,16 @@
 // The network between this page and its server. Gradio 6.31 answers a lost connection by refusing every further event
 // and reloading the page, whose conversation lives in it alone. So its requests go through here, where a connection
 // that is lost becomes what Gradio can live with: an event that failed, and a stream that was closed.
-import { $, isStreaming, root } from "./dom.js";
+import { root } from "./dom.js";
 
-/** @typedef {{msg: string, event_id?: string | null}} Message - on the stream of a page's events */
+/** @typedef {{msg: string, event_id?: string | null, success?: boolean, output?: object}} Message - on the stream of a page's events */
 
 const UNREACHABLE = "The server cannot be reached.";
 const LOST = "The connection to the server was lost.";
-const SILENT_MS = 60_000; // Gradio sends a heartbeat every 15 seconds while an event is under way
+// A network may swallow everything and close nothing; nobody is told of it.
+const SILENT_MS = 20_000; // the page's own events send something every half second, Gradio a heartbeat every 15
+const TAKEN_MS = 20_000; // an event is taken at once, and done later
+const DONE_MS = 60_000; // a picture may be fetched from the web for it
 
 /** @type {Set<string>} events that the server answers on the stream */
 const underWay = new Set();
@@ -15,8 +18,25 @@ const underWay = new Set();
 const untaken = new Set();
 /** @type {ReadableStreamDefaultController | null} */
 let stream = null;
+/** @type {Set<string>} events that the page has ended; Gradio 6.31 shows what comes of them until the server knows */
+const cancelled = new Set();
 let trouble = UNREACHABLE;
+let hasFailed = false;
 let count = 0;
+
+/** Why an event failed, in words; "" where it was cancelled, which Gradio 6.31 takes for a failure too. */
+export function takeFailure() {
+  const words = hasFailed ? trouble : "";
+  hasFailed = false;
+  return words;
+}
+
+/** @template T @param {Promise<T>} promised @param {number} ms @param {string} words @returns {Promise<T>} */
+function within(promised, ms, words) {
+  let timer = 0;
+  const late = new Promise((_, reject) => { timer = setTimeout(() => reject(new Error(words)), ms); });
+  return Promise.race([promised, late]).finally(() => clearTimeout(timer));
+}
 
 /** @param {object} message */
 const lineOf = (message) => new TextEncoder().encode(`data: ${JSON.stringify(message)}\n\n`);
@@ -26,10 +46,20 @@ const failureOf = (id) => lineOf({
   msg: "process_completed", event_id: id, success: false, output: { error: trouble, visible: false }, // no toast
 });
 
+/** Of an event that was cancelled: it changes nothing. @param {string} id */
+const endOf = (id) => lineOf({ msg: "process_completed", event_id: id, success: true, output: { data: [] } });
+
 /** @param {Set<string>} ids @param {ReadableStreamDefaultController} controller */
 function fail(ids, controller) {
+  hasFailed ||= ids.size > 0;
   for (const id of ids) controller.enqueue(failureOf(id));
   ids.clear();
+}
+
+/** @param {{output?: {error?: unknown}}} message - of the server, about an event that failed */
+function noteFailure({ output }) {
+  hasFailed = true;
+  trouble = typeof output?.error === "string" ? output.error : "The server could not do it.";
 }
 
 /** @param {Response} answer - that refuses an event */
@@ -40,7 +70,8 @@ async function wordsOf(answer) {
 
 /** An event is to begin. @param {() => Promise<Response>} ask */
 async function begin(ask) {
-  const answer = await ask().catch(() => null);
+  hasFailed = false;
+  const answer = await within(ask(), TAKEN_MS, UNREACHABLE).catch(() => null);
   if (answer?.ok) {
     underWay.add((await answer.clone().json()).event_id);
     return answer;
@@ -52,13 +83,6 @@ async function begin(ask) {
   return Response.json({ event_id });
 }
 
-/** @param {ReadableStreamDefaultReader<Uint8Array>} reader */
-function readSoon(reader) {
-  let timer = 0;
-  const silence = new Promise((_, reject) => { timer = setTimeout(() => reject(new Error(LOST)), SILENT_MS); });
-  return Promise.race([reader.read(), silence]).finally(() => clearTimeout(timer));
-}
-
 /**
  * Hand the server's messages on until it closes the stream.
  *
@@ -68,15 +92,22 @@ function readSoon(reader) {
 async function handOn(reader, controller) {
   const decoder = new TextDecoder();
   for (let text = ""; ;) {
-    const { done, value } = await readSoon(reader);
+    const { done, value } = await within(reader.read(), SILENT_MS, LOST);
     if (done) throw new Error(LOST);
     const lines = (text + decoder.decode(value, { stream: true })).split("\n\n");
     text = lines.pop();
     for (const line of lines.filter((line) => line.startsWith("data:"))) {
       const message = /** @type {Message} */ (JSON.parse(line.slice("data:".length)));
       if (message.msg === "unexpected_error") throw new Error(LOST); // the server ends, or has forgotten this page
-      controller.enqueue(lineOf(message));
-      if (message.msg === "process_completed") underWay.delete(message.event_id);
+      const hasEnded = message.msg === "process_completed";
+      if (hasEnded) underWay.delete(message.event_id);
+      if (!cancelled.has(message.event_id)) {
+        if (message.success === false) noteFailure(message);
+        controller.enqueue(lineOf(message));
+      } else if (hasEnded) {
+        cancelled.delete(message.event_id);
+        controller.enqueue(endOf(message.event_id));
+      }
       if (message.msg === "close_stream") return;
     }
   }
@@ -84,7 +115,7 @@ async function handOn(reader, controller) {
 
 /** The stream of the events of this page. @param {() => Promise<Response>} ask */
 async function open(ask) {
-  const answer = underWay.size ? await ask().catch(() => null) : null; // nothing else will come on it
+  const answer = underWay.size ? await within(ask(), TAKEN_MS, LOST).catch(() => null) : null; // nothing else will come on it
   const reader = answer?.ok ? answer.body.getReader() : null;
   const body = new ReadableStream({
     async start(controller) {
@@ -109,40 +140,33 @@ async function open(ask) {
 function end(controller) {
   try {
     fail(underWay, controller);
+    for (const id of cancelled) controller.enqueue(endOf(id));
+    cancelled.clear();
     controller.enqueue(lineOf({ msg: "close_stream" }));
     controller.close();
   } catch { /* Gradio reads it no more */ }
 }
 
 /** @param {() => Promise<Response>} ask */
-const answered = (ask) => ask().catch(() => Response.json({ error: UNREACHABLE, detail: UNREACHABLE }, { status: 503 }));
+const answered = (ask) => within(ask(), DONE_MS, UNREACHABLE)
+  .catch(() => Response.json({ error: UNREACHABLE, detail: UNREACHABLE }, { status: 503 }));
+
+/** Nothing waits for the server to hear that an event is over. @param {() => Promise<Response>} ask @param {RequestInit} options */
+async function cancel(ask, { body }) {
+  const { event_id: id } = JSON.parse(String(body));
+  if (underWay.delete(id)) cancelled.add(id);
+  ask().catch(() => {}); // it hears of it when the stream is closed
+  return Response.json({ success: true });
+}
 
 /** Gradio's requests go through here from now on; call it before the first of them. */
 export function install() {
   const fetch = window.fetch.bind(window);
-  const hows = [["queue/join", begin], ["queue/data", open], ["run/", answered], ["cancel", answered]];
+  const hows = [["queue/join", begin], ["queue/data", open], ["run/", answered], ["cancel", cancel], ["reset", cancel]];
   window.fetch = (asked, options) => {
     const address = String(asked instanceof Request ? asked.url : asked);
     const api = `${root()}${window.gradio_config?.api_prefix ?? "/gradio_api"}/`;
     const [, how] = hows.find(([path]) => address.startsWith(api + path)) ?? [];
-    return how ? how(() => fetch(asked, options)) : fetch(asked, options);
+    return how ? how(() => fetch(asked, options), options) : fetch(asked, options);
   };
-}
-
-/** What an event that failed leaves on the page: the question, and why it has no answer or no whole one. */
-export function start() {
-  document.addEventListener("answer-failed", ({ detail }) => {
-    const said = detail.chat.filter(({ metadata }) => metadata?.status !== "pending");
-    const words = document.createElement("p");
-    words.textContent = isStreaming() ? trouble : `${trouble} Nothing was sent, and nothing is lost: try again.`;
-    words.role = "alert";
-    if (!isStreaming()) {
-      detail.refusal = words.outerHTML;
-      return;
-    }
-    const title = said.at(-1)?.role === "assistant" ? "The answer broke off" : "No answer";
-    const content = [{ type: "text", text: words.innerHTML }];
-    detail.chat = [...said, { role: "assistant", content, metadata: { title } }];
-    $("#box textarea")?.focus();
-  });
 }

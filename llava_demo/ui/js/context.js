@@ -24,10 +24,11 @@ function fullness() {
   return [["pictures", pictures, images], ["tokens", text + pictures * imageTokens, context]];
 }
 
+const meter = make("p", { id: "meter", title: "What the model reads with the next question" });
+
 function showFullness() {
   const full = fullness().filter(([, has, most]) => has / most >= SHOWN_FROM);
   const words = full.map(([name, has, most]) => `${has.toLocaleString("en")} of ${most.toLocaleString("en")} ${name}`);
-  const meter = $("#meter");
   if (meter.textContent !== words.join(" · ")) meter.textContent = words.join(" · ");
   meter.classList.toggle("is-over", full.some(([, has, most]) => has > most));
 }
@@ -57,12 +58,35 @@ function takeChoices() {
   });
 }
 
+/** @type {{id: string, out: Map<number, boolean>}} pictures to leave out, or not, once the answer on its way has ended */
+let wanted = { id: "", out: new Map() };
+
+/** @param {number} index - of the picture's entry */
+function isOut(index) {
+  const { id, entries } = shown();
+  return (wanted.id === id ? wanted.out.get(index) : null) ?? isLeftOut(entries[index].content[0]);
+}
+
 /** @param {number} index - of the picture's entry */
 function toggle(index) {
-  if (isStreaming()) return;
+  const { id } = shown();
+  const is = !isOut(index);
+  if (wanted.id !== id) wanted = { id, out: new Map() };
+  wanted.out.set(index, is);
+  offerToLeaveOut();
+  leaveOutWanted();
+}
+
+function leaveOutWanted() {
+  if (!wanted.out.size || isStreaming()) return;
+  const { id, out } = wanted;
+  wanted = { id: "", out: new Map() };
+  if (id !== shown().id) return;
   alter((conversation) => {
-    const [part] = conversation.entries[index].content;
-    leaveOut(part, !isLeftOut(part));
+    for (const [index, is] of out) {
+      const [part] = conversation.entries[index]?.content ?? [];
+      if (part?.file) leaveOut(part, is);
+    }
     return conversation;
   });
 }
@@ -73,19 +97,28 @@ function offerToLeaveOut() {
     const picture = shown().entries[index]?.content[0];
     const button = row.querySelector(".leave-out");
     if (!picture?.file || !row.querySelector(".image-frame")) return button?.remove();
-    const words = isLeftOut(picture) ? "Use this picture again" : "Forget this picture";
-    row.classList.toggle("is-left-out", isLeftOut(picture));
+    const words = isOut(index) ? "Use this picture again" : "Forget this picture";
+    row.classList.toggle("is-left-out", isOut(index));
     if (button?.textContent === words && Number(button.dataset.at) === index) return;
-    button?.remove();
     const made = make("button", { type: "button", className: "leave-out", onclick: () => toggle(index) }, words);
     made.title = "A picture that is forgotten stays visible, and the model no longer reads it";
     made.dataset.at = String(index);
+    const hadFocus = button === document.activeElement;
+    button?.remove();
     row.querySelector(".image-container").append(made);
+    if (hadFocus) made.focus();
   });
 }
 
+/** Gradio draws the message box anew where it likes. */
+function keepMeterInBox() {
+  const container = $("#box .full-container");
+  if (meter.parentElement !== container) container?.append(meter);
+}
+
 export function start() {
-  $("#progress").append(make("p", { id: "meter", title: "What the model reads with the next question" }));
+  watch("#box", keepMeterInBox);
+  watch("#box", leaveOutWanted); // the answer has ended
   takeChoices();
   watch("#served", showFullness);
   watch("#conversation", offerToLeaveOut);

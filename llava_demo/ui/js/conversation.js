@@ -20,7 +20,9 @@ function stayWhereTheReaderScrolled() {
   const hold = () => { isHeld ||= wrap.scrollTop > 0; };
   wrap.scrollTo = (...to) => isHeld || isEmpty() || Element.prototype.scrollTo.apply(wrap, to);
   // A picture that is drawn late pushes the answer below it out of sight.
-  wrap.addEventListener("load", () => { if (!isHeld && !isEmpty()) wrap.scrollTop = wrap.scrollHeight; }, { capture: true });
+  const toEnd = () => { if (!isHeld && !isEmpty()) wrap.scrollTop = wrap.scrollHeight; };
+  wrap.addEventListener("load", toEnd, { capture: true });
+  new ResizeObserver(toEnd).observe(wrap); // the box grows, or a phone's keyboard opens
   wrap.addEventListener("wheel", ({ deltaY }) => deltaY < 0 && hold(), { passive: true });
   wrap.addEventListener("touchmove", hold, { passive: true });
   wrap.addEventListener("pointerdown", ({ target }) => target === wrap && hold()); // the scroll bar
@@ -43,6 +45,23 @@ function copyTexts() {
   };
 }
 
+/** An answer's numbers stand below it, and its buttons below them; Gradio's copies the numbers. */
+function copyAnswers() {
+  const COPY = 'button[aria-label="Copy message"]';
+  $("#conversation").addEventListener("click", (event) => {
+    const button = event.target.closest(COPY);
+    let buttons = button?.closest(".message-buttons");
+    if (!buttons?.previousElementSibling.querySelector(".thought-group")) return;
+    event.stopImmediatePropagation();
+    while (buttons?.previousElementSibling?.querySelector(".thought-group")) {
+      buttons = buttons.previousElementSibling.previousElementSibling;
+    }
+    buttons?.querySelector(COPY)?.click();
+    button.classList.add("is-copied");
+    setTimeout(() => button.classList.remove("is-copied"), 2000);
+  }, { capture: true });
+}
+
 function name() {
   for (const img of $$('#conversation .user-row img[alt=""]')) {
     img.alt = `Your picture ${decodeURIComponent(img.src.split("/").pop())}`;
@@ -55,5 +74,6 @@ export function start() {
   keepTheEmptyPageAtItsTop();
   stayWhereTheReaderScrolled();
   copyTexts();
+  copyAnswers();
   watch("#conversation", name);
 }

@@ -31,6 +31,28 @@ export function watch(selector, react) {
 }
 
 /**
+ * What `find` finds, now or after a change of the page; null after two seconds without.
+ *
+ * @template T
+ * @param {() => T} find
+ * @returns {Promise<T | null>}
+ */
+export function until(find) {
+  return new Promise((resolve) => {
+    const found = find();
+    if (found) return resolve(found);
+    const end = (result) => {
+      observer.disconnect();
+      clearTimeout(timer);
+      resolve(result);
+    };
+    const observer = new MutationObserver(() => { const later = find(); if (later) end(later); });
+    const timer = setTimeout(() => end(null), 2000);
+    observer.observe(document.body, { childList: true, subtree: true });
+  });
+}
+
+/**
  * A new element with these properties and children.
  *
  * @param {string} tag

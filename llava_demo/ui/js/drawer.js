@@ -1,95 +1,102 @@
 // The list of kept conversations: open, rename and delete them.
-import { $, addToPage } from "./dom.js";
-import { filesOf, keyOf, titleOf } from "./entries.js";
-import { newChat, open, save, shown } from "./keeping.js";
+import { $, addToPage, make } from "./dom.js";
+import { titleOf } from "./entries.js";
+import { newChat, open, rename, save, shown } from "./keeping.js";
+import { remove } from "./removing.js";
 import * as store from "./store.js";
+
+/** @typedef {import("./entries.js").Conversation} Conversation */
 
 const UNKEPT = "This browser keeps nothing for this page (a private window, or a frame of another site): what is here lasts until it is closed.";
 const KEPT = "Kept in this browser only. The server keeps no conversation, and pictures for a week at most.";
 
-/** Pictures that no conversation has any more go as well. */
-async function sweep() {
-  const used = new Set((await store.all("conversations")).flatMap(filesOf).map(keyOf));
-  for (const key of await store.keys("pictures")) if (!used.has(key)) await store.remove("pictures", key);
-}
-
-/** @param {string[]} ids */
-async function forget(ids) {
-  for (const id of ids) await store.remove("conversations", id);
-  await sweep();
-  if (ids.includes(shown().id)) {
-    await newChat();
-    for (const id of ids) await store.remove("conversations", id); // `newChat` saves what it leaves
-  }
-  await write();
-}
-
 /** @param {string} name @param {string} words @param {() => void} act */
-function button(name, words, act) {
-  const made = document.createElement("button");
-  made.type = "button";
-  made.className = name;
-  made.textContent = words;
-  made.addEventListener("click", act);
-  return made;
+const button = (name, words, act) => make("button", { type: "button", className: name, onclick: act }, words);
+
+/** @param {Conversation} conversation */
+async function show(conversation) {
+  await save().catch(() => {}); // the browser's room is full
+  $("#drawer").close();
+  await open(await store.get("conversations", conversation.id));
+  $("#box textarea")?.focus();
 }
 
-/** @param {import("./entries.js").Conversation} conversation */
-function row(conversation) {
-  const item = document.createElement("li");
-  const title = titleOf(conversation);
-  const opening = button("open", "", async () => {
-    await save();
-    $("#drawer").close();
-    await open(await store.get("conversations", conversation.id));
-  });
-  if (conversation.id === shown().id) opening.setAttribute("aria-current", "true");
-  const picture = conversation.thumbnail ? Object.assign(new Image(), { src: conversation.thumbnail, alt: "" }) : "";
-  const words = document.createElement("span");
-  const date = document.createElement("time");
-  date.textContent = new Date(conversation.updated).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
-  words.append(title, date);
-  opening.append(picture, words);
-  const renaming = button("rename", "Rename", async () => {
-    const named = prompt("Name of the conversation", title);
-    if (named === null) return;
-    await store.put("conversations", conversation.id, { ...conversation, title: named.trim() });
+/** The name becomes a field. @param {HTMLElement} item @param {Conversation} conversation */
+function edit(item, conversation) {
+  const field = make("input", { type: "text", value: titleOf(conversation), ariaLabel: "Name of the conversation" });
+  let hasEnded = false;
+  const end = async (isKept) => {
+    if (hasEnded) return;
+    hasEnded = true;
+    const title = field.value.trim();
+    if (isKept && conversation.id === shown().id) rename(title);
+    if (isKept) await store.change("conversations", conversation.id, (now) => now && { ...now, title });
+    field.remove();
     await write();
+    $(`#drawer li[data-id="${conversation.id}"] .rename`)?.focus();
+  };
+  field.addEventListener("blur", () => end(true));
+  field.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" && event.key !== "Escape") return;
+    event.preventDefault(); // Escape does not close the list as well
+    event.stopPropagation();
+    end(event.key === "Enter");
   });
-  renaming.setAttribute("aria-label", `Rename ${title}`);
-  const deleting = button("delete", "Delete", () => forget([conversation.id]));
-  deleting.setAttribute("aria-label", `Delete ${title}`);
-  item.append(opening, renaming, deleting);
+  item.querySelector(".open").replaceWith(field);
+  field.select();
+}
+
+/** @param {Conversation} conversation */
+function row(conversation) {
+  const title = titleOf(conversation);
+  const opening = button("open", "", () => show(conversation));
+  if (conversation.id === shown().id) opening.setAttribute("aria-current", "true");
+  const picture = conversation.thumbnail ? make("img", { src: conversation.thumbnail, alt: "" }) : "";
+  const date = new Date(conversation.updated).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
+  opening.append(picture, make("span", { dir: "auto" }, title, make("time", {}, date)));
+  const renaming = button("rename", "Rename", () => edit(item, conversation));
+  renaming.ariaLabel = `Rename ${title}`;
+  const deleting = button("delete", "Delete", async () => {
+    const undo = await remove([conversation]);
+    await write();
+    undo.focus();
+  });
+  deleting.ariaLabel = `Delete ${title}`;
+  const item = make("li", {}, opening, renaming, deleting);
+  item.dataset.id = conversation.id;
   return item;
 }
 
 async function write() {
+  if ($("#drawer li input")) return; // a name is being written
   const kept = (await store.all("conversations")).sort((a, b) => b.updated - a.updated);
   $("#drawer ul").replaceChildren(...kept.map(row));
   $("#drawer .delete-all").hidden = kept.length === 0;
   $("#drawer .kept").textContent = (await store.isKept()) ? KEPT : UNKEPT;
 }
 
-/** One line above the message box where it is not, as long as nothing else is said there. */
-async function sayWhetherItIsKept() {
-  if (await store.isKept()) return;
-  const line = document.createElement("p");
-  line.id = "unkept";
-  line.textContent = "Kept until this page is closed: the browser stores nothing here.";
-  $("#progress").prepend(line);
+/** One line above the message box, as long as nothing else is said there. @param {string} words */
+function sayUnkept(words) {
+  $("#unkept")?.remove();
+  $("#progress").prepend(make("p", { id: "unkept", title: words }, words));
+}
+
+async function deleteAll() {
+  const undo = await remove(await store.all("conversations"));
+  await write();
+  undo.focus();
 }
 
 export function start() {
-  const drawer = document.createElement("dialog");
-  drawer.id = "drawer";
-  drawer.setAttribute("aria-label", "Conversations");
+  const drawer = make("dialog", { id: "drawer", ariaLabel: "Conversations" });
   drawer.innerHTML = `<header><h2>Conversations</h2><button type="button" class="close" aria-label="Close">×</button></header>
 <button type="button" class="new">New chat</button><ul></ul>
 <footer><p class="kept"></p><button type="button" class="delete-all">Delete all</button></footer>`;
   addToPage(drawer);
-  sayWhetherItIsKept();
+  store.isKept().then((is) => is || sayUnkept("Kept until this page is closed: the browser stores nothing here."));
+  document.addEventListener("conversation-unkept", () => sayUnkept("Not kept any more: this browser's storage is full."));
   $("#chats-switch").addEventListener("click", async () => {
-    await save();
+    await save().catch(() => {}); // the browser's room is full
     await write();
     drawer.showModal();
   });
@@ -100,8 +107,6 @@ export function start() {
       drawer.close();
       await newChat();
     }
-    if (target.matches(".delete-all") && confirm("Delete all conversations of this browser?")) {
-      await forget(await store.keys("conversations"));
-    }
+    if (target.matches(".delete-all")) await deleteAll();
   });
 }

@@ -47,11 +47,27 @@ export const keyOf = (file) => file.path.split("/").slice(-2).join("/");
 export const titleOf = ({ title, entries }) =>
   title || textOf(partsOf(entries).find((part) => part.text) ?? {}).trim().slice(0, 80) || "A picture";
 
-/** An answer that the page was left in the middle of. @param {Conversation} conversation @returns {Entry[]} */
-export function ended({ entries, isAnswering }) {
+/**
+ * The entries, with a note behind an answer that is not whole.
+ *
+ * @param {Pick<Conversation, "entries" | "isAnswering">} conversation
+ * @param {string} [title] - of the note; else the page was left in the middle of it
+ * @returns {Entry[]}
+ */
+export function ended({ entries, isAnswering }, title = "Interrupted") {
   const said = entries.filter(({ metadata }) => metadata?.status !== "pending");
   const hasEnded = said.length === entries.length && (!isAnswering || !said.length || isNote(said.at(-1)));
   if (hasEnded) return said;
-  const metadata = { title: "Interrupted", status: "done" };
+  const metadata = { title, status: "done" };
   return [...said, { role: "assistant", content: [{ type: "text", text: "" }], metadata }];
+}
+
+/** The last turn taken back. @param {Entry[]} entries @returns {{rest: Entry[], question: Draft}} */
+export function undone(entries) {
+  let from = entries.findLastIndex(({ role }) => role === "user");
+  const to = from + 1;
+  while (entries[from - 1]?.role === "user") from -= 1;
+  const asked = entries.slice(Math.max(0, from), to);
+  const texts = partsOf(asked).filter((part) => !part.file).map(textOf);
+  return { rest: entries.slice(0, Math.max(0, from)), question: { text: texts.join("\n"), files: picturesOf(asked).map(({ file }) => file) } };
 }

@@ -1,6 +1,6 @@
 // The conversation of this tab is kept in the browser after each change, and put back after a reload, a crash or a
 // restart of the server. Pictures that the server has no more are uploaded again.
-import { $, addToPage, isStreaming } from "./dom.js";
+import { $, isStreaming } from "./dom.js";
 import { ended, filesOf, keyOf, picturesOf } from "./entries.js";
 import { upload } from "./server.js";
 import * as store from "./store.js";
@@ -14,6 +14,8 @@ import * as versions from "./versions.js";
  */
 
 const SAVE_AFTER_MS = 300;
+const PATIENCE_MS = 5000; // a network that swallows everything does not say so
+const RELEASED_WITHIN_MS = 2000; // a page that is reloaded gives its conversation up somewhat later
 const THUMBNAIL_PX = 96;
 const TAB = "ask-a-picture-tab"; // in sessionStorage: the conversation of this tab
 
@@ -25,12 +27,14 @@ const fresh = () => ({
 
 let current = fresh();
 let saving = 0;
+let isChanged = false; // since it came onto the page
 let isReady = false; // nothing is saved before what was kept has been put back
 /** @type {Conversation | null} */
 let before = null; // what was on the page before it was emptied
 /** @type {{chat: Entry[], box: Draft, isFirst: boolean} | null} */
 let toShow = null;
 let asking = ""; // what the answer on its way was asked with: "send", "retry", ...
+let held = ""; // the conversation that is open here
 let release = () => {};
 
 /** @returns {Conversation} what this tab shows; not to be changed */
@@ -56,43 +60,58 @@ async function keepPictures(conversation) {
     if (answer.ok) await store.put("pictures", keyOf(file), await answer.blob());
   }
   const [first] = filesOf(conversation);
-  if (first && !conversation.thumbnail) {
-    const blob = await store.get("pictures", keyOf(first));
-    conversation.thumbnail = blob ? await thumbnailOf(blob).catch(() => "") : ""; // not every browser shows HEIC
-  }
+  if (!first || conversation.thumbnail) return;
+  const blob = await store.get("pictures", keyOf(first));
+  conversation.thumbnail = blob ? await thumbnailOf(blob).catch(() => "") : ""; // not every browser shows HEIC
+  const thumbnail = conversation.thumbnail;
+  await store.change("conversations", conversation.id, (now) => now && { ...now, thumbnail });
+  document.dispatchEvent(new Event("conversation-kept"));
 }
 
-/** Save what this tab shows, now. */
+/** Save what this tab shows, now; its pictures follow. */
 export async function save() {
   clearTimeout(saving);
   saving = 0;
   const conversation = current;
+  if (!isChanged) return;
   if (!conversation.entries.length && !conversation.draft.text && !conversation.draft.files.length) {
     await store.remove("conversations", conversation.id);
     return;
   }
-  await store.put("conversations", conversation.id, structuredClone(conversation)); // the words first: it may be late
-  await keepPictures(conversation).catch(() => {}); // no network: they are fetched at the next change
+  remember(conversation.id);
   await store.put("conversations", conversation.id, structuredClone(conversation));
+  keepPictures(conversation).catch(() => {}); // no network, or no room: they are asked for at the next change
   document.dispatchEvent(new Event("conversation-kept"));
 }
 
 function saveSoon() {
+  isChanged = true;
   current.updated = Date.now();
-  saving ||= setTimeout(() => save().catch(() => {}), SAVE_AFTER_MS); // the browser's room is full: the page goes on
+  saving ||= setTimeout(() => save().catch(() => document.dispatchEvent(new Event("conversation-unkept"))), SAVE_AFTER_MS);
 }
 
 /** @param {FileData} file @returns {Promise<FileData>} */
 async function onServer(file) {
-  const answer = await fetch(file.url, { method: "HEAD" }).catch(() => null);
+  const answer = await fetch(file.url, { method: "HEAD", signal: AbortSignal.timeout(PATIENCE_MS) }).catch(() => null);
   if (!answer || answer.ok) return file; // or no network: the event that needs it will say so
   const blob = await store.get("pictures", keyOf(file));
   if (!blob) return file;
-  return upload(new File([blob], file.orig_name ?? keyOf(file).split("/")[1], { type: blob.type }), () => {});
+  const again = new File([blob], file.orig_name ?? keyOf(file).split("/")[1], { type: blob.type });
+  return upload(again, () => {}).catch(() => file);
 }
 
-/** Put a kept conversation on the page. @param {Conversation} kept */
-export const open = (kept) => put({ versions: [], ...structuredClone(kept), entries: ended(structuredClone(kept)) });
+/** Put a kept conversation on the page; a copy of it where another tab has it open. @param {Conversation} kept @param {number} [patience_ms] */
+export async function open(kept, patience_ms = 0) {
+  const copy = { versions: [], ...structuredClone(kept), entries: ended(structuredClone(kept)) };
+  if (!(await hold(kept.id, patience_ms))) copy.id = fresh().id;
+  await put(copy);
+  remember(kept.id); // a copy is kept when it is changed
+}
+
+/** @param {string} title - for what this tab shows */
+export function rename(title) {
+  current.title = title;
+}
 
 /** Show what this tab shows, changed. @param {(conversation: Conversation) => Conversation} change */
 export async function alter(change) {
@@ -108,8 +127,10 @@ async function put(conversation) {
 
 /** @param {Conversation} conversation */
 function become(conversation) {
+  if (conversation.id !== current.id) isChanged = false;
   current = conversation;
   hold(conversation.id);
+  remember(conversation.id);
   toShow = { chat: conversation.entries, box: conversation.draft, isFirst: !isReady };
   $("#show-kept").click();
   document.dispatchEvent(new Event("conversation-kept"));
@@ -119,19 +140,39 @@ function become(conversation) {
 /** An empty page; what was on it stays in the list. @param {Draft} [draft] - that goes along */
 export async function newChat(draft) {
   if (draft) current.draft = fresh().draft;
-  await save();
+  await save().catch(() => {}); // the browser's room is full
   become(draft ? { ...fresh(), draft } : fresh());
+  if (draft) saveSoon();
   $("#box textarea")?.focus();
 }
 
-/** Other tabs of this browser leave a conversation alone while it is open here. @param {string} id */
-function hold(id) {
+/** A reload of this tab shows it again. @param {string} id */
+function remember(id) {
   try {
     sessionStorage.setItem(TAB, id);
   } catch { /* blocked */ }
+}
+
+/**
+ * Other tabs of this browser leave a conversation alone while it is open here.
+ *
+ * @param {string} id
+ * @param {number} [patience_ms] - with another tab that has it
+ * @returns {Promise<boolean>} false: it has it still
+ */
+async function hold(id, patience_ms = 0) {
+  if (id === held) return true;
   release();
-  navigator.locks?.request(`ask-a-picture-${id}`, { ifAvailable: true }, (lock) =>
-    lock && new Promise((resolve) => { release = resolve; })).catch(() => {}); // blocked
+  held = id;
+  const how = patience_ms ? { signal: AbortSignal.timeout(patience_ms) } : { ifAvailable: true };
+  return new Promise((resolve) => {
+    const holding = navigator.locks?.request(`ask-a-picture-${id}`, how, (lock) => {
+      resolve(lock !== null);
+      return lock && held === id ? new Promise((done) => { release = done; }) : null;
+    });
+    if (holding) holding.catch(({ name }) => resolve(name !== "TimeoutError")); // else locks are blocked
+    else resolve(true); // not https
+  });
 }
 
 /** @param {Conversation[]} kept @returns {Promise<Conversation | undefined>} */
@@ -141,25 +182,28 @@ async function lastOne(kept) {
     mine = sessionStorage.getItem(TAB);
   } catch { /* blocked */ }
   const locks = await navigator.locks?.query().catch(() => null); // blocked
-  const held = new Set((locks?.held ?? []).map(({ name }) => name));
-  const isFree = ({ id }) => !held.has(`ask-a-picture-${id}`);
+  const taken = new Set((locks?.held ?? []).map(({ name }) => name));
+  const isFree = ({ id }) => !taken.has(`ask-a-picture-${id}`);
   return mine ? kept.find(({ id }) => id === mine) : kept.sort((a, b) => b.updated - a.updated).find(isFree);
 }
 
-function offerUndo(conversation) {
-  const toast = document.createElement("p");
-  toast.id = "cleared";
-  toast.setAttribute("role", "status");
-  toast.innerHTML = 'Cleared · <button type="button">Undo</button>';
-  $("#cleared")?.remove();
-  addToPage(toast);
-  const gone = setTimeout(() => toast.remove(), 10_000);
-  toast.querySelector("button").addEventListener("click", () => {
-    clearTimeout(gone);
-    toast.remove();
-    become(conversation);
-    saveSoon();
-  });
+/** The page is emptied, but for the message box. @returns {Conversation | null} what was on it */
+export function empty() {
+  const left = current.entries.length ? structuredClone(current) : before;
+  before = null;
+  current = { ...fresh(), draft: current.draft };
+  hold(current.id);
+  remember(current.id);
+  saveSoon();
+  return left && { ...left, entries: ended(left) };
+}
+
+/** Show a conversation again that was removed, if nothing has begun since. @param {Conversation} conversation */
+export function putBack(conversation) {
+  const { entries, draft } = current;
+  if (entries.length) return;
+  become(draft.text || draft.files.length ? { ...conversation, draft } : conversation);
+  saveSoon();
 }
 
 /** What was typed before the kept draft came stays, behind it. @param {Draft} kept @param {Draft | null} typed */
@@ -190,6 +234,7 @@ function leave() {
   store.put("conversations", left.id, left).catch(() => {}); // the browser's room is full
   current = { ...fresh(), draft: left.draft };
   hold(current.id);
+  remember(current.id);
 }
 
 /** @param {Entry[]} entries */
@@ -214,6 +259,7 @@ export async function start() {
     toShow = null;
   });
   document.addEventListener("asking", ({ detail }) => ask(detail));
+  document.addEventListener("answer-ended", ({ detail: { refusal } }) => { if (refusal) asking = ""; });
   document.addEventListener("conversation-changed", ({ detail }) => {
     const entries = JSON.parse(JSON.stringify(detail ?? []));
     const isNew = JSON.stringify(entries) !== JSON.stringify(current.entries);
@@ -225,19 +271,15 @@ export async function start() {
     current.draft = draft;
     saveSoon();
   });
-  document.addEventListener("conversation-cleared", () => {
-    const cleared = current.entries.length ? structuredClone(current) : before;
-    if (cleared) offerUndo({ ...cleared, entries: ended(cleared) });
-    current = { ...fresh(), draft: current.draft };
-    hold(current.id);
-    saveSoon();
-  });
   addEventListener("pagehide", () => saving && save());
   $("#new-chat").addEventListener("click", () => newChat());
 
   const isLink = /[?&](prompt|image)=/.test(location.search); // a link fills an empty page
-  const last = isLink ? undefined : await lastOne(await store.all("conversations"));
-  if (last) await open(last);
+  const last = isLink ? undefined : await store.all("conversations").then(lastOne).catch(() => undefined); // it is broken
+  const restored = () => document.dispatchEvent(new Event("conversation-restored"));
+  if (last) document.addEventListener("shown", restored, { once: true });
+  if (last) await open(last, RELEASED_WITHIN_MS);
   else hold(current.id);
   isReady = true;
+  if (!last) restored();
 }

@@ -52,7 +52,7 @@ async function show(index, tab) {
   Object.assign(showing, { index, tab });
   place(1, 0, 0);
   const img = showing.images[index];
-  part(".name").textContent = img.dataset.name ?? img.alt;
+  part(".name").textContent = img.alt.replace(/^Your picture /, "");
   for (const button of $$("[role=tab]", dialog)) {
     button.setAttribute("aria-selected", String(button.dataset.tab === tab));
     button.tabIndex = button.dataset.tab === tab ? 0 : -1;

@@ -1,12 +1,13 @@
 // Giving pictures: dropped or pasted anywhere, or chosen. Each is prepared, uploaded and checked as soon as it is given.
-import { $, make, watch } from "./dom.js";
+import { $, $$, make, watch } from "./dom.js";
 import { prepared } from "./formats.js";
-import { askAbout, changeBox, upload } from "./server.js";
+import { askAbout, changeBox, Unreachable, upload } from "./server.js";
 
 const MEGABYTE = 2 ** 20;
 
 let onTheirWay = 0;
-let isSendingNext = false; // Enter was pressed while a picture was on its way
+let isRestored = false; // what was kept is on the page
+let isSendingNext = false; // Enter was pressed before
 
 /**
  * Add files to the message box: the pictures among them as thumbnails, the others as refusals that name them.
@@ -14,12 +15,16 @@ let isSendingNext = false; // Enter was pressed while a picture was on its way
  * @param {Iterable<File>} files
  */
 export async function add(files) {
-  $("#refused").replaceChildren();
+  for (const item of $$("#refused li:not(:has(.again))")) item.remove(); // what the network kept back is not done yet
   for (const arriving of [...files].map(uploadedOrRefused)) { // all travel at once, and stand in the order given
     const added = await arriving;
     if (added) changeBox(({ text, files: before }) => ({ text, files: [...before, added] }));
   }
-  if (!isSendingNext || onTheirWay) return;
+  sendNext();
+}
+
+function sendNext() {
+  if (!isSendingNext || onTheirWay || !isRestored) return;
   isSendingNext = false;
   if (!$("#refused li")) setTimeout(() => $("#box .submit-button")?.click()); // once the box shows the pictures
 }
@@ -35,7 +40,7 @@ async function uploadedOrRefused(file) {
     const added = await uploaded(file, item);
     return item.isConnected ? added : null;
   } catch (error) {
-    if (item.isConnected) refuse(file.name, error.message);
+    if (item.isConnected) refuse(file, error);
     return null;
   } finally {
     onTheirWay -= 1;
@@ -56,7 +61,8 @@ async function uploaded(file, item) {
   const has = Math.ceil((small.size / MEGABYTE) * 10) / 10;
   if (has > most) throw new Error(`The picture has ${has} MB; at most ${most} MB are taken.`);
   const added = await upload(small, (part) => showProgress(item, part));
-  const { refusal, jpeg } = await askAbout("check", added.path);
+  const { refusal, isUnreachable, jpeg } = await askAbout("check", added.path);
+  if (isUnreachable) throw new Unreachable();
   if (refusal) throw new Error(refusal);
   if (!jpeg) return added;
   const shown = await (await fetch(jpeg)).blob(); // what every browser shows of a HEIC or a TIFF
@@ -88,15 +94,24 @@ function showProgress(item, part) {
 }
 
 /**
- * Say above the message box why a file was not added, until that is removed or another file is given.
+ * Say above the message box why a file was not added, until that is removed or another file is given. A pasted picture
+ * is nowhere else: one that could not be sent stays, to be tried again.
  *
- * @param {string} name
- * @param {string} why
+ * @param {File} file
+ * @param {Error} error
  */
-function refuse(name, why) {
-  const item = make("li", {}, make("b", {}, name), make("span", { className: "why" }, why));
-  item.append(removeButton(name, item));
+function refuse(file, error) {
+  const item = make("li", {}, make("b", {}, file.name), make("span", { className: "why" }, error.message));
+  if (error instanceof Unreachable) item.append(make("button", { type: "button", className: "again", onclick: () => tryAgain(item, file) }, "Try again"));
+  item.append(removeButton(file.name, item));
   $("#refused").append(item);
+}
+
+/** @param {HTMLElement} item @param {File} file */
+function tryAgain(item, file) {
+  item.remove();
+  add([file]);
+  $("#box textarea").focus();
 }
 
 /**
@@ -146,13 +161,15 @@ function takeChoices() {
   });
 }
 
-/** What is sent while a picture is on its way is sent when that has arrived. */
-function sendWithPictures() {
+/** What is sent while a picture is on its way, or before a kept conversation is there, is sent then. */
+function sendWhenAllIsThere() {
   const hold = (event) => {
-    if (!onTheirWay) return;
+    const again = $$("#refused .again");
+    if (isRestored && !onTheirWay && !again.length) return;
     event.preventDefault();
     event.stopImmediatePropagation();
     isSendingNext = true;
+    for (const button of again) button.click();
   };
   document.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && !event.shiftKey && event.target.closest("#box textarea")) hold(event);
@@ -160,6 +177,10 @@ function sendWithPictures() {
   document.addEventListener("click", (event) => {
     if (event.target.closest("#box .submit-button")) hold(event);
   }, { capture: true });
+  document.addEventListener("conversation-restored", () => {
+    isRestored = true;
+    sendNext();
+  });
 }
 
 /** @param {HTMLImageElement} img */
@@ -185,7 +206,7 @@ export function start() {
   takeDrops();
   takePastes();
   takeChoices();
-  sendWithPictures();
+  sendWhenAllIsThere();
   forgetRefusals();
   watch("#box", nameThumbnails);
 }

@@ -2,14 +2,22 @@
 import { $, root } from "./dom.js";
 
 /**
- * @typedef {{refusal?: string, jpeg?: string, square?: string, patches?: number, words?: string}} Answer
+ * @typedef {{refusal?: string, isUnreachable?: boolean, jpeg?: string, square?: string, patches?: number, words?: string}} Answer
  * @typedef {{path: string, url: string, orig_name: string, size: number, mime_type: string, meta: object}} FileData
  * @typedef {{text: string, files: FileData[]}} Message
  * @typedef {{id: number, ask: "check" | "seen", path: string}} Question
  */
 
 const PATIENCE_MS = 60_000; // nobody is told of an event that the network swallowed
-const UNREACHABLE = { refusal: "The server cannot be reached; please try again." };
+const STALLED_MS = 30_000; // nothing of an upload has moved
+const UNREACHABLE = { refusal: "The server cannot be reached.", isUnreachable: true };
+
+/** The server may be asked the same again. */
+export class Unreachable extends Error {
+  constructor() {
+    super(UNREACHABLE.refusal);
+  }
+}
 
 /** @type {Map<number, (answer: Answer) => void>} */
 const answerTo = new Map();
@@ -57,14 +65,23 @@ export function askAbout(ask, path) {
  * @param {File} file
  * @param {(part: number) => void} onProgress - from 0 to 1
  * @returns {Promise<FileData>}
- * @throws {Error} with words for people
+ * @throws {Error} with words for people; `Unreachable` where there was no answer
  */
 export function upload(file, onProgress) {
   const { api_prefix: prefix = "/gradio_api" } = window.gradio_config;
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest(); // `fetch` tells no progress
-    request.upload.addEventListener("progress", ({ loaded, total }) => onProgress(loaded / total));
-    request.addEventListener("error", () => reject(new Error(UNREACHABLE.refusal)));
+    let stalled = 0;
+    const waitOn = () => {
+      clearTimeout(stalled);
+      stalled = setTimeout(() => request.abort(), STALLED_MS);
+    };
+    request.upload.addEventListener("progress", ({ loaded, total }) => {
+      waitOn();
+      onProgress(loaded / total);
+    });
+    for (const end of ["error", "abort"]) request.addEventListener(end, () => reject(new Unreachable()));
+    request.addEventListener("loadend", () => clearTimeout(stalled));
     request.addEventListener("load", () => {
       if (request.status === 413) return reject(new Error("The file is too large."));
       if (request.status !== 200) return reject(new Error(wordsOf(request)));
@@ -76,6 +93,7 @@ export function upload(file, onProgress) {
     body.append("files", file, file.name);
     request.open("POST", `${root()}${prefix}/upload`);
     request.send(body);
+    waitOn();
   });
 }
 

@@ -2,6 +2,7 @@
 import { $, root } from "./dom.js";
 
 const EVERY_MS = 3000;
+const PATIENCE_MS = 8000; // a network that swallows everything does not say so
 let answering = "";
 
 /** @param {{status: string, running: number, waiting: number, model?: string, engine?: string, stage?: string}} status */
@@ -19,13 +20,19 @@ function show({ status, running, waiting, model, engine, stage }) {
 async function look() {
   if (document.visibilityState !== "visible") return;
   try {
-    show(await (await fetch(`${root()}/health/live`)).json());
+    show(await (await fetch(`${root()}/health/live`, { signal: AbortSignal.timeout(PATIENCE_MS) })).json());
   } catch {
     show({ status: "unreachable", running: 0, waiting: 0 });
   }
 }
 
+/** One question at a time: a browser has few connections to a server. */
+async function keepLooking() {
+  await look();
+  setTimeout(keepLooking, EVERY_MS);
+}
+
 export function start() {
-  look();
-  setInterval(look, EVERY_MS);
+  keepLooking();
+  for (const change of ["online", "offline"]) addEventListener(change, look);
 }

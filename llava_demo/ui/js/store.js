@@ -55,3 +55,15 @@ export const put = (kind, key, value) =>
 
 /** @param {Kind} kind @param {string} key */
 export const remove = (kind, key) => asked(kind, "readwrite", (store) => store.delete(key), (map) => map.delete(key));
+
+/**
+ * Put what `changed` makes of a value; nothing where it makes nothing.
+ *
+ * @param {Kind} kind
+ * @param {string} key
+ * @param {(value: any) => any} changed
+ */
+export async function change(kind, key, changed) {
+  const value = changed(await get(kind, key));
+  if (value) await put(kind, key, value);
+}

@@ -2,6 +2,7 @@
 import { $, $$, isStreaming, make, watch } from "./dom.js";
 import { isNote } from "./entries.js";
 import { alter, shown } from "./keeping.js";
+import { changeBox } from "./server.js";
 import { turned } from "./versions.js";
 
 const UNFINISHED = /cut at max tokens|^Stopped$|^Interrupted$|^The answer broke off$/;
@@ -89,8 +90,16 @@ function takeKeys() {
   }, { capture: true });
 }
 
+/** Why a changed question was refused goes with it. */
+function forgetRefusals() {
+  $("#conversation").addEventListener("click", ({ target }) => {
+    if (target.closest('button[aria-label="Cancel"]')) changeBox((message) => message);
+  });
+}
+
 export function start() {
   takeKeys();
+  forgetRefusals();
   watch("#conversation", addToRows);
   watch("#box", addToRows);
   document.addEventListener("conversation-shown", addToRows);

@@ -1,0 +1,93 @@
+// What is asked returns to where it was written when it is refused, or never reaches the server: nothing is lost.
+import { takeFailure } from "./connection.js";
+import { $, $$, isStreaming, make, until } from "./dom.js";
+import { ended, undone } from "./entries.js";
+import { shown } from "./keeping.js";
+import { changeBox } from "./server.js";
+
+/**
+ * @typedef {import("./entries.js").Draft} Draft
+ * @typedef {import("./entries.js").Entry} Entry
+ * @typedef {{at: number, text: string}} Edited - a question in the conversation's editor
+ */
+
+/** @type {{draft?: Draft, edited?: Edited}} what the last event asked */
+let asked = {};
+
+/** @param {Entry[]} entries - with the changed question, as Gradio writes it into the Chatbot @returns {Edited | undefined} */
+function editedIn(entries) {
+  const textOf = (entry) => entry?.content[0].text;
+  const at = entries.findIndex((entry, index) => entry.role === "user" && textOf(entry) !== textOf(shown().entries[index]));
+  return at < 0 ? undefined : { at, text: textOf(entries[at]) };
+}
+
+/** @param {Draft} question @param {Draft} typed - since then */
+const before = (question, typed) => ({
+  text: [question.text, typed.text].filter(Boolean).join("\n"), files: [...question.files, ...typed.files],
+});
+
+/** Open the editor of a question again. @param {Edited} edited */
+async function reopen({ at, text }) {
+  await new Promise((done) => setTimeout(done, 50)); // Gradio draws the conversation as it was before
+  const row = await until(() => $$("#conversation .message-row")[at]);
+  const edit = await until(() => row?.nextElementSibling?.querySelector('button[aria-label="Edit"]'));
+  edit?.click();
+  const editor = await until(() => row?.querySelector(".edit-textarea"));
+  if (!editor) return changeBox((typed) => before({ text, files: [] }, typed));
+  editor.value = text;
+  editor.dispatchEvent(new Event("input", { bubbles: true })); // Gradio listens
+  editor.focus();
+}
+
+/** @param {Draft} box - its new value; Gradio tells of texts alone */
+function filled(box) {
+  document.dispatchEvent(new CustomEvent("draft-changed", { detail: box }));
+  return box;
+}
+
+/** @param {{refusal: string, box: Draft, changed: object}} detail - the refusal as HTML, "" where the question was taken */
+function putBack(detail) {
+  const { draft, edited } = asked;
+  asked = {};
+  if (!detail.refusal) return;
+  if (draft && detail.refusal.includes("data-was-taken")) detail.changed = filled(before(draft, detail.box)); // else it is there still
+  if (edited) reopen(edited);
+}
+
+/**
+ * An event that failed leaves the question, and why it has no answer or no whole one; one that was cancelled is over.
+ *
+ * @param {{box: Draft, chat: Entry[], refusal: string, updates: object}} detail
+ */
+function tellFailure(detail) {
+  const trouble = takeFailure();
+  if (!trouble) return;
+  const words = isStreaming() ? trouble : `${trouble} Nothing was sent, and nothing is lost: try again.`;
+  const alert = make("p", { role: "alert" }, words);
+  if (!isStreaming()) {
+    detail.updates = { chat: shown().entries, refusal: alert.outerHTML }; // without what Gradio has written into it
+    putBack({ ...detail, refusal: alert.outerHTML });
+    return;
+  }
+  const said = detail.chat.filter(({ metadata }) => metadata?.status !== "pending");
+  const title = said.at(-1)?.role === "assistant" ? "The answer broke off" : "No answer";
+  const content = [{ type: "text", text: alert.innerHTML }];
+  detail.updates = { chat: [...said, { role: "assistant", content, metadata: { title } }], refusal: "" };
+  $("#box textarea")?.focus();
+}
+
+export function start() {
+  document.addEventListener("asking", ({ detail: { what, inputs } }) => {
+    if (what === "send") asked = { draft: JSON.parse(JSON.stringify(inputs[0])) };
+    else asked = what === "edit" ? { edited: editedIn(inputs[0]) } : {};
+  });
+  document.addEventListener("answer-failed", ({ detail }) => tellFailure(detail));
+  document.addEventListener("answer-stopped", ({ detail }) => {
+    detail.chat = ended({ entries: detail.chat, isAnswering: detail.chat.at(-1)?.role === "assistant" }, "Stopped");
+  });
+  document.addEventListener("undoing", ({ detail }) => {
+    const { rest, question } = undone(detail.chat);
+    Object.assign(detail, { chat: rest, box: filled(before(question, detail.box)) });
+  });
+  document.addEventListener("answer-ended", ({ detail }) => putBack(detail));
+}
