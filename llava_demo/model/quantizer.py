@@ -12,7 +12,8 @@ from transformers.quantizers import HfQuantizer, register_quantization_config, r
 from transformers.quantizers.quantizers_utils import get_module_from_name
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from llava_demo.model.int8 import Int8Linear, fastest_kernel, quantized
+from llava_demo.model.int8 import PLAIN_KERNEL, Int8Linear, fastest_kernel, quantized
+from llava_demo.model.products import give_back_freed_memory
 
 METHOD = "llava_demo_int8"
 QUANTIZED = ("weight", "scales", "balance")  # what becomes of a weight
@@ -118,11 +119,18 @@ def keep(model: PreTrainedModel, folder: Path) -> None:
 def pack_weights(model: nn.Module) -> None:
     """Lay out the weights of all `Int8Linear`s for the fastest product of this machine, one after the other.
 
-    Everything is copied first, since a file stays mapped as long as one of its tensors is used.
+    Everything else is copied, since a file stays mapped as long as one of its tensors is used. New tensors take their
+    place: with new `data` the old ones would still know the file's as what they are views of.
     """
     kernel = fastest_kernel()
     for module in model.modules():
-        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
-            tensor.data = tensor.data.clone()
         if isinstance(module, Int8Linear):
             module.pack(kernel)
+        packed = module.weight if isinstance(module, Int8Linear) and kernel is not PLAIN_KERNEL else None
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            if buffer is not packed:
+                setattr(module, name, buffer.clone())
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            setattr(module, name, nn.Parameter(parameter.detach().clone(), requires_grad=False))
+        if packed is not None:
+            give_back_freed_memory()
