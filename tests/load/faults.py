@@ -156,11 +156,9 @@ def visits(site: Site, is_short: bool) -> list[Row]:
     """The page is opened and left, and gradio_client called, each time by somebody else."""
     sizes = {"visits": (10, 20) if is_short else (300, 2000), "calls": (20, 50) if is_short else (1000, 10_000)}
     config = httpx.get(f"{site.url}config", timeout=PATIENCE_S).json()
-    events = [each for each in config["dependencies"] if each["backend_fn"]]
-    info = next(each for each in events if each["api_name"] == "info")
-    loads = [each for each in events if "load" in {name for _, name in each["targets"]}]
+    info = next(each["id"] for each in config["dependencies"] if each["api_name"] == "info")
     visit: dict[str, Callable[[httpx.Client], None]] = {
-        "visits": lambda client: _visit(client, loads),
+        "visits": lambda client: _visit(client, info),
         "calls": lambda client: _event(client, info, uuid.uuid4().hex),
     }
     rows = []
@@ -194,19 +192,18 @@ def _repeated(site: Site, visit: Callable[[httpx.Client], None], count: int) -> 
         list(threads.map(some, [numbers[each::8] for each in range(8)]))
 
 
-def _visit(client: httpx.Client, events: list[dict[str, Any]]) -> None:
-    """What a browser asks for when the page is opened, and that it is closed."""
+def _visit(client: httpx.Client, index: int) -> None:
+    """What a browser asks for when the page is opened, an event of its session, and that it is closed."""
     session = uuid.uuid4().hex
     for path in ("", "config", "gradio_api/info"):
         client.get(path).raise_for_status()
     with client.stream("GET", f"gradio_api/heartbeat/{session}") as heartbeat:
         next(heartbeat.iter_raw())
-        for event in events:
-            _event(client, event, session)
+        _event(client, index, session)
 
 
-def _event(client: httpx.Client, event: dict[str, Any], session: str) -> None:
-    call = {"data": [None] * len(event["inputs"]), "fn_index": event["id"], "session_hash": session}
+def _event(client: httpx.Client, index: int, session: str) -> None:
+    call = {"data": [], "fn_index": index, "session_hash": session}
     client.post("gradio_api/queue/join", json=call).raise_for_status()
     with client.stream("GET", f"gradio_api/queue/data?session_hash={session}") as response:
         for line in response.iter_lines():
