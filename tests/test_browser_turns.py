@@ -57,10 +57,12 @@ def test_retry_and_edit_keep_the_earlier_versions_through_a_reload(miniature: Se
     expect(places).to_have_text("2/2")
     expect(tab.notes).to_contain_text("cut at max tokens")
     tab.wait_for_end()
+    expect(tab.question).to_be_focused()
     asked(tab, "What color is the square?")
     edit(tab, "What is in this picture?", "How many shapes are there?")
     expect(tab.notes).to_have_count(1)  # the later turn is replaced
     tab.wait_for_end()
+    expect(tab.question).to_be_focused()
     expect(places).to_have_text("2/2")
     wait_until_kept(tab, "How many shapes")
     tab.page.reload()

@@ -31,6 +31,12 @@ function keepLanguage() {
   keep();
 }
 
+/** A button that goes with the turn that it changed leaves the focus nowhere: the box takes it, but on a touch screen. */
+function keepFocus() {
+  const isLost = document.activeElement === document.body;
+  if (isLost && matchMedia("(hover: hover)").matches) $("#box textarea")?.focus({ preventScroll: true });
+}
+
 /** A closed panel is out of sight, and so out of the order of keys. */
 function leaveOutClosedPanel() {
   const panel = $("#panel");
@@ -43,6 +49,9 @@ function leaveOutClosedPanel() {
 export function start() {
   keepLanguage();
   leaveOutClosedPanel();
+  for (const event of ["answer-ended", "answer-stopped", "shown"]) {
+    document.addEventListener(event, () => setTimeout(keepFocus, 100)); // Gradio draws the turns first
+  }
   for (const place of ["#conversation", "#box"]) {
     watch(place, () => {
       takeFalseRolesAway();
