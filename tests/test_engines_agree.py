@@ -166,7 +166,7 @@ def test_the_plan_for_flash_attention_is_right(
             outputs.append(attended[0].transpose(0, 1))
         return torch.cat(outputs)
 
-    monkeypatch.setattr(attention, "varlen_attn", varlen)
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen)
     engine.batch.cache.can_flash = True
     assert said(answers(engine, reference.mixed)) == reference.mixed_answers
 

@@ -13,6 +13,8 @@ import { changeBox } from "./server.js";
 
 /** @type {{draft?: Draft, edited?: Edited}} what the last event asked */
 let asked = {};
+/** @type {Entry[] | null} the conversation as it was left when an answer was ended, until Gradio 6.31 knows that it is */
+let left = null;
 
 /** @param {Entry[]} entries - with the changed question, as Gradio writes it into the Chatbot @returns {Edited | undefined} */
 function editedIn(entries) {
@@ -55,13 +57,18 @@ function putBack(detail) {
 }
 
 /**
- * An event that failed leaves the question, and why it has no answer or no whole one; one that was cancelled is over.
+ * An event that failed leaves the question, and why it has no answer or no whole one. One that was cancelled is over: what
+ * Gradio still showed of it goes.
  *
  * @param {{box: Draft, chat: Entry[], refusal: string, updates: object}} detail
  */
 function tellFailure(detail) {
   const trouble = takeFailure();
-  if (!trouble) return;
+  if (!trouble) {
+    if (left) detail.updates = { chat: left, refusal: "" };
+    left = null;
+    return;
+  }
   const words = isStreaming() ? trouble : `${trouble} Nothing was sent, and nothing is lost: try again.`;
   const alert = make("p", { role: "alert" }, words);
   if (!isStreaming()) {
@@ -78,16 +85,23 @@ function tellFailure(detail) {
 
 export function start() {
   document.addEventListener("asking", ({ detail: { what, inputs } }) => {
+    left = null;
     if (what === "send") asked = { draft: JSON.parse(JSON.stringify(inputs[0])) };
     else asked = what === "edit" ? { edited: editedIn(inputs[0]) } : {};
   });
   document.addEventListener("answer-failed", ({ detail }) => tellFailure(detail));
   document.addEventListener("answer-stopped", ({ detail }) => {
-    detail.chat = ended({ entries: detail.chat, isAnswering: detail.chat.at(-1)?.role === "assistant" }, "Stopped");
+    left = ended({ entries: detail.chat, isAnswering: detail.chat.at(-1)?.role === "assistant" }, "Stopped");
+    detail.chat = left;
   });
   document.addEventListener("undoing", ({ detail }) => {
     const { rest, question } = undone(detail.chat);
+    left = rest;
     Object.assign(detail, { chat: rest, box: filled(before(question, detail.box)) });
+  });
+  document.addEventListener("conversation-cleared", () => { left = []; });
+  document.addEventListener("showing", ({ detail }) => {
+    queueMicrotask(() => { left = detail.chat; }); // once all have filled it in
   });
   document.addEventListener("answer-ended", ({ detail }) => putBack(detail));
 }

@@ -151,11 +151,19 @@ function end(controller) {
 const answered = (ask) => within(ask(), DONE_MS, UNREACHABLE)
   .catch(() => Response.json({ error: UNREACHABLE, detail: UNREACHABLE }, { status: 503 }));
 
+/** Until Gradio has read, and shown, what has come. */
+async function isRead() {
+  const wait = (/** @type {number} */ ms) => new Promise((go) => setTimeout(go, ms));
+  for (let tries = 0; stream && stream.desiredSize < 1 && tries < 100; tries++) await wait(20);
+  await wait(100);
+}
+
 /** Nothing waits for the server to hear that an event is over. @param {() => Promise<Response>} ask @param {RequestInit} options */
 async function cancel(ask, { body }) {
   const { event_id: id } = JSON.parse(String(body));
   if (underWay.delete(id)) cancelled.add(id);
   ask().catch(() => {}); // it hears of it when the stream is closed
+  await isRead();
   return Response.json({ success: true });
 }
 
