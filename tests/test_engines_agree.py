@@ -20,7 +20,6 @@ from test_llava import CHATS, picture
 
 from llava_demo.chat import ChatRequest, Completion, Message, SamplingParams
 from llava_demo.engines import Engine, complete
-from llava_demo.engines.batched import attention
 from llava_demo.engines.batched import engine as batched
 from llava_demo.engines.batched.engine import BatchedEngine
 from llava_demo.engines.batched.schedule import Scheduler
