@@ -273,9 +273,12 @@ def test_a_phone_needs_no_sideways_scroll(miniature: Server, open_tab: Open) -> 
 def test_dark_follows_the_system_until_somebody_chooses(tiny: Server, open_tab: Open) -> None:
     tab = open_tab(tiny.url, color_scheme="dark")
     background = "getComputedStyle(document.querySelector('gradio-app')).backgroundColor"
+    scheme = "getComputedStyle(document.documentElement).colorScheme"  # the browser's own parts, as scroll bars
     dark = tab.page.evaluate(background)
+    assert tab.page.evaluate(scheme) == "dark"
     tab.page.get_by_role("button", name="Light colours").click()
     light = tab.page.evaluate(background)
+    assert tab.page.evaluate(scheme) != "dark"
     assert sum(map(int, re.findall(r"\d+", dark)[:3])) < 100 < 600 < sum(map(int, re.findall(r"\d+", light)[:3]))
     tab.page.reload()
     expect(tab.page.get_by_role("button", name="Dark colours")).to_be_visible()
