@@ -103,7 +103,7 @@ def test_what_the_way_in_refuses_gets_its_place() -> None:
         ([{"role": ["user"], "content": "?"}], "messages[0].role", "is a list"),
         ([{"role": "user"}], "messages[0].content", "is missing or null; it must be a string or a list of parts"),
         ([{"role": "user", "content": True}], "messages[0].content", "is a boolean"),
-        ([{"role": "user", "content": "?"}, {"role": "user", "content": 5}], "messages[1].content", "is a number"),
+        ([{"role": "user", "content": "?"}, {"role": "user", "content": 5}], "messages[1].content", "is 5; it must be"),
         (user("hello"), "messages[0].content[0]", 'must be a part with type "text" or "image_url"'),
         (user({"type": "audio"}), "messages[0].content[0]", "must be a part"),
         (user({"type": ["text"]}), "messages[0].content[0]", "must be a part"),

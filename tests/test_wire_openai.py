@@ -169,6 +169,12 @@ def test_a_response_format_beside_what_contradicts_it_is_refused(fields: dict[st
         call_from(asked(response_format={"type": "json_object"}) | fields)
 
 
+@pytest.mark.parametrize("count", [0, 5, 1000, 1.5])
+def test_a_number_that_is_not_allowed_is_quoted(count: float) -> None:
+    with pytest.raises(InvalidRequest, match=rf"n is {count}; it must be a whole number from 1 to 4\."):
+        call_from(asked(n=count))
+
+
 def test_an_unfinished_answer_is_continued() -> None:
     messages = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Well"}]
     for fields in ({}, {"continue_final_message": True, "add_generation_prompt": False}):

@@ -89,6 +89,8 @@ def refusal_of(error: ValidationError, root: str = "", with_values: Collection[s
     expected = str(first.get("ctx", {}).get("expected", _EXPECTED.get(first["type"], first["msg"])))
     given = first["input"]
     one_of, shown = "", kind_of(given)
+    if first["type"] == "wrong" and isinstance(given, int | float) and not isinstance(given, bool):
+        shown = repr(given)[:MAX_SHOWN_CHARACTERS]
     if first["type"] == "literal_error":
         expected = expected.replace("'", "")
         one_of, shown = "one of ", repr(given[:MAX_SHOWN_CHARACTERS]) if isinstance(given, str) else shown
