@@ -20,6 +20,7 @@ from test_llava import CHATS, picture
 
 from llava_demo.chat import ChatRequest, Completion, Message, SamplingParams
 from llava_demo.engines import Engine, complete
+from llava_demo.engines.batched import attention
 from llava_demo.engines.batched import engine as batched
 from llava_demo.engines.batched.engine import BatchedEngine
 from llava_demo.engines.batched.schedule import Scheduler
@@ -165,7 +166,7 @@ def test_the_plan_for_flash_attention_is_right(
             outputs.append(attended[0].transpose(0, 1))
         return torch.cat(outputs)
 
-    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen)
+    monkeypatch.setattr(attention, "varlen_attn", varlen)
     engine.batch.cache.can_flash = True
     assert said(answers(engine, reference.mixed)) == reference.mixed_answers
 

@@ -13,6 +13,7 @@ from itertools import accumulate, chain
 
 import torch
 from torch import Tensor
+from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import PreTrainedModel
 
@@ -277,9 +278,7 @@ class _Flash:
     """FlashAttention over all requests of a step at once."""
 
     def __init__(self, parts: Sequence[_Part], tables: Sequence[tuple[Sequence[int], Span]], cache: Cache) -> None:
-        from torch.nn.attention.varlen import varlen_attn  # brings torch's compiler: half of a start without a GPU
-
-        self._attend, self._cache = varlen_attn, cache
+        self._cache = cache
         queries, keys = [part.rows.stop - part.rows.start for part in parts], [part.keys for part in parts]
         self._ends = [
             torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=cache.device)
@@ -293,7 +292,7 @@ class _Flash:
         group = query.shape[1] // keys.shape[1]
         if group > 1:  # torch 2.11 has no enable_gqa here
             keys, values = (x.repeat_interleave(group, dim=1) for x in (keys, values))
-        attended: Tensor = self._attend(
+        attended: Tensor = varlen_attn(
             query, keys, values, *self._ends, *self._most, window_size=(-1, 0)
         )  # causal, aligned at the last key
         return attended

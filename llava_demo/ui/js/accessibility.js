@@ -31,7 +31,7 @@ function keepLanguage() {
   keep();
 }
 
-/** A button that goes with the turn that it changed leaves the focus nowhere: the box takes it, but on a touch screen. */
+/** Gradio removes a pressed button with its turn, and the focus falls to the body: move it to the box, where there is a mouse. */
 function keepFocus() {
   const isLost = document.activeElement === document.body;
   if (isLost && matchMedia("(hover: hover)").matches) $("#box textarea")?.focus({ preventScroll: true });

@@ -13,7 +13,7 @@ import { changeBox } from "./server.js";
 
 /** @type {{draft?: Draft, edited?: Edited}} what the last event asked */
 let asked = {};
-/** @type {Entry[] | null} the conversation as it was left when an answer was ended, until Gradio 6.31 knows that it is */
+/** @type {Entry[] | null} what Stop, Undo, Clear or another conversation put there, until Gradio 6.31 has cancelled the answer */
 let left = null;
 
 /** @param {Entry[]} entries - with the changed question, as Gradio writes it into the Chatbot @returns {Edited | undefined} */
@@ -57,8 +57,8 @@ function putBack(detail) {
 }
 
 /**
- * An event that failed leaves the question, and why it has no answer or no whole one. One that was cancelled is over: what
- * Gradio still showed of it goes.
+ * An event that failed leaves the question, and why it has no answer or no whole one. Updates of a cancelled event that
+ * Gradio drew late are replaced by what the page showed before them.
  *
  * @param {{box: Draft, chat: Entry[], refusal: string, updates: object}} detail
  */
@@ -101,7 +101,7 @@ export function start() {
   });
   document.addEventListener("conversation-cleared", () => { left = []; });
   document.addEventListener("showing", ({ detail }) => {
-    queueMicrotask(() => { left = detail.chat; }); // once all have filled it in
+    queueMicrotask(() => { left = detail.chat; }); // after keeping.js has filled it in
   });
   document.addEventListener("answer-ended", ({ detail }) => putBack(detail));
 }

@@ -4,6 +4,7 @@
 import { root } from "./dom.js";
 
 /** @typedef {{msg: string, event_id?: string | null, success?: boolean, output?: object}} Message - on the stream of a page's events */
+/** @typedef {{send: () => Promise<Response>, abort: () => void, options?: RequestInit}} Asked - a request of Gradio's */
 
 const UNREACHABLE = "The server cannot be reached.";
 const LOST = "The connection to the server was lost.";
@@ -38,6 +39,12 @@ function within(promised, ms, words) {
   return Promise.race([promised, late]).finally(() => clearTimeout(timer));
 }
 
+/** Given up, it is aborted: a browser sends it again once the network is back. @param {Asked} asked @param {number} ms */
+const answerTo = (asked, ms) => within(asked.send(), ms, UNREACHABLE).catch((error) => {
+  asked.abort();
+  throw error;
+});
+
 /** @param {object} message */
 const lineOf = (message) => new TextEncoder().encode(`data: ${JSON.stringify(message)}\n\n`);
 
@@ -68,10 +75,10 @@ async function wordsOf(answer) {
   return [detail, error].find((words) => typeof words === "string") ?? `The server refused it (${answer.status}).`;
 }
 
-/** An event is to begin. @param {() => Promise<Response>} ask */
-async function begin(ask) {
+/** An event is to begin. @param {Asked} asked */
+async function begin(asked) {
   hasFailed = false;
-  const answer = await within(ask(), TAKEN_MS, UNREACHABLE).catch(() => null);
+  const answer = await answerTo(asked, TAKEN_MS).catch(() => null);
   if (answer?.ok) {
     underWay.add((await answer.clone().json()).event_id);
     return answer;
@@ -113,9 +120,9 @@ async function handOn(reader, controller) {
   }
 }
 
-/** The stream of the events of this page. @param {() => Promise<Response>} ask */
-async function open(ask) {
-  const answer = underWay.size ? await within(ask(), TAKEN_MS, LOST).catch(() => null) : null; // nothing else will come on it
+/** The stream of the events of this page. @param {Asked} asked */
+async function open(asked) {
+  const answer = underWay.size ? await answerTo(asked, TAKEN_MS).catch(() => null) : null; // nothing else will come on it
   const reader = answer?.ok ? answer.body.getReader() : null;
   const body = new ReadableStream({
     async start(controller) {
@@ -147,23 +154,23 @@ function end(controller) {
   } catch { /* Gradio reads it no more */ }
 }
 
-/** @param {() => Promise<Response>} ask */
-const answered = (ask) => within(ask(), DONE_MS, UNREACHABLE)
+/** @param {Asked} asked */
+const answered = (asked) => answerTo(asked, DONE_MS)
   .catch(() => Response.json({ error: UNREACHABLE, detail: UNREACHABLE }, { status: 503 }));
 
-/** Until Gradio has read, and shown, what has come. */
-async function isRead() {
+/** Resolves once Gradio has read and drawn what the stream brought. */
+async function untilDrawn() {
   const wait = (/** @type {number} */ ms) => new Promise((go) => setTimeout(go, ms));
   for (let tries = 0; stream && stream.desiredSize < 1 && tries < 100; tries++) await wait(20);
   await wait(100);
 }
 
-/** Nothing waits for the server to hear that an event is over. @param {() => Promise<Response>} ask @param {RequestInit} options */
-async function cancel(ask, { body }) {
-  const { event_id: id } = JSON.parse(String(body));
+/** Nothing waits for the server to hear that an event is over. @param {Asked} asked */
+async function cancel({ send, options }) {
+  const { event_id: id } = JSON.parse(String(options.body));
   if (underWay.delete(id)) cancelled.add(id);
-  ask().catch(() => {}); // it hears of it when the stream is closed
-  await isRead();
+  send().catch(() => {}); // it hears of it when the stream is closed
+  await untilDrawn();
   return Response.json({ success: true });
 }
 
@@ -175,6 +182,10 @@ export function install() {
     const address = String(asked instanceof Request ? asked.url : asked);
     const api = `${root()}${window.gradio_config?.api_prefix ?? "/gradio_api"}/`;
     const [, how] = hows.find(([path]) => address.startsWith(api + path)) ?? [];
-    return how ? how(() => fetch(asked, options), options) : fetch(asked, options);
+    if (!how) return fetch(asked, options);
+    const request = new AbortController();
+    options?.signal?.addEventListener("abort", () => request.abort());
+    const send = () => fetch(asked, { ...options, signal: request.signal });
+    return how({ send, abort: () => request.abort(), options });
   };
 }
