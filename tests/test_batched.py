@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import aclosing
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,7 +28,7 @@ from llava_demo.engines.batched.engine import BatchedEngine
 from llava_demo.engines.jobs import Job
 from llava_demo.engines.sampler import Draw
 from llava_demo.errors import EngineBusy, EngineUnavailable, GenerationFailed, InvalidRequest, PromptTooLong
-from llava_demo.model import MINIATURE
+from llava_demo.model import MINIATURE, native
 from llava_demo.model.image_tokens import Prompt
 from llava_demo.model.llava import Llava
 
@@ -50,6 +51,38 @@ def gate(tiny_batched: BatchedEngine) -> Iterator[Gate]:
 def is_idle(engine: BatchedEngine) -> bool:
     load = engine.status()
     return (load.running, load.waiting, engine.images.holders) == (0, 0, 0)
+
+
+def openmp_threads() -> int:
+    """The threads of this process that Python does not know, more or less."""
+    known = {thread.native_id for thread in threading.enumerate()}
+    return sum(int(thread.name) not in known for thread in Path("/proc/self/task").iterdir())
+
+
+@pytest.mark.skipif(native.library() is None, reason="torch has another OpenMP")
+def test_only_the_thread_that_runs_the_model_keeps_openmp_threads(
+    tiny_llava: Llava, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With more of them than cores in a process, each product of a step begins with a thread that wakes up."""
+
+    def compute(*_: Any) -> None:
+        torch.ones(2**20) + 1
+
+    processor = type(tiny_llava.processor.image_processor)
+    prepare = processor.preprocess  # some of transformers' compute in torch
+    monkeypatch.setattr(processor, "preprocess", lambda *images, **how: compute() or prepare(*images, **how))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    before = openmp_threads()
+    compute()
+    assert openmp_threads() == before + 2
+    engine = batched_engine_of(tiny_llava)
+    assert openmp_threads() == before
+    answer(engine, with_picture(1), max_tokens=2)
+    engine.seen(picture(1))
+    assert openmp_threads() <= before + 2
+    asyncio.run(engine.aclose())
+    torch.set_num_threads(threads)
 
 
 # What it says

@@ -1,13 +1,16 @@
 """Products of linear layers on a CPU: faster, and the same numbers."""
 
+import mmap
+import re
 import resource
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812, the field's name
 
-from llava_demo.model.products import FEW_ROWS, joined, keep_freed_memory, product_of
+from llava_demo.model.products import FEW_ROWS, HugePages, joined, keep_freed_memory, product_of
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -49,3 +52,23 @@ def test_freed_memory_comes_back_without_page_faults() -> None:
     keep_freed_memory()
     faults()
     assert faults() < 5_000
+
+
+def test_weights_in_huge_pages_are_the_same_and_outlive_what_holds_them() -> None:
+    pages, numbers = HugePages(), [torch.randint(-127, 128, (rows, 3), dtype=torch.int8) for rows in (1, 2**20, 2**26)]
+    copies = [pages.copy(x.t()) for x in numbers]
+    del pages
+    for x, copied in zip(numbers, copies, strict=True):
+        assert copied.is_contiguous()
+        assert torch.equal(copied, x.t())
+
+
+@pytest.mark.skipif(not hasattr(mmap, "MADV_HUGEPAGE"), reason="this system has no such advice")
+def test_the_system_is_asked_for_huge_pages() -> None:
+    place = HugePages().copy(torch.ones(2**22, dtype=torch.int8))
+    for region in re.split(r"^(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text(), flags=re.MULTILINE)[1:]:
+        start, end = (int(address, 16) for address in region.split()[0].split("-"))
+        if start <= place.data_ptr() < end:
+            assert " hg" in region.partition("VmFlags:")[2]
+            return
+    pytest.fail("the memory is nowhere")

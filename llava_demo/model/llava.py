@@ -27,6 +27,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from llava_demo.chat import Message
 from llava_demo.errors import InvalidRequest
 from llava_demo.images import Image, PictureMode, fit_of
+from llava_demo.model import native
 from llava_demo.model.device import Plan, prefer_flash_to_cudnn
 from llava_demo.model.quantizer import Int8Config, keep, pack_weights
 
@@ -190,10 +191,10 @@ class Llava:
 
     def seen(self, image: Image) -> PIL.Image.Image:
         """The square that the vision tower looks at, `side` x `side` pixels."""
-        processor = self.processor.image_processor
         values = self._pixel_values(self._prepared(image)).flatten(0, -4)[0]  # the first tile is the whole picture
-        mean, std = (torch.tensor(x).view(3, 1, 1) for x in (processor.image_mean, processor.image_std))
-        pixels = ((values * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+        mean, std = (torch.tensor(getattr(self.processor.image_processor, f"image_{x}")) for x in ("mean", "std"))
+        pixels = ((values * std[:, None, None] + mean[:, None, None]) * 255).round().clamp(0, 255).to(torch.uint8)
+        native.release_threads()
         return PIL.Image.fromarray(pixels.permute(1, 2, 0).numpy())
 
     def _ids(self, turns: list[dict[str, Any]]) -> list[int]:

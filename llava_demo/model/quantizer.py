@@ -12,8 +12,8 @@ from transformers.quantizers import HfQuantizer, register_quantization_config, r
 from transformers.quantizers.quantizers_utils import get_module_from_name
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from llava_demo.model.int8 import PLAIN_KERNEL, Int8Linear, fastest_kernel, quantized
-from llava_demo.model.products import give_back_freed_memory
+from llava_demo.model.int8 import Int8Linear, fastest_kernel, quantized
+from llava_demo.model.products import HugePages, give_back_freed_memory
 
 METHOD = "llava_demo_int8"
 QUANTIZED = ("weight", "scales", "balance")  # what becomes of a weight
@@ -122,15 +122,15 @@ def pack_weights(model: nn.Module) -> None:
     Everything else is copied, since a file stays mapped as long as one of its tensors is used. New tensors take their
     place: with new `data` the old ones would still know the file's as what they are views of.
     """
-    kernel = fastest_kernel()
+    kernel, pages = fastest_kernel(), HugePages()
     for module in model.modules():
-        if isinstance(module, Int8Linear):
-            module.pack(kernel)
-        packed = module.weight if isinstance(module, Int8Linear) and kernel is not PLAIN_KERNEL else None
-        for name, buffer in list(module.named_buffers(recurse=False)):
-            if buffer is not packed:
-                setattr(module, name, buffer.clone())
         for name, parameter in list(module.named_parameters(recurse=False)):
             setattr(module, name, nn.Parameter(parameter.detach().clone(), requires_grad=False))
-        if packed is not None:
+        is_int8 = isinstance(module, Int8Linear)
+        if is_int8:
+            module.pack(kernel)
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            if buffer.layout is torch.strided:  # as all are but oneDNN's weights, which are copies already
+                setattr(module, name, pages.copy(buffer) if is_int8 and name == "weight" else buffer.clone())
+        if is_int8:
             give_back_freed_memory()

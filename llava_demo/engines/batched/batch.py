@@ -145,11 +145,7 @@ class Batch:
             return None
         with torch.cuda.device_of(self.cache.layers[0]):
             words = self._captured(self.decode)
-            lengths = (
-                *SIZES,
-                BIG_CHUNK,
-                BIG_CHUNK,
-            )  # the products of 4-bit weights are chosen, and only the last is timed
+            lengths = *SIZES, BIG_CHUNK, BIG_CHUNK  # products of 4-bit weights are chosen, and only the last is timed
             seconds = [self._prompt_seconds(token, length) for token, length in enumerate(lengths, start=1)]
         if seconds[-1] > LONGEST_PAUSE_S:
             self.scheduler.size = replace(self.size, chunk=min(self.size.chunk, SMALL_CHUNK))

@@ -34,6 +34,7 @@ from llava_demo.engines.jobs import (
 from llava_demo.engines.queue import FairQueue
 from llava_demo.engines.sampler import Draw
 from llava_demo.errors import DemoError, EngineUnavailable
+from llava_demo.model import native
 from llava_demo.model.image_tokens import ImageTokens, Prompt
 from llava_demo.model.llava import Llava
 
@@ -85,6 +86,7 @@ class BatchedEngine(JobEngine):
             threading.Thread(target=self._read_ahead, name="read", daemon=True),
             threading.Thread(target=self._work, name="batch", daemon=True),
         ]
+        native.release_threads()
         for thread in self._threads:
             thread.start()
 
@@ -154,6 +156,7 @@ class BatchedEngine(JobEngine):
                         self._changed.notify_all()
                 del chat
             del job  # this thread holds nothing while it waits
+            native.release_threads()
 
     def _next_unread(self) -> Job | None:
         """Wait for a request that will soon get a slot and was not read; None when the engine is closed."""
