@@ -259,6 +259,26 @@ def test_unknown_events_and_wrong_inputs_are_the_callers_fault(
     assert response.status_code == status
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("POST", "v2/chat/completions", 404),
+        ("POST", "messages", 404),
+        ("GET", "docs", 404),
+        ("GET", "nothing/at/all", 404),
+        ("DELETE", "messages", 404),
+        ("GET", "monitoring", 404),
+        ("GET", "gradio_api/nothing", 404),
+        ("PUT", "config", 405),
+        ("GET", "gradio_api/queue/join", 405),
+    ],
+)
+def test_what_is_not_served_is_refused_with_a_way_on(tiny: Server, method: str, path: str, status: int) -> None:
+    response = httpx.request(method, f"{tiny.url}{path}")
+    assert response.status_code == status
+    assert response.json()["error"].endswith("see /v1/docs.")
+
+
 def test_no_event_of_the_page_answers_wrong_inputs_with_500(tiny: Server) -> None:
     events = httpx.get(f"{tiny.url}config").json()["dependencies"]
     assert len(events) > 10

@@ -205,6 +205,9 @@ def test_what_is_not_done_is_refused(fields: dict[str, Any]) -> None:
 def test_a_picture_is_required() -> None:
     with pytest.raises(InvalidRequest, match="image is missing"):
         request_from({"prompt": "Hello"})
+    pictures = [{"role": "user", "content": "Hello", "images": [RED.to_data_url()]}]
+    with pytest.raises(InvalidRequest, match="also where messages hold pictures"):
+        request_from({"messages": pictures})
     for body in ([], "hello", None, 5):
         with pytest.raises(InvalidRequest, match="must be a JSON object"):
             request_from(body)

@@ -12,7 +12,7 @@ Like the page they make `ChatRequest`s and read `Chunk`s; no route knows the mod
 """
 
 from llava_demo.api.access import Access
-from llava_demo.api.application import RestRoutes, demo_error, is_rest
+from llava_demo.api.application import RestRoutes, demo_error, is_rest, unrouted
 from llava_demo.api.asking import max_body_bytes
 
-__all__ = ["Access", "RestRoutes", "demo_error", "is_rest", "max_body_bytes"]
+__all__ = ["Access", "RestRoutes", "demo_error", "is_rest", "max_body_bytes", "unrouted"]

@@ -131,16 +131,19 @@ async def demo_error(request: Request, error: Exception) -> Response:
 async def _http_error(request: Request, error: Exception) -> Response:
     """An unknown route, or a wrong method."""
     assert isinstance(error, HTTPException)
-    kind = {404: UnknownRoute, 405: WrongMethod}.get(error.status_code)
-    known = kind(_WORDS[error.status_code].format(request.method)) if kind else DemoError(str(error.detail))
+    is_known = error.status_code in (404, 405)
+    known = unrouted(error.status_code, request.method) if is_known else DemoError(str(error.detail))
     return JSONResponse(_interface_of(request).error_of(known), error.status_code, dict(error.headers or {}))
 
 
-_WORDS = {
-    404: "There is no such route. OpenAI's base URL ends in /v1, Ollama's is the bare address, Cloudflare's ends in "
-    "/client/v4; see /v1/docs.",
-    405: "This route takes no {}; see /v1/docs.",
-}
+def unrouted(status: int, method: str) -> DemoError:
+    """The error of a path that is not served (404), or not with this method (405)."""
+    if status == 405:
+        return WrongMethod(f"This route takes no {method}; see /v1/docs.")
+    return UnknownRoute(
+        "There is no such route. OpenAI's base URL ends in /v1, Ollama's is the bare address, Cloudflare's ends in "
+        "/client/v4; see /v1/docs."
+    )
 
 
 def _interface_of(request: Request) -> Any:

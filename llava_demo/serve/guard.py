@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from llava_demo.api import demo_error, is_rest
+from llava_demo.api import demo_error, is_rest, unrouted
 from llava_demo.callers import Callers
 from llava_demo.errors import DemoError, InvalidRequest, RequestTooLarge, UnknownRoute
 from llava_demo.images import ImageLimits
@@ -76,6 +76,8 @@ class Guard:
         answer = _Answer(scope, send, self._rules.origins)
         try:
             await self._guarded(scope, receive, answer)
+            if answer.unrouted:
+                raise answer.unrouted
             if answer.status in _wrong_key_statuses(scope):
                 self._rules.callers.note_wrong_key(scope)
         except DemoError as error:
@@ -94,7 +96,7 @@ class Guard:
         if _tries_key(scope):
             rules.callers.check_attempts(scope)
         if _is_closed(path):
-            raise UnknownRoute("There is no such route.")
+            raise unrouted(404, scope["method"])
         if answer.origin is not None:
             asked = Headers(scope=scope)
             if scope["method"] == "OPTIONS" and "access-control-request-method" in asked:
@@ -185,7 +187,9 @@ class _Answer:
 
     def __init__(self, scope: Scope, send: Send, origins: Origins) -> None:
         self.origin, self.status = Headers(scope=scope).get("origin"), 0  # 0 before the answer has begun
-        self._is_rest = is_rest(scope["path"])
+        self._has_words, self._is_page = is_rest(scope["path"]), not scope["path"].startswith("/gradio_api/")
+        self._method = scope["method"]
+        self.unrouted: DemoError | None = None  # in place of Gradio's 404 or 405, which have no words
         self._send, self._origins = send, origins
 
     async def send(self, message: Message) -> None:
@@ -194,9 +198,14 @@ class _Answer:
         Raises:
             InvalidRequest: in place of a 500 of Gradio's, which has no words.
         """
+        if self.unrouted:
+            return
         if message["type"] == "http.response.start":
-            if message["status"] == 500 and not self._is_rest:
+            if message["status"] == 500 and not self._has_words:
                 raise InvalidRequest("This request does not fit the page; reload it.")
+            if not self._has_words and (message["status"] == 405 or (message["status"] == 404 and self._is_page)):
+                self.unrouted = unrouted(message["status"], self._method)
+                return
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
             headers["X-Content-Type-Options"] = "nosniff"
@@ -208,6 +217,7 @@ class _Answer:
         """Answer with an error, unless an answer has begun."""
         if self.status:
             return
+        self.unrouted, self._has_words = None, True
         request = Request(scope)
         response = await demo_error(request, error)
         if not is_rest(scope["path"]):

@@ -87,7 +87,9 @@ def request_of(body: RunRequest, limits: ImageLimits) -> ChatRequest:
     if body.prompt is not None and body.messages is not None:
         raise InvalidRequest('"prompt" and "messages" are mutually exclusive', "prompt")
     if body.image is None:
-        raise InvalidRequest("image is missing; it must be a list of byte values or a string.", "image")
+        words = "image is missing; it must be a list of byte values or a string"
+        beside = ", also where messages hold pictures" if body.messages else ""
+        raise InvalidRequest(f"{words}{beside}.", "image")
     sampling = body.sampling()
     _check_lengths([body.prompt or "", *(turn.text for turn in body.messages or ())])
     image = image_from(body.image, limits)

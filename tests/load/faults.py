@@ -206,10 +206,8 @@ def _event(client: httpx.Client, index: int, session: str) -> None:
     call = {"data": [], "fn_index": index, "session_hash": session}
     client.post("gradio_api/queue/join", json=call).raise_for_status()
     with client.stream("GET", f"gradio_api/queue/data?session_hash={session}") as response:
-        for line in response.iter_lines():
-            if "process_completed" in line:
-                assert json.loads(line.removeprefix("data: "))["success"], line
-                return
+        (last,) = [line for line in response.iter_lines() if "process_completed" in line]  # to the end, as clients read
+    assert json.loads(last.removeprefix("data: "))["success"], last
 
 
 def ended(site: Site, number: signal.Signals) -> list[Row]:
