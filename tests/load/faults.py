@@ -1,7 +1,9 @@
 """What goes wrong on the Internet, one scenario each: `scenario(site, is_short)` gives rows of the report."""
 
 import asyncio
+import itertools
 import json
+import multiprocessing
 import resource
 import signal
 import socket
@@ -9,10 +11,11 @@ import statistics
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from io import BytesIO
+from multiprocessing.synchronize import Event
 from typing import Any
 
 import httpx
@@ -23,6 +26,7 @@ from tests.load.site import PATIENCE_S, Site, answer_of, body_of, crowd, wait_un
 from tests.load.watch import Watch, held, rss_mb
 
 GREEDY, POLITE = {"X-Forwarded-For": "10.200.0.1"}, {"X-Forwarded-For": "10.200.0.2"}
+GREEDY_ANSWERS = 16  # then the queue is full
 HEAD_S = 15  # for the head of a request, which the server waits for
 
 
@@ -55,48 +59,65 @@ def hang_ups(site: Site, is_short: bool) -> list[Row]:
 def greedy(site: Site, is_short: bool) -> list[Row]:
     """One caller asks as often as it can, beside another one that asks, reads, and asks again."""
     in_flight, turns = (40, 3) if is_short else (200, 20)
-    return asyncio.run(_greedy(site, in_flight, turns, is_short))
-
-
-async def _greedy(site: Site, in_flight: int, turns: int, is_short: bool) -> list[Row]:
-    question, end = site.questions[0], asyncio.Event()
-    answers: list[float] = []
-    limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(base_url=site.url, timeout=PATIENCE_S, limits=limits) as client:
-
-        async def ask_again_and_again() -> None:
-            body = body_of(question, ignore_eos=True)
-            while not end.is_set():
-                start = time.perf_counter()
-                response = await client.post("v1/chat/completions", json=body, headers=GREEDY)
-                if response.status_code == 200:
-                    answers.append(time.perf_counter() - start)
-                else:
-                    await asyncio.sleep(0.5)
-
-        alone = [await _first_text_s(client, question) for _ in range(turns)]
-        crowd_of_one = [asyncio.create_task(ask_again_and_again()) for _ in range(in_flight)]
-        await asyncio.to_thread(wait_until, lambda: len(answers) >= 16)
-        beside = [await _first_text_s(client, question) for _ in range(turns)]
-        end.set()
-        await asyncio.gather(*crowd_of_one)
-    times = [each for each in beside if each is not None]
-    allowed = 3 * statistics.median(filter(None, alone)) + statistics.median(answers)
-    refused = Row.of("greedy", f"refusals of {turns} polite questions beside {in_flight}", beside.count(None), most=0)
-    first = f"{max(times, default=0):.2f} s"
+    question = site.questions[0]
+    with httpx.Client(base_url=site.url, timeout=PATIENCE_S) as client:
+        alone = [_timed(client, question) for _ in range(turns)]
+        with _greedy(site.url, question, in_flight):
+            beside = [_timed(client, question) for _ in range(turns)]
+    firsts = [first for first, _ in beside if first is not None]
+    answer_s = statistics.median(rest for _, rest in beside)
+    allowed = 3 * statistics.median(first or 0 for first, _ in alone) + answer_s
+    refused = Row.of("greedy", f"refusals of {turns} polite questions beside {in_flight}", turns - len(firsts), most=0)
+    first = f"{max(firsts, default=0):.2f} s, median {statistics.median(firsts or [0]):.2f} s"
     slowest = Row("greedy", "slowest first text of the polite caller", first, f"<= {allowed:.2f} s")
-    return [refused, slowest if is_short else slowest.judged(max(times, default=0) <= allowed)]
+    return [refused, slowest if is_short else slowest.judged(max(firsts, default=0) <= allowed)]
 
 
-async def _first_text_s(client: httpx.AsyncClient, question: dict[str, str]) -> float | None:
-    """How long the polite caller waits for its first text; None if it is refused."""
+def _timed(client: httpx.Client, question: dict[str, str]) -> tuple[float | None, float]:
+    """The polite caller waits so long for its first text, None if it is refused, and then for the rest of 64 tokens."""
     start = time.perf_counter()
-    body, first = body_of(question, stream=True), None
-    async with client.stream("POST", "v1/chat/completions", json=body, headers=POLITE) as response:
-        async for line in response.aiter_lines():
+    body, first = body_of(question, stream=True, ignore_eos=True), None
+    with client.stream("POST", "v1/chat/completions", json=body, headers=POLITE) as response:
+        for line in response.iter_lines():
             if first is None and '"content":"' in line and '"content":""' not in line:
                 first = time.perf_counter() - start
-    return first
+    return first, time.perf_counter() - start - (first or 0)
+
+
+@contextmanager
+def _greedy(url: str, question: dict[str, str], in_flight: int) -> Iterator[None]:
+    """Within the block a process of its own, so that it delays no clock here, keeps so many questions in flight."""
+    context = multiprocessing.get_context("spawn")
+    begun, end = context.Event(), context.Event()
+    process = context.Process(
+        target=_ask_greedily, args=(url, body_of(question, ignore_eos=True), in_flight, begun, end)
+    )
+    process.start()
+    begun.wait(PATIENCE_S)
+    try:
+        yield
+    finally:
+        end.set()
+        process.join()
+
+
+def _ask_greedily(url: str, body: dict[str, Any], in_flight: int, begun: Event, end: Event) -> None:
+    answers = itertools.count(1)
+
+    async def ask_again_and_again(client: httpx.AsyncClient) -> None:
+        while not end.is_set():
+            response = await client.post("v1/chat/completions", json=body, headers=GREEDY)
+            if response.status_code != 200:
+                await asyncio.sleep(0.5)
+            elif next(answers) == GREEDY_ANSWERS:
+                begun.set()
+
+    async def ask() -> None:
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_S, limits=limits) as client:
+            await asyncio.gather(*(ask_again_and_again(client) for _ in range(in_flight)))
+
+    asyncio.run(ask())
 
 
 def silent(site: Site, is_short: bool) -> list[Row]:
@@ -154,7 +175,7 @@ def full_disk(site: Site, is_short: bool) -> list[Row]:  # noqa: ARG001, one siz
 
 def visits(site: Site, is_short: bool) -> list[Row]:
     """The page is opened and left, and gradio_client called, each time by somebody else."""
-    sizes = {"visits": (10, 20) if is_short else (300, 2000), "calls": (20, 50) if is_short else (1000, 10_000)}
+    sizes = {"visits": (10, 20) if is_short else (1000, 2000), "calls": (20, 50) if is_short else (1000, 10_000)}
     config = httpx.get(f"{site.url}config", timeout=PATIENCE_S).json()
     info = next(each["id"] for each in config["dependencies"] if each["api_name"] == "info")
     visit: dict[str, Callable[[httpx.Client], None]] = {
@@ -167,7 +188,8 @@ def visits(site: Site, is_short: bool) -> list[Row]:
         before = _settled_mb(site)
         _repeated(site, visit[name], count)
         growth = _settled_mb(site) / before - 1
-        row = Row("visits", f"memory after {count:,} {name}, from {before:.0f} MB", f"{growth:+.1%}", "<= 2 %")
+        what = f"memory after {count:,} {name}, {warm_up:,} before: {before:.0f} MB"
+        row = Row("visits", what, f"{growth:+.1%}", "<= 2 %")
         rows.append(row if is_short else row.judged(growth <= 0.02))
     return rows
 
