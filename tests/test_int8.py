@@ -243,6 +243,28 @@ def test_keys_and_values_in_8_bits_change_little(planted: tuple[Llava, Llava]) -
     assert sum(map(eq, *map(drawn, planted))) >= 0.97 * 200
 
 
+@pytest.mark.skipif(fastest_kernel().name != "native.c", reason="another product is faster here")
+def test_all_layers_at_once_compute_what_one_after_the_other_computes(planted: tuple[Llava, Llava]) -> None:
+    """In decode steps of five requests, to the last bit."""
+
+    def logits(is_at_once: bool) -> list[Tensor]:
+        llava, found = planted[1], list[Tensor]()
+        batch = Batch(llava, ImageTokens(llava, max_rows=100), BatchSize(pages=40, requests=5))
+        assert batch.model.native is not None
+        if not is_at_once:
+            batch.model.native = None
+        batch.model.register_forward_hook(lambda *call: found.append(call[-1].clone()))
+        for number, ids in enumerate(prompts_with_massive_activations(5)):
+            draw = Draw(SamplingParams(temperature=0), torch.tensor(ids), llava.image_token_id, 300)
+            batch.add(Request(ids[: 40 - number], 8, draw))
+        while batch.step():
+            pass
+        return found
+
+    for one, other in zip(logits(True), logits(False), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_an_answer_is_the_same_alone_and_together_in_whatever_chunks(tmp_path: Path) -> None:
     """With near-ties everywhere: weights are random. Prompts share their beginnings, so that cached pages are read."""
     make_tiny_interleave(tmp_path)

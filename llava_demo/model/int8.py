@@ -44,7 +44,11 @@ class Kernel:
 
 
 def _native_linear(layer: "Int8Linear", rows: Tensor) -> Tensor:
-    return native.linear(rows, layer.balance, layer.outlier, (layer.weight, layer.scales), layer.bias)
+    return native.linear(rows, _in_c(layer))
+
+
+def _in_c(layer: "Int8Linear") -> native.Linear:
+    return native.Linear.of(layer.balance, layer.outlier, (layer.weight, layer.scales), layer.bias)
 
 
 def _onednn_product(rows: Tensor, packed: Tensor, scales: Tensor) -> Tensor:
@@ -138,6 +142,11 @@ class Int8Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         assert self._kernel is not None, "pack comes before forward"
         return self._kernel.linear(self, x.reshape(-1, self.in_features)).view(*x.shape[:-1], self.out_features)
+
+    def as_native(self) -> native.Linear | None:
+        """The layer as `native.c` knows it while its tensors stay; None where its weights are laid out otherwise."""
+        is_native = self._kernel is not None and self._kernel.linear is _native_linear
+        return _in_c(self) if is_native else None
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"

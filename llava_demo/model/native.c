@@ -26,6 +26,14 @@ enum {
 /* ---- products */
 
 typedef struct {
+    const float *balance; /* by which inputs are multiplied */
+    const uint8_t *packed;
+    const float *scales, *bias; /* no bias is NULL */
+    long inputs, outputs;
+    float share; /* of the sum of a row's absolute values: what is above it is an outlier */
+} Linear;
+
+typedef struct {
     int8_t *digits;    /* (2 count, width), zeros behind a row's end */
     float *steps;      /* what a digit of a row is worth */
     int32_t *shifts;   /* what SHIFT adds to a row's products */
@@ -60,9 +68,10 @@ static float peak_of(const float *row, long size, float *sum) {
 }
 
 /* As `Int8Linear._in_torch`: a row with values above `share` of its sum becomes two. */
-static void quantize(const float *x, const float *balance, long size, float share, float *row, Digits *into, long i) {
-    for (long j = 0; j < size; j++) row[j] = x[j] * balance[j];
-    float sum, peak = peak_of(row, size, &sum), limit = sum * share;
+static void quantize(const float *x, const Linear *layer, float *row, Digits *into, long i) {
+    long size = layer->inputs;
+    for (long j = 0; j < size; j++) row[j] = x[j] * layer->balance[j];
+    float sum, peak = peak_of(row, size, &sum), limit = sum * layer->share;
     if (peak > limit) {
         long at;
 #pragma omp atomic capture
@@ -147,40 +156,83 @@ static void multiply_block(const Digits *from, long first, long last, const uint
     }
 }
 
-static void multiply_all(const Digits *from, long first, long last, const uint8_t *packed, const float *scales,
-                         const float *bias, float *y, long channels) {
-    long blocks = (channels + CHANNELS - 1) / CHANNELS, chunks = (last - first + CHUNK - 1) / CHUNK;
-#pragma omp for schedule(dynamic) collapse(2)
+static void multiply_all(const Digits *from, long first, long last, const Linear *layer, float *y) {
+    long channels = layer->outputs, blocks = (channels + CHANNELS - 1) / CHANNELS;
+    long chunks = (last - first + CHUNK - 1) / CHUNK;
+#pragma omp for schedule(dynamic) collapse(2) nowait
     for (long block = 0; block < blocks; block++)
         for (long chunk = 0; chunk < chunks; chunk++) {
             long at = block * CHANNELS, from_row = first + chunk * CHUNK;
             long to_row = from_row + CHUNK < last ? from_row + CHUNK : last;
-            multiply_block(from, from_row, to_row, packed + at * from->width, scales + at, bias ? bias + at : NULL,
-                           channels - at, y + at, channels);
+            multiply_block(from, from_row, to_row, layer->packed + at * from->width, layer->scales + at,
+                           layer->bias ? layer->bias + at : NULL, channels - at, y + at, channels);
         }
 }
 
-/* y (count, channels) = x (count, size) times weights, plus bias if there is one; 0 where memory is short. */
-int linear(const float *x, long count, long size, const float *balance, float share, const uint8_t *packed,
-           const float *scales, const float *bias, float *y, long channels, int threads) {
-    Digits rows = {.count = count, .width = (size + 3) / 4 * 4};
-    rows.digits = malloc(2 * count * rows.width);
-    rows.steps = malloc(2 * count * sizeof(float));
-    rows.shifts = malloc(2 * count * sizeof(int32_t));
-    rows.targets = malloc(2 * count * sizeof(long));
-    float *scratch = malloc(threads * size * sizeof(float));
-    int is_there = rows.digits && rows.steps && rows.shifts && rows.targets && scratch;
+enum { JOINED = 3 }; /* the most layers with the same input */
+
+typedef struct {
+    Digits digits[JOINED];
+    float *rows; /* one for each thread */
+    long size;
+} Workspace;
+
+static void release(Workspace *space) {
+    for (int n = 0; n < JOINED; n++) {
+        Digits *digits = space->digits + n;
+        free(digits->digits), free(digits->steps), free(digits->shifts), free(digits->targets);
+    }
+    free(space->rows);
+}
+
+/* What `layers` layers with at most `size` inputs need for `count` rows; 0 where memory is short. */
+static int reserve(Workspace *space, int layers, long count, long size, int threads) {
+    long width = (size + 3) / 4 * 4;
+    memset(space, 0, sizeof *space);
+    space->rows = malloc(threads * size * sizeof(float)), space->size = size;
+    int is_there = space->rows != NULL;
+    for (int n = 0; n < layers; n++) {
+        Digits *digits = space->digits + n;
+        digits->count = count;
+        digits->digits = malloc(2 * count * width);
+        digits->steps = malloc(2 * count * sizeof(float));
+        digits->shifts = malloc(2 * count * sizeof(int32_t));
+        digits->targets = malloc(2 * count * sizeof(long));
+        is_there = is_there && digits->digits && digits->steps && digits->shifts && digits->targets;
+    }
+    return is_there;
+}
+
+/* For all threads of a team: each y (count, outputs) = x (count, inputs) times a layer's weights, plus its bias. */
+static void multiply_joined(const Linear *layers, int joined, const float *x, long count, float *const *y,
+                            Workspace *space) {
+    Digits *digits = space->digits;
+    float *row = space->rows + omp_get_thread_num() * space->size;
+    int has_extra = 0;
+#pragma omp single
+    for (int n = 0; n < joined; n++) digits[n].extra = 0, digits[n].width = (layers[n].inputs + 3) / 4 * 4;
+#pragma omp for collapse(2)
+    for (int n = 0; n < joined; n++)
+        for (long i = 0; i < count; i++) quantize(x + i * layers[n].inputs, layers + n, row, digits + n, i);
+    for (int n = 0; n < joined; n++) {
+        multiply_all(digits + n, 0, count, layers + n, y[n]);
+        has_extra |= digits[n].extra > 0;
+    }
+#pragma omp barrier
+    if (!has_extra) return;
+    for (int n = 0; n < joined; n++) multiply_all(digits + n, count, count + digits[n].extra, layers + n, y[n]);
+#pragma omp barrier
+}
+
+/* y (count, outputs) = x (count, inputs) times weights, plus bias if there is one; 0 where memory is short. */
+int linear(const Linear *layer, const float *x, long count, float *y, int threads) {
+    Workspace space;
+    int is_there = reserve(&space, 1, count, layer->inputs, threads);
     if (is_there) {
 #pragma omp parallel num_threads(threads)
-        {
-            float *row = scratch + omp_get_thread_num() * size;
-#pragma omp for
-            for (long i = 0; i < count; i++) quantize(x + i * size, balance, size, share, row, &rows, i);
-            multiply_all(&rows, 0, count, packed, scales, bias, y, channels);
-            if (rows.extra) multiply_all(&rows, count, count + rows.extra, packed, scales, bias, y, channels);
-        }
+        multiply_joined(layer, 1, x, count, &y, &space);
     }
-    free(rows.digits), free(rows.steps), free(rows.shifts), free(rows.targets), free(scratch);
+    release(&space);
     return is_there;
 }
 
@@ -198,17 +250,21 @@ INLINE float exponential(float x) { /* to 2e-7 of its value; from 2^-126 to 2^12
     return (sum * part + 1) * power;
 }
 
-/* gate = silu(gate) * up */
-void gated(float *gate, const float *up, long count, long size, int threads) {
-#pragma omp parallel for num_threads(threads) if (count > 1)
+static void gate_rows(float *gate, const float *up, long count, long size) {
+#pragma omp for
     for (long i = 0; i < count; i++)
         for (long j = i * size; j < (i + 1) * size; j++) gate[j] = gate[j] / (1 + exponential(-gate[j])) * up[j];
 }
 
-/* hidden = hidden + delta, where there is one, and its RMS norm in `y` */
-void add_norm(float *hidden, const float *delta, const float *weight, float epsilon, float *y, long count, long size,
-              int threads) {
-#pragma omp parallel for num_threads(threads) if (count > 1)
+/* gate = silu(gate) * up */
+void gated(float *gate, const float *up, long count, long size, int threads) {
+#pragma omp parallel num_threads(threads) if (count > 1)
+    gate_rows(gate, up, count, size);
+}
+
+static void norm_rows(float *hidden, const float *delta, const float *weight, float epsilon, float *y, long count,
+                      long size) {
+#pragma omp for
     for (long i = 0; i < count; i++) {
         float *row = hidden + i * size, squares = 0;
         if (delta)
@@ -218,6 +274,13 @@ void add_norm(float *hidden, const float *delta, const float *weight, float epsi
         float factor = 1 / sqrtf(squares / size + epsilon);
         for (long j = 0; j < size; j++) y[i * size + j] = weight[j] * (row[j] * factor);
     }
+}
+
+/* hidden = hidden + delta, where there is one, and its RMS norm in `y` */
+void add_norm(float *hidden, const float *delta, const float *weight, float epsilon, float *y, long count, long size,
+              int threads) {
+#pragma omp parallel num_threads(threads) if (count > 1)
+    norm_rows(hidden, delta, weight, epsilon, y, count, size);
 }
 
 /* ---- attention over pages of 8-bit keys and values */
@@ -236,15 +299,18 @@ INLINE void rotate(const float *x, const float *cosine, const float *sine, long 
     }
 }
 
-/* Rotates queries, `queries` for each head of keys, in place, and writes rotated keys, and values, to `places`. cosine
- * and sine are (count, width). */
-void write_rotated(const Pages *pages, long queries, float *query, const float *key, const float *value, const float *cosine,
-                   const float *sine, const int64_t *places, long count, int threads) {
+typedef struct {
+    const float *cosine, *sine; /* (rows, width) */
+    const int64_t *places;      /* in the pages */
+} Positions;
+
+static void rotate_rows(const Pages *pages, long queries, float *query, const float *key, const float *value,
+                        const Positions *at_rows, long count) {
     long width = pages->width, heads = pages->heads;
-#pragma omp parallel for num_threads(threads) if (count > 1)
-    for (long i = 0; i < count; i++) {
-        const float *c = cosine + i * width, *s = sine + i * width;
+#pragma omp for collapse(2)
+    for (long i = 0; i < count; i++)
         for (long head = 0; head < heads; head++) {
+            const float *c = at_rows->cosine + i * width, *s = at_rows->sine + i * width;
             float rotated[width], sum;
             int32_t unused;
             for (long n = 0; n < queries; n++) {
@@ -255,12 +321,18 @@ void write_rotated(const Pages *pages, long queries, float *query, const float *
             rotate(key + (i * heads + head) * width, c, s, width / 2, rotated);
             const float *rows[] = {rotated, value + (i * heads + head) * width};
             for (int kind = 0; kind < 2; kind++) {
-                long at = (kind * pages->tokens + places[i]) * heads + head;
+                long at = (kind * pages->tokens + at_rows->places[i]) * heads + head;
                 float peak = peak_of(rows[kind], width, &sum);
                 pages->steps[at] = digits_of(rows[kind], width, peak, pages->digits + at * width, &unused);
             }
         }
-    }
+}
+
+/* Rotates queries, `queries` for each head of keys, in place, and writes rotated keys, and values, to their places. */
+void write_rotated(const Pages *pages, long queries, float *query, const float *key, const float *value,
+                   const Positions *at_rows, long count, int threads) {
+#pragma omp parallel num_threads(threads) if (count > 1)
+    rotate_rows(pages, queries, query, key, value, at_rows, count);
 }
 
 INLINE void softmax(float *scores, long count) {
@@ -297,8 +369,8 @@ INLINE void add_scaled(float *sum, float factor, const int8_t *digits, const lon
 
 /* Heads `first` to `last` of one row over its `count` keys, token by token: heads of a token lie side by side, and
  * memory is slow where it is not read in order. */
-INLINE void attend_heads(const Pages *pages, const long width, const long queries, const float *query, const int64_t *table,
-                         long count, long first, long last, float *scores, float *y) {
+INLINE void attend_heads(const Pages *pages, const long width, const long queries, const float *query,
+                         const int64_t *table, long count, long first, long last, float *scores, float *y) {
     long heads = pages->heads, page = pages->page_tokens;
     float scale = 1 / sqrtf(width);
     for (long t = 0; t < count; t++) {
@@ -323,30 +395,93 @@ INLINE void attend_heads(const Pages *pages, const long width, const long querie
     }
 }
 
-/* For each of `count` requests: row `rows[i]` of the rotated queries, `queries` for each head of keys, attends to
- * `keys[i]` keys in the pages from `tables[starts[i]]` on. Returns 0 where memory is short. */
-int attend(const Pages *pages, long queries, const float *query, const int64_t *rows, const int64_t *tables,
-           const int64_t *starts, const int64_t *keys, long count, float *y, int threads) {
-    long size = pages->heads * queries * pages->width, most = 0, groups = (2 * threads + count - 1) / count;
-    groups = groups < pages->heads ? groups : pages->heads;
-    for (long i = 0; i < count; i++) most = keys[i] > most ? keys[i] : most;
-    long each = (pages->heads + groups - 1) / groups * queries * most;
-    float *all_scores = malloc(threads * each * sizeof(float));
-    if (!all_scores) return 0;
-#pragma omp parallel for schedule(dynamic) collapse(2) num_threads(threads)
-    for (long i = 0; i < count; i++)
+typedef struct {
+    const int64_t *rows, *tables, *starts, *keys; /* row `rows[i]` sees `keys[i]` keys from page `tables[starts[i]]` on */
+    long count;
+} Requests;
+
+/* Heads of keys are divided among so many pieces of work, so that one request has work for all threads. */
+static long groups_of(const Requests *requests, const Pages *pages, int threads) {
+    long groups = (2 * threads + requests->count - 1) / requests->count;
+    return groups < pages->heads ? groups : pages->heads;
+}
+
+/* Memory for one thread's scores. */
+static long scores_of(const Requests *requests, const Pages *pages, long queries, long groups) {
+    long most = 0;
+    for (long i = 0; i < requests->count; i++) most = requests->keys[i] > most ? requests->keys[i] : most;
+    return (pages->heads + groups - 1) / groups * queries * most;
+}
+
+static void attend_rows(const Requests *requests, const Pages *pages, long queries, const float *query, float *scores,
+                        long groups, float *y) {
+    long size = pages->heads * queries * pages->width;
+#pragma omp for schedule(dynamic) collapse(2)
+    for (long i = 0; i < requests->count; i++)
         for (long group = 0; group < groups; group++) {
             long first = pages->heads * group / groups, last = pages->heads * (group + 1) / groups;
-            const float *q = query + rows[i] * size;
-            float *to = y + rows[i] * size, *scores = all_scores + omp_get_thread_num() * each;
-            const int64_t *table = tables + starts[i];
+            const float *q = query + requests->rows[i] * size;
+            float *to = y + requests->rows[i] * size;
+            const int64_t *table = requests->tables + requests->starts[i];
             if (pages->width == 64 && queries == 1)
-                attend_heads(pages, 64, 1, q, table, keys[i], first, last, scores, to);
+                attend_heads(pages, 64, 1, q, table, requests->keys[i], first, last, scores, to);
             else if (pages->width == 128 && queries == 1)
-                attend_heads(pages, 128, 1, q, table, keys[i], first, last, scores, to);
+                attend_heads(pages, 128, 1, q, table, requests->keys[i], first, last, scores, to);
             else
-                attend_heads(pages, pages->width, queries, q, table, keys[i], first, last, scores, to);
+                attend_heads(pages, pages->width, queries, q, table, requests->keys[i], first, last, scores, to);
         }
-    free(all_scores);
+}
+
+/* Each request's row of the rotated queries, `queries` for each head of keys, attends. 0 where memory is short. */
+int attend(const Pages *pages, long queries, const float *query, const Requests *requests, float *y, int threads) {
+    long groups = groups_of(requests, pages, threads), each = scores_of(requests, pages, queries, groups);
+    float *scores = malloc(threads * each * sizeof(float));
+    if (!scores) return 0;
+#pragma omp parallel num_threads(threads)
+    attend_rows(requests, pages, queries, query, scores + omp_get_thread_num() * each, groups, y);
+    free(scores);
     return 1;
+}
+
+/* ---- all layers at once */
+
+typedef struct {
+    Linear query_key_value[3], output, gate_and_up[2], down;
+    const float *norms[2];
+    float epsilon;
+} Layer;
+
+/* One row of each request through all layers: `hidden` (count, size) is in the end what the last layer's MLP is added
+ * to, and `delta` what is added. The same functions as above in one parallel region, which between the products of a
+ * single row saves as long as these take. 0 where memory is short. */
+int decode(const Layer *layers, long number, const Pages *pages, float *hidden, float *delta, const Positions *at_rows,
+           const Requests *requests, int threads) {
+    long count = requests->count, size = layers->output.outputs, wide = layers->down.inputs;
+    long heads_size = layers->output.inputs, keys_size = layers->query_key_value[1].outputs;
+    long queries = heads_size / keys_size, groups = groups_of(requests, pages, threads);
+    long each = scores_of(requests, pages, queries, groups), row = size + 2 * heads_size + 2 * keys_size + 2 * wide;
+    float *memory = malloc((count * row + threads * each) * sizeof(float));
+    float *x = memory, *query = x + count * size, *attended = query + count * heads_size;
+    float *key = attended + count * heads_size, *value = key + count * keys_size;
+    float *gate = value + count * keys_size, *up = gate + count * wide, *all_scores = up + count * wide;
+    Workspace space;
+    int is_there = reserve(&space, JOINED, count, row, threads) && memory;
+    if (is_there) {
+#pragma omp parallel num_threads(threads)
+        for (long n = 0; n < number; n++) {
+            const Layer *layer = layers + n;
+            float *scores = all_scores + omp_get_thread_num() * each;
+            norm_rows(hidden, n ? delta : NULL, layer->norms[0], layer->epsilon, x, count, size);
+            multiply_joined(layer->query_key_value, 3, x, count, (float *[]){query, key, value}, &space);
+            rotate_rows(pages + n, queries, query, key, value, at_rows, count);
+            attend_rows(requests, pages + n, queries, query, scores, groups, attended);
+            multiply_joined(&layer->output, 1, attended, count, &delta, &space);
+            norm_rows(hidden, delta, layer->norms[1], layer->epsilon, x, count, size);
+            multiply_joined(layer->gate_and_up, 2, x, count, (float *[]){gate, up}, &space);
+            gate_rows(gate, up, count, wide);
+            multiply_joined(&layer->down, 1, gate, count, &delta, &space);
+        }
+    }
+    release(&space), free(memory);
+    return is_there;
 }

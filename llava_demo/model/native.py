@@ -28,6 +28,41 @@ CHANNELS, GROUP = 64, 4  # as in native.c: output channels of a block, and input
 _log = logging.getLogger(__name__)
 
 
+class Linear(ctypes.Structure):
+    """A layer of 8 bits; its tensors must live as long."""
+
+    _fields_ = (
+        ("balance", c_void_p),
+        ("packed", c_void_p),
+        ("scales", c_void_p),
+        ("bias", c_void_p),
+        ("inputs", c_long),
+        ("outputs", c_long),
+        ("share", c_float),
+    )
+
+    @classmethod
+    def of(cls, balance: Tensor, share: float, weight: tuple[Tensor, Tensor], bias: Tensor | None) -> "Linear":
+        """`weight` is packed and with its channels' scales, (out,).
+
+        What is above `share` of the sum of a row's absolute values is an outlier.
+        """
+        pointers = (x.data_ptr() for x in (balance, *weight))
+        return cls(*pointers, _pointer(bias), len(balance), len(weight[1]), share)
+
+
+class Layer(ctypes.Structure):
+    """A layer of a language model: products of query, key, value, output, gate, up and down, and its two norms."""
+
+    _fields_ = (("linears", Linear * 7), ("norms", c_void_p * 2), ("epsilon", c_float))
+
+    @classmethod
+    def of(cls, linears: Sequence[Linear], norms: Sequence[nn.Module]) -> "Layer":
+        """A layer whose tensors the caller keeps."""
+        weights = (c_void_p * 2)(*(norm.weight.data_ptr() for norm in norms))  # type: ignore[operator]
+        return cls((Linear * 7)(*linears), weights, norms[0].variance_epsilon)
+
+
 class Pages(ctypes.Structure):
     """A layer's keys and values: int8 (2, tokens, heads, width), and their steps, (2, tokens, heads)."""
 
@@ -46,12 +81,39 @@ class Pages(ctypes.Structure):
         return cls(digits.data_ptr(), steps.data_ptr(), *digits.shape[1:], page_tokens)
 
 
+class Positions(ctypes.Structure):
+    """Cosine and sine of each row, (rows, width), and its place in the cache, int64 (rows,)."""
+
+    _fields_ = (("cosine", c_void_p), ("sine", c_void_p), ("places", c_void_p))
+
+    @classmethod
+    def of(cls, *tensors: Tensor) -> "Positions":
+        """Positions of tensors that the caller keeps."""
+        return cls(*(x.data_ptr() for x in tensors))
+
+
+class Requests(ctypes.Structure):
+    """Requests with one row each in a step.
+
+    All int64: their rows, (n,); the pages of each, one after the other; where each one's begin, (n,); and how many keys
+    each has, (n,).
+    """
+
+    _fields_ = (("rows", c_void_p), ("pages", c_void_p), ("starts", c_void_p), ("keys", c_void_p), ("count", c_long))
+
+    @classmethod
+    def of(cls, *tensors: Tensor) -> "Requests":
+        """Requests of tensors that the caller keeps."""
+        return cls(*(x.data_ptr() for x in tensors), len(tensors[0]))
+
+
 _ARGUMENTS: dict[str, Sequence[Any]] = {
-    "linear": (c_void_p, c_long, c_long, c_void_p, c_float, *[c_void_p] * 4, c_long, c_int),
+    "linear": (POINTER(Linear), c_void_p, c_long, c_void_p, c_int),
     "gated": (c_void_p, c_void_p, c_long, c_long, c_int),
     "add_norm": (c_void_p, c_void_p, c_void_p, c_float, c_void_p, c_long, c_long, c_int),
-    "write_rotated": (POINTER(Pages), c_long, *[c_void_p] * 6, c_long, c_int),
-    "attend": (POINTER(Pages), c_long, *[c_void_p] * 5, c_long, c_void_p, c_int),
+    "write_rotated": (POINTER(Pages), c_long, *[c_void_p] * 3, POINTER(Positions), c_long, c_int),
+    "attend": (POINTER(Pages), c_long, c_void_p, POINTER(Requests), c_void_p, c_int),
+    "decode": (c_void_p, c_long, c_void_p, c_void_p, c_void_p, POINTER(Positions), POINTER(Requests), c_int),
 }
 
 
@@ -97,6 +159,11 @@ def release_threads() -> None:
         release(_SOFT)
 
 
+def in_one_piece(structures: Sequence[Any]) -> Sequence[Any]:
+    """The same, as an array of C's."""
+    return (type(structures[0]) * len(structures))(*structures)
+
+
 def packed(weight: Tensor) -> Tensor:
     """int8 (out, in) as `linear` wants it: unsigned, (blocks of CHANNELS, groups of GROUP inputs, CHANNELS, GROUP)."""
     outputs, inputs = weight.shape
@@ -106,19 +173,15 @@ def packed(weight: Tensor) -> Tensor:
     return whole.view(blocks, CHANNELS, groups, GROUP).transpose(1, 2).contiguous()
 
 
-def linear(rows: Tensor, balance: Tensor, share: float, weight: tuple[Tensor, Tensor], bias: Tensor | None) -> Tensor:
-    """(n, in) to (n, out) as `int8.Int8Linear` has it; `weight` is packed and with its channels' scales, (out,).
-
-    In `rows` what is above `share` of the sum of a row's absolute values is an outlier.
+def linear(rows: Tensor, layer: Linear) -> Tensor:
+    """(n, in) to (n, out), as `int8.Int8Linear` has it.
 
     Raises:
         MemoryError: there is none for the rows in 8 bits.
     """
-    (digits, scales), rows = weight, rows.contiguous()
-    count, inputs = rows.shape
-    y = rows.new_empty(count, len(scales))
-    numbers = (balance.data_ptr(), share, digits.data_ptr(), scales.data_ptr(), _pointer(bias), y.data_ptr())
-    if not _call("linear", rows.data_ptr(), count, inputs, *numbers, len(scales)):
+    rows = rows.contiguous()
+    y = rows.new_empty(len(rows), layer.outputs)
+    if not _call("linear", layer, rows.data_ptr(), len(rows), y.data_ptr()):
         raise MemoryError
     return y
 
@@ -137,27 +200,40 @@ def gated(gate: Tensor, up: Tensor) -> Tensor:
     return gate
 
 
-def write_rotated(pages: Pages, heads: Sequence[Tensor], rotary: Sequence[Tensor], places: Tensor) -> None:
-    """Rotate queries in place; write rotated keys, and values, to `places`, int64 (rows,).
+def write_rotated(pages: Pages, heads: Sequence[Tensor], positions: Positions) -> None:
+    """Rotate queries in place; write rotated keys, and values, to their places.
 
-    `heads` are queries, keys and values, each (rows, heads, width); `rotary` is cosine and sine, each (rows, width).
+    `heads` are queries, keys and values, each (rows, heads, width).
     """
-    pointers = (x.data_ptr() for x in (*heads, *rotary, places))
-    _call("write_rotated", pages, heads[0].shape[1] // pages.heads, *pointers, len(places))
+    pointers = (x.data_ptr() for x in heads)
+    _call("write_rotated", pages, heads[0].shape[1] // pages.heads, *pointers, positions, len(heads[0]))
 
 
-def attend(pages: Pages, query: Tensor, where: Sequence[Tensor], y: Tensor) -> None:
+def attend(pages: Pages, query: Tensor, requests: Requests, y: Tensor) -> None:
     """Rows of rotated queries attend to their keys; fills the same rows of `y`, both (rows, heads, width).
-
-    `where` is, all int64: the rows, (n,); the pages of each, one after the other; where each one's begin, (n,); and how
-    many keys each has, (n,).
 
     Raises:
         MemoryError: there is none for the scores.
     """
-    arguments = (query.data_ptr(), *(x.data_ptr() for x in where))
-    if not _call("attend", pages, query.shape[1] // pages.heads, *arguments, len(where[0]), y.data_ptr()):
+    if not _call("attend", pages, query.shape[1] // pages.heads, query.data_ptr(), requests, y.data_ptr()):
         raise MemoryError
+
+
+def decode(
+    pages: Sequence[Pages], positions: Positions, requests: Requests, layers: Sequence[Layer], hidden: Tensor
+) -> Tensor:
+    """One row of each request, (n, width), through all layers: the last MLP adds what is returned to `hidden`.
+
+    `pages` and `layers` are `in_one_piece`.
+
+    Raises:
+        MemoryError: there is none for what is between the layers.
+    """
+    delta = torch.empty_like(hidden)
+    pointers = hidden.data_ptr(), delta.data_ptr()
+    if not _call("decode", layers, len(layers), pages, *pointers, positions, requests):
+        raise MemoryError
+    return delta
 
 
 def _pointer(x: Tensor | None) -> int | None:

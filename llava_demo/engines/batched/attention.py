@@ -7,8 +7,9 @@ where `native.c` runs it does so without a copy. On GPUs that can, FlashAttentio
 one call.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, chain
 
 import torch
@@ -78,10 +79,10 @@ class Cache:
         self.layers = [torch.empty(size, dtype=dtype, device=self.device) for _ in range(shape.layers)]
         self._scales = [torch.empty(size[:-1]) for _ in self.layers] if shape.is_int8 else []
         self.can_flash = can_flash(shape.device, shape.dtype)
-        self.native: list[native.Pages] = []  # of each layer, where `native.c` attends
+        self.native: Sequence[native.Pages] = ()  # of each layer, where `native.c` attends
         if shape.is_int8 and native.library() is not None:
             numbers = zip(self.layers, self._scales, strict=True)
-            self.native = [native.Pages.of(digits, steps, PAGE_TOKENS) for digits, steps in numbers]
+            self.native = native.in_one_piece([native.Pages.of(*layer, PAGE_TOKENS) for layer in numbers])
         self._pieces: dict[Request, _Piece] | None = {} if shape.has_pieces else None
         self._buffers: dict[tuple[int, torch.dtype], Tensor] = {}  # reused: fresh memory costs page faults
 
@@ -101,7 +102,7 @@ class Cache:
         """
         query, key, value = heads
         if self.native:
-            native.write_rotated(self.native[layer], heads, rotary, places)
+            native.write_rotated(self.native[layer], heads, native.Positions.of(*rotary, places))
             return query, key
         query, key = (rotated(x, *(part[:, None] for part in rotary)) for x in (query, key))
         self._write(layer, places, (key, value))
@@ -193,7 +194,11 @@ class SpanAttention:
             for (pages, span), end in zip(tables, ends, strict=True)
         ]
         self._flash = _Flash(self._parts, tables, cache) if cache.can_flash else None
-        self._decoding = _Decoding(self._parts, spans) if cache.native else None
+        self._decoding = decoding = _Decoding(self._parts, spans) if cache.native else None
+        self.decode: Callable[[Sequence[native.Layer], Tensor], Tensor] | None = None
+        if decoding is not None and not decoding.others:
+            positions = native.Positions.of(*rotary, self._writes)
+            self.decode = partial(native.decode, cache.native, positions, decoding.requests)
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Each (rows, heads, width), before the rotation; returns (rows, heads, width)."""
@@ -266,12 +271,13 @@ class _Decoding:
         starts = [0, *accumulate(map(len, tables))][: len(mine)]
         rows, drawn, keys = ([x for x, _, _ in mine], [x for _, x, _ in mine], [span.keys for *_, span in mine])
         lists = rows, drawn, list(chain.from_iterable(tables)), starts, keys
-        self._rows, self._drawn, *self._where = (torch.tensor(numbers, dtype=torch.long) for numbers in lists)
+        self._kept = rows, drawn, *where = [torch.tensor(numbers, dtype=torch.long) for numbers in lists]
+        self.requests, self._last = (native.Requests.of(x, *where) for x in (rows, drawn))
 
     def __call__(self, pages: native.Pages, query: Tensor, outputs: Tensor, is_last: bool) -> None:
         """Fill the rows of `outputs`, (rows, heads, width); in the last layer only drawn rows are there."""
-        if len(self._rows):
-            native.attend(pages, query, (self._drawn if is_last else self._rows, *self._where), outputs)
+        if self.requests.count:
+            native.attend(pages, query, self._last if is_last else self.requests, outputs)
 
 
 class _Flash:

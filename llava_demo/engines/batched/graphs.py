@@ -106,7 +106,7 @@ class DecodeSteps:
 class _PagedAttention:
     """`Attention` in which each request has one row."""
 
-    drawn = slice(None)
+    drawn, decode = slice(None), None
 
     def __init__(
         self, cache: Cache, attend: Attend, rotary: tuple[Tensor, Tensor], table: Tensor, past: Tensor

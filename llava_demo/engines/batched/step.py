@@ -3,13 +3,15 @@
 The weights are those of the transformers model, which stays as it is; only the forward pass is ours.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from llava_demo.model import native
+from llava_demo.model.int8 import Int8Linear
 from llava_demo.model.products import joined, product_of
 
 # The layers that compute what `Decoder.forward` does, and nothing besides.
@@ -21,6 +23,7 @@ class Attention(Protocol):
     """Where keys and values go in a step, and what each row sees; made for one step."""
 
     drawn: Tensor | slice  # the rows that tokens are drawn from, and the only ones that the last layer gives
+    decode: Callable[[Sequence[native.Layer], Tensor], Tensor] | None  # `native.decode`, where all rows are for it
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Each (rows, heads, width), before rotary positions; returns (rows, heads, width)."""
@@ -33,9 +36,13 @@ class _Layer:
         attention, mlp = layer.self_attn, layer.mlp
         self.head_width: int = attention.head_dim  # type: ignore[assignment]
         self.norms = layer.input_layernorm, layer.post_attention_layernorm
-        self.query_key_value = joined([attention.q_proj, attention.k_proj, attention.v_proj])
+        query_key_value = attention.q_proj, attention.k_proj, attention.v_proj
+        gate_and_up = mlp.gate_proj, mlp.up_proj
+        self.query_key_value, self.gate_and_up = joined(query_key_value), joined(gate_and_up)
         self.output, self.down = product_of(attention.o_proj), product_of(mlp.down_proj)
-        self.gate_and_up = joined([mlp.gate_proj, mlp.up_proj])
+        products = *query_key_value, attention.o_proj, *gate_and_up, mlp.down_proj
+        linears = [x for product in products if isinstance(product, Int8Linear) and (x := product.as_native())]
+        self.native = native.Layer.of(linears, self.norms) if len(linears) == len(products) else None
 
 
 def add_norm(hidden: Tensor, delta: Tensor | None, norm: nn.Module) -> tuple[Tensor, Tensor]:
@@ -53,7 +60,7 @@ def gated(gate: Tensor, up: Tensor) -> Tensor:
 class Decoder(nn.Module):
     """The language model of `model`, its head included.
 
-    `add_norm` and `gated` are those above, or the GPU's kernels that do the same.
+    `add_norm` and `gated` are those above, or what does the same on a GPU or in `native.c`.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -68,6 +75,8 @@ class Decoder(nn.Module):
         self._norm = decoder.norm
         self._head = product_of(model.get_output_embeddings())
         self.add_norm, self.gated = add_norm, gated
+        layers = [layer.native for layer in self._layers]
+        self.native = native.in_one_piece(layers) if None not in layers else None  # where all are in 8 bits for it
 
     def rotary_of(self, positions: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """Cosine and sine of `positions` (rows), both (rows, width of a head), in the type of `like`."""
@@ -77,6 +86,9 @@ class Decoder(nn.Module):
     def forward(self, hidden: Tensor, attention: Attention) -> Tensor:
         """Embeddings (rows, width) in, logits (drawn rows, vocabulary) in float32 out."""
         delta: Tensor | None = None  # what the layer before adds to `hidden`
+        if self.native is not None and attention.decode is not None:
+            delta = attention.decode(self.native, hidden)
+            return self._logits(hidden, delta)
         for number, layer in enumerate(self._layers):
             hidden, x = self.add_norm(hidden, delta, layer.norms[0])
             heads = (x.unflatten(-1, (-1, layer.head_width)) for x in layer.query_key_value(x))
@@ -85,6 +97,9 @@ class Decoder(nn.Module):
                 hidden = hidden[attention.drawn]
             hidden, x = self.add_norm(hidden, layer.output(attended), layer.norms[1])
             delta = layer.down(self.gated(*layer.gate_and_up(x)))
+        return self._logits(hidden, delta)
+
+    def _logits(self, hidden: Tensor, delta: Tensor | None) -> Tensor:
         return self._head(self.add_norm(hidden, delta, self._norm)[1]).float()
 
 
