@@ -40,9 +40,13 @@ class OtherServer:
     def wait_until_said(self, words: str, limit_s: float = 60) -> None:
         """Until its log has the words."""
         deadline = time.monotonic() + limit_s
-        while words not in (said := os.pread(self.written.fileno(), 10**6, 0).decode()):
+        while words not in (said := self.said()):
             assert time.monotonic() < deadline, said
             time.sleep(0.1)
+
+    def said(self) -> str:
+        """Its log."""
+        return os.pread(self.written.fileno(), 10**6, 0).decode()
 
     def kill(self) -> None:
         self.process.kill()

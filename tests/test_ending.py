@@ -84,6 +84,7 @@ def test_running_answers_finish_new_ones_are_refused_and_uploads_are_deleted(
         assert by_gradio.result()[-1] == "complete"
     assert server.process.wait(SECONDS) == 0
     assert not list(folder.rglob("*.png"))
+    assert server.said().rstrip().endswith("were deleted")  # nothing is said of "leaked" objects after that
 
 
 @pytest.mark.parametrize("server", [0], indirect=True)
