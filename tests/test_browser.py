@@ -293,6 +293,10 @@ def test_everything_has_a_name_for_those_who_cannot_see_it(miniature: Server, op
     expect(tab.conversation.get_by_alt_text("Your picture circle-and-square.png")).to_be_visible()
     expect(tab.page.get_by_alt_text("Picture 1 as the model sees it")).to_be_visible()
     expect(tab.page.get_by_role("textbox", name="Your question")).to_be_visible()
+    giving = tab.page.get_by_role("button", name="Add a picture", exact=True)
+    expect(giving).to_be_visible()
+    tab.add(STAR)
+    expect(giving).to_be_visible()
     nameless = tab.page.evaluate(
         """() => [...document.querySelectorAll("button, input, textarea, img")].filter(e => e.checkVisibility())
             .filter(e => ![e, ...e.querySelectorAll("img")].some(x => x.ariaLabel || x.alt || x.title))
@@ -331,6 +335,18 @@ def test_the_link_that_the_page_makes_brings_the_question_back(miniature: Server
     expect(other.question).to_have_value("What is in this picture?")
     expect(other.thumbnails).to_have_count(1)
     expect(other.page.locator("#temperature input[type=number]")).to_have_value("0")
+    other.page.reload()
+    expect(other.question).to_have_value("What is in this picture?")
+    other.page.get_by_role("button", name="Conversations").click()
+    expect(other.page.locator("#drawer .kept")).to_have_text(SOMETHING)
+    expect(other.page.locator("#drawer li")).to_have_count(0)  # what the link brings back is not kept
+    other.page.keyboard.press("Escape")
+    other.question.press("Enter")
+    expect(other.answers.last).to_contain_text("red circle")
+    other.wait_for_end()
+    other.page.reload()
+    expect(other.answers.last).to_contain_text("red circle")
+    expect(other.question).to_have_value("")
 
 
 def test_a_conversation_is_saved_to_a_file_and_opened_in_another_browser(

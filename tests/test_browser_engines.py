@@ -79,6 +79,7 @@ def test_a_page_that_is_up_before_its_remote_server_shows_what_answers_once_it_i
     with serving(load_engine(Settings(remote_url=f"http://127.0.0.1:{port}"))) as front:
         early = open_tab(front.url)
         expect(early.page.locator(".masthead")).to_contain_text("not known yet")
+        expect(early.page.locator("#seen")).to_be_hidden()  # nothing is promised that another server may not show
         with serving(GenerateEngine(miniature_engine.llava, info, 2), port=port):
             for tab in (early, open_tab(front.url)):
                 expect(tab.page.locator(".masthead")).to_contain_text("Miniature LLaVA")
@@ -86,6 +87,7 @@ def test_a_page_that_is_up_before_its_remote_server_shows_what_answers_once_it_i
                 expect(tab.page.locator("#max_tokens input[type=number]")).to_have_attribute("max", "300")
                 expect(tab.page.locator("#max_tokens input[type=number]")).to_have_value("300")
                 expect(tab.page.locator("#about")).to_contain_text("300 tokens")
+                expect(tab.page.locator("#seen")).to_be_visible()
                 expect(tab.cards.first).to_contain_text("What is in this picture?")
                 tab.page.close()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from browsers import Tab
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 from servers import Server, serving
 from test_browser_keeping import wait_until_kept
 
@@ -195,3 +195,51 @@ def test_what_does_not_fit_goes_to_a_new_chat_with_its_draft(small: Server, open
     expect(tab.refusal).to_have_count(0)
     expect(tab.thumbnails).to_have_count(2)
     expect(tab.question).to_have_value("What is in this picture?")
+    expect(tab.page.locator("#meter")).to_contain_text("2 of 2 pictures")
+
+
+def test_a_changed_question_that_does_not_fit_goes_to_a_new_chat_with_its_picture(
+    small: Server, open_tab: Open
+) -> None:
+    tab = start(small.url, open_tab)
+    long = "word " * 9000
+    edit(tab, "What is in this picture?", long)
+    tab.page.locator("#refusal").get_by_role("button", name="New chat").click()
+    expect(tab.answers).to_have_count(0)
+    expect(tab.thumbnails).to_have_count(1)
+    expect(tab.question).to_have_value(long)
+    expect(tab.page.locator("#meter")).to_contain_text("of 4,096 tokens")
+
+
+def test_a_question_shows_that_it_is_sent_before_any_answer_of_the_server_and_is_sent_once(
+    miniature: Server, open_tab: Open
+) -> None:
+    tab = start(miniature.url, open_tab)
+    held: list[Route] = []
+    doing, joins = tab.page.locator("#doing"), "**/queue/join*"
+    tab.page.route(joins, lambda route: held.append(route))
+    tab.question.fill("What color is the square?")
+    tab.question.press("Enter")
+    expect(doing).to_have_text("Sending…")
+    tab.question.press_sequentially("more")  # would be lost when the question is taken
+    tab.question.press("Enter")
+    tab.send.click()
+    tab.page.locator("#box input[type=file]").set_input_files(STAR)  # is uploaded, and waits
+    expect(tab.question).to_have_value("What color is the square?")
+    assert len(held) == 1
+    held.pop().continue_()
+    tab.page.unroute(joins)
+    expect(tab.answers.last).to_contain_text("blue")
+    expect(doing).to_have_count(0)
+    expect(tab.thumbnails).to_have_count(1)
+    expect(tab.answers).to_have_count(2)
+    tab.wait_for_end()
+    for press in (lambda: tab.button("Retry").click(), lambda: edit(tab, "What color", "How many shapes are there?")):
+        tab.page.route(joins, lambda route: held.append(route))
+        press()
+        expect(doing).to_have_text("Sending…")
+        held.pop().continue_()
+        tab.page.unroute(joins)
+        expect(doing).to_have_count(0)
+        tab.wait_for_end()
+    expect(tab.answers.last).to_contain_text("two")

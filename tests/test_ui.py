@@ -3,6 +3,7 @@
 import asyncio
 import html
 import random
+import time
 from contextlib import aclosing
 from dataclasses import fields, replace
 from itertools import chain
@@ -23,9 +24,10 @@ from llava_demo.errors import InvalidImage, InvalidRequest
 from llava_demo.images import Image, ImageLimits
 from llava_demo.log import AnswerRecord
 from llava_demo.ui import conversation, panels
-from llava_demo.ui.answering import Growth, numbers_of
+from llava_demo.ui.answering import UPDATE_S, Growth, numbers_of
 from llava_demo.ui.controls import SamplingControls
-from llava_demo.ui.examples import examples_for
+from llava_demo.ui.examples import Examples, examples_for
+from llava_demo.ui.handlers import Handlers
 from llava_demo.ui.uploads import ReadUploads
 
 RED, BLUE = Image.from_bytes(png("red")), Image.from_bytes(png("blue"))
@@ -209,10 +211,30 @@ def test_a_growing_answer_grows_and_ends_with_the_whole(tiny_engine: GenerateEng
     assert "cut at max tokens" in numbers_of(growth.record)
 
 
-def test_text_that_comes_fast_is_shown_about_ten_times_a_second() -> None:
+def test_an_answer_updates_the_page_ten_times_a_second_at_most(
+    tiny_engine: GenerateEngine, paths: dict[str, str]
+) -> None:
+    """Within any second, the updates of the question and of the end included."""
+    with gr.Blocks():
+        controls = SamplingControls(lambda: tiny_engine.info.context_tokens)
+    handlers = Handlers(tiny_engine, controls, Examples(lambda: True), ReadUploads(ImageLimits()))
+    knobs = controls.values_of(SamplingParams(temperature=0, max_tokens=120))
+
+    async def times() -> list[float]:
+        updates = handlers.send({"text": "Hello", "files": [paths["red"]]}, [], *knobs)
+        return [time.monotonic() async for _ in updates]
+
+    hook = tiny_engine.llava.model.register_forward_pre_hook(lambda *_: time.sleep(0.01))
+    shown = asyncio.run(times())
+    hook.remove()
+    assert len(shown) > 10
+    assert all(eleventh - first > 1 for first, eleventh in zip(shown, shown[10:], strict=False))
+
+
+def test_text_that_comes_fast_is_shown_about_eight_times_a_second() -> None:
     growth = Growth(AnswerRecord("test"))
     shown = sum(growth.takes(Chunk("a")) for _ in range(1000))
-    assert 1 <= shown <= 1 + growth.record.total_s / 0.1
+    assert 1 <= shown <= 1 + growth.record.total_s / UPDATE_S
     assert growth.takes(Chunk()), "a heartbeat"
     assert growth.takes(Chunk("", "stop", Usage(1, 1000))), "the end"
     assert growth.text == "a" * 1000

@@ -10,7 +10,8 @@ from llava_demo.callers import caller_of
 from llava_demo.chat import Chunk
 from llava_demo.log import AnswerRecord
 
-UPDATE_S = 0.1  # a page with six turns and four pictures takes 79 updates/s in all; more per stream shows nothing
+# Ten updates/s at most, with the question's and the last one; a page with six turns and four pictures takes 79 in all.
+UPDATE_S = 0.125
 
 
 class Growth:
@@ -25,8 +26,8 @@ class Growth:
     def takes(self, chunk: Chunk) -> bool:
         """Add a chunk, and say whether the caller should be shown the text.
 
-        True about ten times a second while text comes; for each heartbeat, since Gradio notices a caller that has gone
-        only when something is yielded; and for the last chunk.
+        True about eight times a second while text comes; for each heartbeat, since Gradio notices a caller that has
+        gone only when something is yielded; and for the last chunk.
         """
         self.text += chunk.text
         self._pieces += bool(chunk.text)

@@ -99,6 +99,7 @@ class Handlers:
         asked = question.asked
         begun = said = [conversation.answer_entry(question.begun)] if question.begun else []
         is_taken = False
+        seen: dict[str, str] = {}  # travels with the next update
         try:
             request = await asyncio.to_thread(self._request, question, knobs)
             emptied = {"value": None} if question.is_from_box else {}
@@ -109,13 +110,15 @@ class Handlers:
             )
             is_taken = True
             if len(request.images) <= self._engine.info.max_images:  # else it is refused in a moment
-                yield _update(seen=await asyncio.to_thread(self._seen, request))
+                seen["seen"] = await asyncio.to_thread(self._seen, request)
             growth = Growth(AnswerRecord("page"), question.begun)
             async with aclosing(stream_recorded(self._engine, request, growth.record)) as chunks:
                 async for chunk in chunks:
                     if growth.takes(chunk):
                         said = self._said(growth, len(request.images))
-                        yield _update(chat=asked + said, progress=_progress(growth))
+                        if not chunk.finish_reason:
+                            yield _update(chat=asked + said, progress=_progress(growth), **seen)
+                            seen.clear()
         except InvalidRequest as error:
             yield _refused(question, error, is_taken)
             return
@@ -125,7 +128,7 @@ class Handlers:
             logger.exception("a defect ended a turn on the page")
             said = _failed(said, _BROKEN)
         chat = [*asked, *said, *self._advice(asked, said)]
-        yield _update(box=gr.MultimodalTextbox(**IDLE), chat=chat, progress="")
+        yield _update(box=gr.MultimodalTextbox(**IDLE), chat=chat, progress="", **seen)
 
     def _request(self, question: Question, knobs: tuple[Any, ...]) -> ChatRequest:
         if len(question.asked) == len(question.before) and question.is_from_box:
@@ -177,9 +180,7 @@ def _index(event: gr.RetryData | gr.EditData) -> int:
 
 
 def _progress(growth: Growth) -> str:
-    if growth.record.finish_reason or not growth.has_new_text:
-        return ""
-    return panels.progress_html(growth.tokens_per_s)
+    return panels.progress_html(growth.tokens_per_s) if growth.has_new_text else ""
 
 
 def _refused(question: Question, error: InvalidRequest, is_taken: bool) -> Update:

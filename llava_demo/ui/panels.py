@@ -47,11 +47,12 @@ def served_html(info: EngineInfo) -> str:
     """What answers; how busy it is, js/status.js writes."""
     served = " · ".join((info.device, info.precision, f"{info.engine} engine"))
     mode = info.image_mode or ""
+    squares = "elsewhere" if info.engine == "remote" and info.image_side is None else "here"
     holds = (
         f'data-context="{info.context_tokens}" data-images="{info.max_images}" data-image-tokens="{info.image_tokens}"'
     )
     return f"""<b>{escape(model_name(info))}</b>
-<span class="served" data-image-mode="{mode}" {holds}>{escape(served)}</span>"""
+<span class="served" data-image-mode="{mode}" data-squares="{squares}" {holds}>{escape(served)}</span>"""
 
 
 LAMP = '<i class="lamp" data-state="ready"></i>'
@@ -105,7 +106,7 @@ def seen_html(squares: list[PIL.Image.Image], image_tokens: int) -> str:
     """The squares that the vision tower reads, with its patches drawn over them; words where there is none yet."""
     if not squares:
         return """<section class="seen"><h2>What the model sees</h2>
-<p class="hint">Your picture, as the square that the model reads, appears here with the first question.</p></section>"""
+<p class="hint">With your next question, its pictures appear here as the squares that the model reads.</p></section>"""
     patches = patches_of(image_tokens)
     figures = "".join(
         f'<div class="square" style="--patches:{patches or 1}">'

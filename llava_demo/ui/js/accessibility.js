@@ -4,6 +4,8 @@ import { $, $$, isStreaming, watch } from "./dom.js";
 const TEXTS = "#box textarea, #conversation .message-content > span, #conversation .answer > *";
 const MISPLACED = "#conversation .examples[role=list], #box [role=listitem], #conversation .thought-group [role=button]";
 
+const NAMES = { "#box textarea": "Your question", "#box .upload-button": "Add a picture" };
+
 /** Lists with buttons as children, items without a list, and buttons that press nothing. */
 function takeFalseRolesAway() {
   for (const element of $$(MISPLACED)) {
@@ -16,6 +18,11 @@ function takeFalseRolesAway() {
 /** Each text begins at its own side. */
 function layOutTexts() {
   for (const text of $$(TEXTS)) if (text.dir !== "auto") text.dir = "auto";
+}
+
+/** Gradio draws the message box anew where it likes, with no name or another one. */
+function nameTheBox() {
+  for (const [selector, name] of Object.entries(NAMES)) $(selector)?.setAttribute("aria-label", name);
 }
 
 /** An answer is read out when it is whole, not at each word. */
@@ -56,6 +63,7 @@ export function start() {
     watch(place, () => {
       takeFalseRolesAway();
       layOutTexts();
+      nameTheBox();
       readOutWhole();
     });
   }

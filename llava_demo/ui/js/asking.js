@@ -1,9 +1,9 @@
 // What is asked returns to where it was written when it is refused, or never reaches the server: nothing is lost.
 import { takeFailure } from "./connection.js";
-import { $, $$, isStreaming, make, until } from "./dom.js";
+import { $, $$, isSending, isStreaming, make, say, until, watch } from "./dom.js";
 import { ended, undone } from "./entries.js";
 import { shown } from "./keeping.js";
-import { changeBox } from "./server.js";
+import { changeBox, makeChanges } from "./server.js";
 
 /**
  * @typedef {import("./entries.js").Draft} Draft
@@ -11,8 +11,10 @@ import { changeBox } from "./server.js";
  * @typedef {{at: number, text: string}} Edited - a question in the conversation's editor
  */
 
-/** @type {{draft?: Draft, edited?: Edited}} what the last event asked */
+/** @type {{draft?: Draft, edited?: Edited, question?: Draft}} what the last event asked; the question where it is not in the box */
 let asked = {};
+/** @type {{edited?: Edited, question?: Draft}} of what was refused last */
+let refused = {};
 /** @type {Entry[] | null} what Stop, Undo, Clear or another conversation put there, until Gradio 6.31 has cancelled the answer */
 let left = null;
 
@@ -23,13 +25,20 @@ function editedIn(entries) {
   return at < 0 ? undefined : { at, text: textOf(entries[at]) };
 }
 
+/** What was refused last, where it was not asked in the message box. */
+export function lastRefused() {
+  const { edited, question } = refused;
+  const text = $("#conversation .edit-textarea")?.value; // it may have been changed again
+  return edited && text !== undefined ? { edited: { ...edited, text }, question: { ...question, text } } : refused;
+}
+
 /** @param {Draft} question @param {Draft} typed - since then */
-const before = (question, typed) => ({
+export const before = (question, typed) => ({
   text: [question.text, typed.text].filter(Boolean).join("\n"), files: [...question.files, ...typed.files],
 });
 
 /** Open the editor of a question again. @param {Edited} edited */
-async function reopen({ at, text }) {
+export async function reopen({ at, text }) {
   await new Promise((done) => setTimeout(done, 50)); // Gradio draws the conversation as it was before
   const row = await until(() => $$("#conversation .message-row")[at]);
   const edit = await until(() => row?.nextElementSibling?.querySelector('button[aria-label="Edit"]'));
@@ -49,9 +58,10 @@ function filled(box) {
 
 /** @param {{refusal: string, box: Draft, changed: object}} detail - the refusal as HTML, "" where the question was taken */
 function putBack(detail) {
-  const { draft, edited } = asked;
+  const { draft, edited, question } = asked;
   asked = {};
   if (!detail.refusal) return;
+  refused = { edited, question };
   if (draft && detail.refusal.includes("data-was-taken")) detail.changed = filled(before(draft, detail.box)); // else it is there still
   if (edited) reopen(edited);
 }
@@ -83,11 +93,37 @@ function tellFailure(detail) {
   $("#box textarea")?.focus();
 }
 
+/** From the press of a key until the server has taken the question, or not: nothing is typed, and nothing else asked. @param {boolean} is */
+function setSending(is) {
+  if (is === isSending()) return;
+  document.body.classList.toggle("is-sending", is);
+  $("#box textarea").readOnly = is;
+  say(is ? "Sending…" : "");
+  if (!is) setTimeout(makeChanges); // what arrived meanwhile
+}
+
+/** Nothing is asked twice, however slow the network is. */
+function askOnce() {
+  document.addEventListener("click", (event) => {
+    if (isSending() && event.target.closest("#box button, #conversation button, #chips button, #refusal button")) {
+      event.preventDefault();
+      event.stopImmediatePropagation();
+    }
+  }, { capture: true });
+  watch("#box", () => isStreaming() && setSending(false)); // it was taken
+  for (const end of ["answer-failed", "answer-ended", "shown"]) document.addEventListener(end, () => setSending(false));
+}
+
 export function start() {
+  askOnce();
   document.addEventListener("asking", ({ detail: { what, inputs } }) => {
     left = null;
-    if (what === "send") asked = { draft: JSON.parse(JSON.stringify(inputs[0])) };
-    else asked = what === "edit" ? { edited: editedIn(inputs[0]) } : {};
+    setSending(what !== "open");
+    refused = {};
+    const [first] = JSON.parse(JSON.stringify(inputs));
+    const edited = what === "edit" ? editedIn(first) : undefined;
+    if (what === "send") asked = { draft: first };
+    else asked = { edited, question: first && undone(edited ? first.slice(0, edited.at + 1) : first).question };
   });
   document.addEventListener("answer-failed", ({ detail }) => tellFailure(detail));
   document.addEventListener("answer-stopped", ({ detail }) => {

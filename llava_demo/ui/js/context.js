@@ -1,4 +1,5 @@
 // How full the conversation is, and what can be done about it: a picture can be left out, and costs no tokens then.
+import { before, lastRefused, reopen } from "./asking.js";
 import { $, $$, isStreaming, make, watch } from "./dom.js";
 import { isLeftOut, leaveOut, picturesOf } from "./entries.js";
 import { alter, newChat, shown } from "./keeping.js";
@@ -41,7 +42,9 @@ function sendWhenShown() {
 /** Leave the oldest picture out that the model still reads, or else the first of the message box. */
 function leaveOutOldest() {
   const { draft } = shown();
-  if (draft.text.trim() || draft.files.length) sendWhenShown();
+  const { edited } = lastRefused();
+  if (edited) document.addEventListener("shown", () => reopen(edited), { once: true });
+  else if (draft.text.trim() || draft.files.length) sendWhenShown();
   alter((conversation) => {
     const oldest = picturesOf(conversation.entries).find((part) => !isLeftOut(part));
     if (oldest) leaveOut(oldest, true);
@@ -54,7 +57,8 @@ function takeChoices() {
   $("#refusal").addEventListener("click", ({ target }) => {
     const { choice } = target.dataset;
     if (choice === "leave-out") leaveOutOldest();
-    if (choice === "new-chat") newChat(shown().draft);
+    const { question } = lastRefused();
+    if (choice === "new-chat") newChat(question ? before(question, shown().draft) : shown().draft);
   });
 }
 

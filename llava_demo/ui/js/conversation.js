@@ -1,4 +1,4 @@
-// The conversation: where it is scrolled to, what Copy copies, names for what Gradio leaves without one.
+// The conversation: where it is scrolled to, what Copy copies, the names and the room of its pictures.
 import { $, $$, watch } from "./dom.js";
 import { plainTextOf } from "./markdown.js";
 
@@ -62,12 +62,24 @@ function copyAnswers() {
   }, { capture: true });
 }
 
-function name() {
+/** @type {Map<string, [width: number, height: number]>} of the pictures that were on the page, by the server's path */
+const sizes = new Map();
+
+/** @param {HTMLImageElement} img */
+const pathOf = (img) => decodeURIComponent(img.src.split("/file=").pop());
+
+function rememberSize({ target: img }) {
+  if (img.naturalWidth) sizes.set(pathOf(img), [img.naturalWidth, img.naturalHeight]);
+}
+
+/** A picture of the user has a name, and the room that it takes when it comes. */
+function prepare() {
   for (const img of $$('#conversation .user-row img[alt=""]')) {
-    img.alt = `Your picture ${decodeURIComponent(img.src.split("/").pop())}`;
+    const path = pathOf(img);
+    img.alt = `Your picture ${path.split("/").pop()}`;
+    const [width, height] = sizes.get(path) ?? [];
+    if (width) img.style.cssText = `--width: ${width}px; --ratio: ${width / height}`;
   }
-  $("#box textarea")?.setAttribute("aria-label", "Your question");
-  $("#box .upload-button")?.setAttribute("aria-label", "Add pictures");
 }
 
 export function start() {
@@ -75,5 +87,6 @@ export function start() {
   stayWhereTheReaderScrolled();
   copyTexts();
   copyAnswers();
-  watch("#conversation", name);
+  document.addEventListener("load", rememberSize, { capture: true });
+  watch("#conversation", prepare);
 }

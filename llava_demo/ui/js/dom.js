@@ -19,6 +19,16 @@ export const root = () => (window.gradio_config?.root ?? "").replace(/\/$/, "");
 /** Whether an answer is on its way. */
 export const isStreaming = () => $("#box .stop-button") !== null;
 
+/** Whether the server has been asked, and has not taken the question yet. */
+export const isSending = () => document.body.classList.contains("is-sending");
+
+/** One line above the message box while the page waits for the server. @param {string} words - "" takes it away */
+export function say(words) {
+  if ($("#doing")?.textContent === words) return;
+  $("#doing")?.remove();
+  if (words) $("#progress").prepend(make("p", { id: "doing", role: "status" }, words));
+}
+
 /**
  * Call `react` now, and after each change below the element.
  *

@@ -44,8 +44,8 @@ export function filesOf({ entries, draft, versions = [] }) {
 export const keyOf = (file) => file.path.split("/").slice(-2).join("/");
 
 /** @param {Conversation} conversation */
-export const titleOf = ({ title, entries }) =>
-  title || textOf(partsOf(entries).find((part) => part.text) ?? {}).trim().slice(0, 80) || "A picture";
+export const titleOf = ({ title, entries, draft }) =>
+  title || (textOf(partsOf(entries).find((part) => part.text) ?? {}).trim() || draft.text.trim()).slice(0, 80) || "A picture";
 
 /**
  * The entries, with a note behind an answer that is not whole.

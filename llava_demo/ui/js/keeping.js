@@ -1,6 +1,6 @@
 // The conversation of this tab is kept in the browser after each change, and put back after a reload, a crash or a
 // restart of the server. Pictures that the server has no more are uploaded again.
-import { $, isStreaming } from "./dom.js";
+import { $, isStreaming, say } from "./dom.js";
 import { ended, filesOf, keyOf, picturesOf } from "./entries.js";
 import { upload } from "./server.js";
 import * as store from "./store.js";
@@ -36,6 +36,24 @@ let toShow = null;
 let asking = ""; // what the answer on its way was asked with: "send", "retry", ...
 let held = ""; // the conversation that is open here
 let release = () => {};
+
+/** What a link's address asks to be in the message box; null once something else is on the page. */
+function linked() {
+  const query = new URLSearchParams(location.search);
+  const [text, image] = [query.get("prompt"), query.get("image")];
+  return text || image ? { text: text ?? "", files: image ? 1 : 0 } : null;
+}
+
+/** The address brings the link's question back as long as nothing was made of it. @param {Draft} draft */
+const isOfLink = ({ text, files }) => text === linked()?.text && files.length <= linked().files;
+
+/** A reload shows what was made of the link's question. */
+function forgetLink() {
+  if (!linked()) return;
+  const address = new URL(location.href);
+  for (const name of ["prompt", "image"]) address.searchParams.delete(name);
+  history.replaceState(history.state, "", address);
+}
 
 /** @returns {Conversation} what this tab shows; not to be changed */
 export const shown = () => current;
@@ -86,6 +104,7 @@ export async function save() {
 
 function saveSoon() {
   isChanged = true;
+  forgetLink();
   current.updated = Date.now();
   saving ||= setTimeout(() => save().catch(() => document.dispatchEvent(new Event("conversation-unkept"))), SAVE_AFTER_MS);
 }
@@ -121,7 +140,9 @@ export async function alter(change) {
 
 /** @param {Conversation} conversation */
 async function put(conversation) {
+  say("One moment…");
   await uploadAgain(conversation.entries, conversation.draft);
+  say("");
   become(conversation);
 }
 
@@ -269,13 +290,12 @@ export async function start() {
     const draft = JSON.parse(JSON.stringify(detail ?? { text: "", files: [] }));
     if (!isReady || JSON.stringify(draft) === JSON.stringify(current.draft)) return;
     current.draft = draft;
-    saveSoon();
+    if (!isOfLink(draft)) saveSoon();
   });
   addEventListener("pagehide", () => saving && save());
   $("#new-chat").addEventListener("click", () => newChat());
 
-  const isLink = /[?&](prompt|image)=/.test(location.search); // a link fills an empty page
-  const last = isLink ? undefined : await store.all("conversations").then(lastOne).catch(() => undefined); // it is broken
+  const last = linked() ? undefined : await store.all("conversations").then(lastOne).catch(() => undefined); // it is broken
   const restored = () => document.dispatchEvent(new Event("conversation-restored"));
   if (last) document.addEventListener("shown", restored, { once: true });
   if (last) await open(last, RELEASED_WITHIN_MS);

@@ -1,5 +1,5 @@
 // Giving pictures: dropped or pasted anywhere, or chosen. Each is prepared, uploaded and checked as soon as it is given.
-import { $, $$, make, watch } from "./dom.js";
+import { $, $$, make, say, watch } from "./dom.js";
 import { prepared } from "./formats.js";
 import { askAbout, changeBox, Unreachable, upload } from "./server.js";
 
@@ -26,6 +26,7 @@ export async function add(files) {
 function sendNext() {
   if (!isSendingNext || onTheirWay || !isRestored) return;
   isSendingNext = false;
+  say("");
   if (!$("#refused li")) setTimeout(() => $("#box .submit-button")?.click()); // once the box shows the pictures
 }
 
@@ -169,6 +170,7 @@ function sendWhenAllIsThere() {
     event.preventDefault();
     event.stopImmediatePropagation();
     isSendingNext = true;
+    say("Sent as soon as all is there…");
     for (const button of again) button.click();
   };
   document.addEventListener("keydown", (event) => {

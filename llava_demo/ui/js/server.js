@@ -1,5 +1,5 @@
 // Uploads, questions to the server about them (pictures.py answers), and changes of the message box from here.
-import { $, root } from "./dom.js";
+import { $, isSending, root } from "./dom.js";
 
 /**
  * @typedef {{refusal?: string, isUnreachable?: boolean, jpeg?: string, square?: string, patches?: number, words?: string}} Answer
@@ -123,9 +123,9 @@ export function changeBox(change) {
   makeChanges();
 }
 
-/** One event after the other: each begins with what the one before it left in the box. */
-function makeChanges() {
-  if (isChanging || !changes.length) return;
+/** One event after the other: each begins with what the one before it left in the box; a question on its way empties it. */
+export function makeChanges() {
+  if (isChanging || isSending() || !changes.length) return;
   isChanging = true;
   $("#change-box").click();
 }

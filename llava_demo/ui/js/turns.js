@@ -1,5 +1,5 @@
 // What a turn offers beyond Gradio's buttons: its versions, the rest of a cut answer, and an editor that says what it does.
-import { $, $$, isStreaming, make, watch } from "./dom.js";
+import { $, $$, isSending, isStreaming, make, watch } from "./dom.js";
 import { isNote } from "./entries.js";
 import { alter, shown } from "./keeping.js";
 import { changeBox } from "./server.js";
@@ -81,7 +81,7 @@ function takeKeys() {
     }
     if (editor && event.key === "Escape") press(editor, "Cancel");
     const isEmptyBox = event.target.matches?.("#box textarea") && !event.target.value;
-    if (event.key === "ArrowUp" && isEmptyBox && !isStreaming()) {
+    if (event.key === "ArrowUp" && isEmptyBox && !isStreaming() && !isSending()) {
       const edit = $$('#conversation .message-buttons button[aria-label="Edit"]').at(-1);
       if (!edit) return;
       event.preventDefault();
