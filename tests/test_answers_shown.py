@@ -188,17 +188,20 @@ def test_boxes_of_every_way_to_make_a_square_lie_right(tiny: Server, open_tab: O
 
 SHIFTS = """() => {
     window.shifted = 0;
-    new PerformanceObserver(list => { for (const { value } of list.getEntries()) window.shifted += value; })
-        .observe({ type: "layout-shift" });
+    const isShown = ({ node }) => node?.parentElement?.closest("#conversation");
+    new PerformanceObserver(list => {
+        for (const { value, sources } of list.getEntries()) if (sources.some(isShown)) window.shifted += value;
+    }).observe({ type: "layout-shift" });
 }"""
 
 
-def test_a_growing_answer_moves_nothing_and_its_speed_is_told(tiny: Server, open_tab: Open) -> None:
+def test_a_picture_and_a_growing_answer_move_nothing_and_its_speed_is_told(tiny: Server, open_tab: Open) -> None:
     tab = open_tab(tiny.url)
     tab.set("max_tokens", 60)
+    tab.add({"name": "wide.png", "mimeType": "image/png", "buffer": png("gray", WIDE)})
+    tab.page.evaluate(SHIFTS)
     with tiny.slow(0.05):
-        tab.ask("Tell me a story.")
-        tab.page.evaluate(SHIFTS)
+        tab.ask("Tell me a story. " * 30)
         expect(tab.page.locator("#progress")).to_contain_text(re.compile(r"Writing · \d+ tokens/s"))
         tab.wait_for_end()
     expect(tab.notes.last).to_contain_text("60 tokens")

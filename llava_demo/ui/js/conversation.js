@@ -62,24 +62,31 @@ function copyAnswers() {
   }, { capture: true });
 }
 
-/** @type {Map<string, [width: number, height: number]>} of the pictures that were on the page, by the server's path */
+/** @type {Map<string, {width: number, height: number}>} of the pictures that were on the page, by the server's path */
 const sizes = new Map();
+/** @type {string[]} the paths of the pictures that were sent last */
+let sent = [];
 
 /** @param {HTMLImageElement} img */
 const pathOf = (img) => decodeURIComponent(img.src.split("/file=").pop());
 
 function rememberSize({ target: img }) {
-  if (img.naturalWidth) sizes.set(pathOf(img), [img.naturalWidth, img.naturalHeight]);
+  if (img.naturalWidth) sizes.set(pathOf(img), { width: img.naturalWidth, height: img.naturalHeight });
 }
 
-/** A picture of the user has a name, and the room that it takes when it comes. */
-function prepare() {
-  for (const img of $$('#conversation .user-row img[alt=""]')) {
-    const path = pathOf(img);
-    img.alt = `Your picture ${path.split("/").pop()}`;
-    const [width, height] = sizes.get(path) ?? [];
-    if (width) img.style.cssText = `--width: ${width}px; --ratio: ${width / height}`;
+/** Gradio 6.31 draws the first picture of a page somewhat after its turn, and the browser fetches it later still. */
+function reserveRoom() {
+  const messages = $$('#conversation .user-row .component:not([style*="--ratio"])');
+  const empty = messages.filter((message) => !message.querySelector("img"));
+  for (const message of messages) {
+    const img = message.querySelector("img");
+    const size = sizes.get(img ? pathOf(img) : sent.at(empty.indexOf(message) - empty.length));
+    if (size) message.style.cssText = `--width: ${size.width}px; --ratio: ${size.width / size.height}`;
   }
+}
+
+function name() {
+  for (const img of $$('#conversation .user-row img[alt=""]')) img.alt = `Your picture ${pathOf(img).split("/").pop()}`;
 }
 
 export function start() {
@@ -88,5 +95,8 @@ export function start() {
   copyTexts();
   copyAnswers();
   document.addEventListener("load", rememberSize, { capture: true });
-  watch("#conversation", prepare);
+  document.addEventListener("asking", ({ detail: { what, inputs } }) => {
+    if (what === "send") sent = inputs[0].files.map(({ path }) => path);
+  });
+  watch("#conversation", () => { name(); reserveRoom(); });
 }
