@@ -1,6 +1,7 @@
 """What a turn and a full conversation offer: versions, the rest of a cut answer, pictures that are left out."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -211,35 +212,68 @@ def test_a_changed_question_that_does_not_fit_goes_to_a_new_chat_with_its_pictur
     expect(tab.page.locator("#meter")).to_contain_text("of 4,096 tokens")
 
 
+@contextmanager
+def untaken(tab: Tab) -> Iterator[Callable[[], None]]:
+    """Within the block no question reaches the server; the function given here waits until one is asked."""
+    held: list[Route] = []
+
+    def wait() -> None:
+        while not held:
+            tab.page.wait_for_timeout(50)
+
+    tab.page.route("**/queue/join*", lambda route: held.append(route))
+    yield wait
+    assert len(held) == 1
+    held[0].continue_()
+    tab.page.unroute("**/queue/join*")
+
+
 def test_a_question_shows_that_it_is_sent_before_any_answer_of_the_server_and_is_sent_once(
     miniature: Server, open_tab: Open
 ) -> None:
     tab = start(miniature.url, open_tab)
-    held: list[Route] = []
-    doing, joins = tab.page.locator("#doing"), "**/queue/join*"
-    tab.page.route(joins, lambda route: held.append(route))
-    tab.question.fill("What color is the square?")
-    tab.question.press("Enter")
-    expect(doing).to_have_text("Sending…")
-    tab.question.press_sequentially("more")  # would be lost when the question is taken
-    tab.question.press("Enter")
-    tab.send.click()
-    tab.page.locator("#box input[type=file]").set_input_files(STAR)  # is uploaded, and waits
-    expect(tab.question).to_have_value("What color is the square?")
-    assert len(held) == 1
-    held.pop().continue_()
-    tab.page.unroute(joins)
+    doing = tab.page.locator("#doing")
+    with untaken(tab) as wait:
+        tab.question.fill("What color is the square?")
+        tab.question.press("Enter")
+        expect(doing).to_have_text("Sending…")
+        tab.question.press_sequentially("more")  # would be lost when the question is taken
+        tab.question.press("Enter")
+        tab.send.click()
+        tab.page.locator("#box input[type=file]").set_input_files(STAR)  # is uploaded, and waits
+        expect(tab.question).to_have_value("What color is the square?")
+        wait()
     expect(tab.answers.last).to_contain_text("blue")
     expect(doing).to_have_count(0)
     expect(tab.thumbnails).to_have_count(1)
     expect(tab.answers).to_have_count(2)
     tab.wait_for_end()
-    for press in (lambda: tab.button("Retry").click(), lambda: edit(tab, "What color", "How many shapes are there?")):
-        tab.page.route(joins, lambda route: held.append(route))
-        press()
-        expect(doing).to_have_text("Sending…")
-        held.pop().continue_()
-        tab.page.unroute(joins)
+    for ask in (lambda: tab.button("Retry").click(), lambda: edit(tab, "What color", "How many shapes are there?")):
+        with untaken(tab) as wait:
+            ask()
+            expect(doing).to_have_text("Sending…")
+            wait()
         expect(doing).to_have_count(0)
         tab.wait_for_end()
     expect(tab.answers.last).to_contain_text("two")
+
+
+def test_a_question_that_was_not_taken_yet_stays_behind_when_a_new_chat_is_begun(
+    miniature: Server, open_tab: Open
+) -> None:
+    tab = start(miniature.url, open_tab)
+    with untaken(tab) as wait:
+        tab.question.fill("What color is the square?")
+        tab.question.press("Enter")
+        wait()
+        tab.page.locator("#new-chat").click()
+        expect(tab.answers).to_have_count(0)
+        expect(tab.page.locator("#doing")).to_have_count(0)
+    tab.set("max_tokens", 5)
+    tab.ask("How many shapes are there?")
+    tab.wait_for_end()
+    expect(tab.conversation.locator("[data-testid=user]")).to_have_text("How many shapes are there?")
+    tab.page.get_by_role("button", name="Conversations").click()
+    tab.page.locator("#drawer li .open").last.click()
+    expect(tab.answers).to_have_text("The image shows a red circle and a blue square.")
+    expect(tab.question).to_have_value("What color is the square?")

@@ -4,13 +4,14 @@
 import { root } from "./dom.js";
 
 /** @typedef {{msg: string, event_id?: string | null, success?: boolean, output?: object}} Message - on the stream of a page's events */
-/** @typedef {{send: () => Promise<Response>, abort: () => void, options?: RequestInit}} Asked - a request of Gradio's */
+/** @typedef {{send: (body?: BodyInit) => Promise<Response>, abort: () => void, options?: RequestInit}} Asked - a request of Gradio's */
 
 const UNREACHABLE = "The server cannot be reached.";
 const LOST = "The connection to the server was lost.";
 // A network may swallow everything and close nothing; nobody is told of it.
 const SILENT_MS = 20_000; // the page's own events send something every half second, Gradio a heartbeat every 15
 const TAKEN_MS = 20_000; // an event is taken at once, and done later
+const TICK_MS = 20;
 const DONE_MS = 60_000; // a picture may be fetched from the web for it
 
 /** @type {Set<string>} events that the server answers on the stream */
@@ -21,6 +22,9 @@ const untaken = new Set();
 let stream = null;
 /** @type {Set<string>} events that the page has ended; Gradio 6.31 shows what comes of them until the server knows */
 const cancelled = new Set();
+/** @type {((id: string) => void) | null} tells the server that the event is over which it is about to take */
+let giveUp = null;
+let cancelling = 0; // requests under way
 let trouble = UNREACHABLE;
 let hasFailed = false;
 let count = 0;
@@ -78,9 +82,12 @@ async function wordsOf(answer) {
 /** An event is to begin. @param {Asked} asked */
 async function begin(asked) {
   hasFailed = false;
+  giveUp = null;
   const answer = await answerTo(asked, TAKEN_MS).catch(() => null);
   if (answer?.ok) {
-    underWay.add((await answer.clone().json()).event_id);
+    const { event_id } = await answer.clone().json();
+    (giveUp ? cancelled : underWay).add(event_id);
+    giveUp?.(event_id);
     return answer;
   }
   trouble = answer ? await wordsOf(answer) : UNREACHABLE;
@@ -158,20 +165,30 @@ function end(controller) {
 const answered = (asked) => answerTo(asked, DONE_MS)
   .catch(() => Response.json({ error: UNREACHABLE, detail: UNREACHABLE }, { status: 503 }));
 
+const wait = (/** @type {number} */ ms) => new Promise((go) => setTimeout(go, ms));
+
 /** Resolves once Gradio has read and drawn what the stream brought. */
 async function untilDrawn() {
-  const wait = (/** @type {number} */ ms) => new Promise((go) => setTimeout(go, ms));
   for (let tries = 0; stream && stream.desiredSize < 1 && tries < 100; tries++) await wait(20);
   await wait(100);
 }
 
 /** Nothing waits for the server to hear that an event is over. @param {Asked} asked */
 async function cancel({ send, options }) {
-  const { event_id: id } = JSON.parse(String(options.body));
-  if (underWay.delete(id)) cancelled.add(id);
-  send().catch(() => {}); // it hears of it when the stream is closed
+  const body = JSON.parse(String(options.body));
+  const tell = (/** @type {string} */ event_id) => send(JSON.stringify({ ...body, event_id })).catch(() => {}); // or when the stream is closed
+  if (underWay.delete(body.event_id)) cancelled.add(body.event_id);
+  if (body.event_id) tell(body.event_id);
+  else giveUp ??= tell; // the server has not named it yet
+  cancelling += 1;
   await untilDrawn();
+  setTimeout(() => { cancelling -= 1; }, 2 * TICK_MS); // the next one follows at once
   return Response.json({ success: true });
+}
+
+/** Resolves once Gradio 6.31 has cancelled all: it does so one after the other, and what began meanwhile with them. */
+export async function untilCancelled() {
+  while (cancelling) await wait(TICK_MS);
 }
 
 /** Gradio's requests go through here from now on; call it before the first of them. */
@@ -185,7 +202,7 @@ export function install() {
     if (!how) return fetch(asked, options);
     const request = new AbortController();
     options?.signal?.addEventListener("abort", () => request.abort());
-    const send = () => fetch(asked, { ...options, signal: request.signal });
+    const send = (body = options?.body) => fetch(asked, { ...options, body, signal: request.signal });
     return how({ send, abort: () => request.abort(), options });
   };
 }

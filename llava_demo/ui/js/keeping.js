@@ -1,5 +1,6 @@
 // The conversation of this tab is kept in the browser after each change, and put back after a reload, a crash or a
 // restart of the server. Pictures that the server has no more are uploaded again.
+import { untilCancelled } from "./connection.js";
 import { $, isStreaming, say } from "./dom.js";
 import { ended, filesOf, keyOf, picturesOf } from "./entries.js";
 import { upload } from "./server.js";
@@ -242,7 +243,9 @@ async function uploadAgain(entries, draft) {
 function ask(detail) {
   asking = detail.what;
   detail.inputs = JSON.parse(JSON.stringify(detail.inputs));
-  detail.ready = uploadAgain(detail.inputs.find(Array.isArray) ?? [], detail.inputs.find((input) => input?.files));
+  const uploading = uploadAgain(detail.inputs.find(Array.isArray) ?? [], detail.inputs.find((input) => input?.files));
+  const { id } = current;
+  detail.ready = Promise.all([uploading, untilCancelled()]).then(() => current.id === id || new Promise(() => {})); // never
 }
 
 /** Gradio writes a changed question into the Chatbot before it is asked. @param {Entry[]} entries */
