@@ -3,6 +3,7 @@
 #
 # Everything goes through pipes, since a picture is longer than a command may be. Needs curl and jq.
 set -euo pipefail
+[ $# -ge 2 ] || { sed -n 2p "$0" >&2; exit 2; }
 picture=$1 prompt=$2 address=${3:-http://127.0.0.1:7860}
 api() {
     curl --silent --show-error --fail-with-body "${address%/}/v1/$1" \

@@ -5,6 +5,7 @@
 import { Client, handle_file } from "@gradio/client";
 
 const [picture, prompt, address = "http://127.0.0.1:7860"] = process.argv.slice(2);
+if (!prompt) throw new Error("Give it PICTURE PROMPT [ADDRESS]");
 
 const client = await Client.connect(address);
 const job = client.submit("/ask", { image: handle_file(picture), prompt, temperature: 0 });

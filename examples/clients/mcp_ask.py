@@ -28,4 +28,6 @@ async def main(picture: str, prompt: str, address: str = "http://127.0.0.1:7860"
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
     asyncio.run(main(*sys.argv[1:]))

@@ -30,4 +30,6 @@ def main(picture: str, prompt: str, address: str = "http://127.0.0.1:7860") -> N
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
     main(*sys.argv[1:])

@@ -40,4 +40,6 @@ def main(picture: str, address: str = "http://127.0.0.1:7860") -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
     main(*sys.argv[1:])

@@ -31,6 +31,7 @@ const worker = {
 };
 
 const [picture, prompt, address = "http://127.0.0.1:7860"] = process.argv.slice(2);
+if (!prompt) throw new Error("Give it PICTURE PROMPT [ADDRESS]");
 const env = { AI: binding(address, process.env.LLAVA_API_KEY) };
 const url = `https://worker.example/?prompt=${encodeURIComponent(prompt)}`;
 const request = new Request(url, { method: "POST", body: await readFile(picture) });
