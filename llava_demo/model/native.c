@@ -19,6 +19,8 @@ enum {
     LEVELS = 127,
     CHANNELS = 64, /* output channels of a tile; `native.py` lays weights out in such blocks */
     ROWS = 6,      /* rows of a tile: with 4 registers of 16 channels, 24 of 32 registers are sums */
+    KEYS = 16,     /* keys of a head that are attended to at once */
+    SECOND_CACHE = 2,
     CHUNK = 96,    /* rows that pass by one block of weights while both stay in the second cache */
     SHIFT = 128,   /* is added to weights: the instruction multiplies unsigned by signed numbers */
 };
@@ -159,7 +161,7 @@ static void multiply_block(const Digits *from, long first, long last, const uint
 static void multiply_all(const Digits *from, long first, long last, const Linear *layer, float *y) {
     long channels = layer->outputs, blocks = (channels + CHANNELS - 1) / CHANNELS;
     long chunks = (last - first + CHUNK - 1) / CHUNK;
-#pragma omp for schedule(dynamic) collapse(2) nowait
+#pragma omp for schedule(guided) collapse(2) nowait /* memory is half as fast where threads read every other block */
     for (long block = 0; block < blocks; block++)
         for (long chunk = 0; chunk < chunks; chunk++) {
             long at = block * CHANNELS, from_row = first + chunk * CHUNK;
@@ -347,56 +349,115 @@ INLINE void softmax(float *scores, long count) {
     for (long t = 0; t < count; t++) scores[t] /= sum;
 }
 
-INLINE float dot(const float *x, const int8_t *digits, const long width) {
-    long j = 0;
-    float sum = 0;
-#ifdef __AVX512F__ /* gcc 12 takes four times as long by itself */
-    __m512 sums = _mm512_setzero_ps();
-    for (; j + 16 <= width; j += 16) {
-        __m512i wide = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(digits + j)));
-        sums = _mm512_fmadd_ps(_mm512_loadu_ps(x + j), _mm512_cvtepi32_ps(wide), sums);
+/* Places of the keys from `first` on, as rows of all heads; what is missing at the end repeats the first. */
+static void find(const Pages *pages, const int64_t *table, long first, long count, long *places) {
+    for (int k = 0; k < KEYS; k++) {
+        long t = first + k < count ? first + k : first;
+        places[k] = (table[t / pages->page_tokens] * pages->page_tokens + t % pages->page_tokens) * pages->heads;
     }
-    sum = _mm512_reduce_add_ps(sums);
+}
+
+#ifdef __AVX512F__ /* gcc 12 takes four times as long by itself */
+INLINE __m512 wide(const int8_t *digits) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)digits)));
+}
+
+/* The sum of each of 16 registers. */
+INLINE __m512 sums_of(const __m512 *x) {
+    __m512 pairs[8], fours[4], halves[2];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++)
+        pairs[i] = _mm512_add_ps(_mm512_unpacklo_ps(x[2 * i], x[2 * i + 1]),
+                                 _mm512_unpackhi_ps(x[2 * i], x[2 * i + 1]));
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        __m512d one = _mm512_castps_pd(pairs[2 * i]), other = _mm512_castps_pd(pairs[2 * i + 1]);
+        __m512d low = _mm512_unpacklo_pd(one, other), high = _mm512_unpackhi_pd(one, other);
+        fours[i] = _mm512_add_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high));
+    }
+    for (int i = 0; i < 2; i++)
+        halves[i] = _mm512_add_ps(_mm512_shuffle_f32x4(fours[2 * i], fours[2 * i + 1], 0x88),
+                                  _mm512_shuffle_f32x4(fours[2 * i], fours[2 * i + 1], 0xdd));
+    return _mm512_add_ps(_mm512_shuffle_f32x4(halves[0], halves[1], 0x88),
+                         _mm512_shuffle_f32x4(halves[0], halves[1], 0xdd));
+}
 #endif
-    for (; j < width; j++) sum += x[j] * (float)digits[j];
-    return sum;
+
+/* Products of x (width) with a head of KEYS keys; `places` is from the head's first number on. */
+INLINE void dots(const float *x, const int8_t *digits, const long *places, const long width, float *y) {
+    long j = 0;
+    memset(y, 0, KEYS * sizeof *y);
+#ifdef __AVX512F__
+    __m512 sums[KEYS];
+#pragma GCC unroll 16
+    for (int k = 0; k < KEYS; k++) sums[k] = _mm512_setzero_ps();
+    for (; j + 16 <= width; j += 16) {
+        __m512 some = _mm512_loadu_ps(x + j);
+#pragma GCC unroll 16
+        for (int k = 0; k < KEYS; k++) sums[k] = _mm512_fmadd_ps(some, wide(digits + places[k] * width + j), sums[k]);
+    }
+    _mm512_storeu_ps(y, sums_of(sums));
+#endif
+    for (int k = 0; k < KEYS; k++)
+        for (long i = j; i < width; i++) y[k] += x[i] * (float)digits[places[k] * width + i];
 }
 
-INLINE void add_scaled(float *sum, float factor, const int8_t *digits, const long width) {
-#pragma omp simd
-    for (long j = 0; j < width; j++) sum[j] += factor * (float)digits[j];
+/* Adds a head of KEYS values, each times its factor, to y (width). */
+INLINE void add_scaled(float *y, const float *factors, const int8_t *digits, const long *places, const long width) {
+    long j = 0;
+#ifdef __AVX512F__
+    for (; j + 16 <= width; j += 16) {
+        __m512 sum = _mm512_loadu_ps(y + j);
+#pragma GCC unroll 16
+        for (int k = 0; k < KEYS; k++)
+            sum = _mm512_fmadd_ps(_mm512_set1_ps(factors[k]), wide(digits + places[k] * width + j), sum);
+        _mm512_storeu_ps(y + j, sum);
+    }
+#endif
+    for (; j < width; j++)
+        for (int k = 0; k < KEYS; k++) y[j] += factors[k] * (float)digits[places[k] * width + j];
 }
 
-/* Heads `first` to `last` of one row over its `count` keys, token by token: heads of a token lie side by side, and
- * memory is slow where it is not read in order. */
+/* Heads `first` to `last` of one row over its `count` keys, KEYS at a time: heads of a token lie side by side, and what
+ * is read next is fetched meanwhile, since it is not read in order. */
 INLINE void attend_heads(const Pages *pages, const long width, const long queries, const float *query,
                          const int64_t *table, long count, long first, long last, float *scores, float *y) {
-    long heads = pages->heads, page = pages->page_tokens;
-    float scale = 1 / sqrtf(width);
-    for (long t = 0; t < count; t++) {
-        long at = (table[t / page] * page + t % page) * heads;
-        for (long head = first; head < last; head++) {
-            const int8_t *key = pages->digits + (at + head) * width;
-            float step = pages->steps[at + head] * scale;
-            for (long n = head * queries; n < (head + 1) * queries; n++)
-                scores[(n - first * queries) * count + t] = dot(query + n * width, key, width) * step;
-        }
-    }
-    for (long n = 0; n < (last - first) * queries; n++) softmax(scores + n * count, count);
-    memset(y + first * queries * width, 0, (last - first) * queries * width * sizeof(float));
-    for (long t = 0; t < count; t++) {
-        long at = (pages->tokens + table[t / page] * page + t % page) * heads;
-        for (long head = first; head < last; head++) {
-            const int8_t *value = pages->digits + (at + head) * width;
-            float step = pages->steps[at + head];
-            for (long n = head * queries; n < (head + 1) * queries; n++)
-                add_scaled(y + n * width, scores[(n - first * queries) * count + t] * step, value, width);
+    float scale = 1 / sqrtf(width), some[KEYS];
+    long places[KEYS], next[KEYS];
+    for (int kind = 0; kind < 2; kind++) {
+        const int8_t *digits = pages->digits + kind * pages->tokens * pages->heads * width;
+        const float *steps = pages->steps + kind * pages->tokens * pages->heads;
+        if (kind)
+            for (long n = 0; n < (last - first) * queries; n++) softmax(scores + n * count, count);
+        find(pages, table, 0, count, next);
+        for (long t = 0; t < count; t += KEYS) {
+            memcpy(places, next, sizeof next);
+            int found = t + KEYS < count ? KEYS : (int)(count - t);
+            if (t + KEYS < count) find(pages, table, t + KEYS, count, next);
+            for (long head = first; head < last; head++) {
+                long mine[KEYS];
+                for (int k = 0; k < KEYS; k++) {
+                    mine[k] = places[k] + head;
+                    const int8_t *later = digits + (next[k] + head) * width;
+                    for (long j = 0; j < width; j += 64) __builtin_prefetch(later + j, 0, SECOND_CACHE);
+                }
+                for (long n = head * queries; n < (head + 1) * queries; n++) {
+                    float *score = scores + (n - first * queries) * count + t;
+                    if (kind) {
+                        for (int k = 0; k < KEYS; k++) some[k] = k < found ? score[k] * steps[mine[k]] : 0;
+                        add_scaled(y + n * width, some, digits, mine, width);
+                    } else {
+                        dots(query + n * width, digits, mine, width, some);
+                        for (int k = 0; k < found; k++) score[k] = some[k] * (steps[mine[k]] * scale);
+                    }
+                }
+            }
         }
     }
 }
 
 typedef struct {
-    const int64_t *rows, *tables, *starts, *keys; /* row `rows[i]` sees `keys[i]` keys from page `tables[starts[i]]` on */
+    const int64_t *rows, *tables, *starts, *keys; /* `rows[i]` sees `keys[i]` keys, from page `tables[starts[i]]` on */
     long count;
 } Requests;
 
@@ -423,6 +484,7 @@ static void attend_rows(const Requests *requests, const Pages *pages, long queri
             const float *q = query + requests->rows[i] * size;
             float *to = y + requests->rows[i] * size;
             const int64_t *table = requests->tables + requests->starts[i];
+            memset(to + first * queries * pages->width, 0, (last - first) * queries * pages->width * sizeof(float));
             if (pages->width == 64 && queries == 1)
                 attend_heads(pages, 64, 1, q, table, requests->keys[i], first, last, scores, to);
             else if (pages->width == 128 && queries == 1)
