@@ -365,8 +365,11 @@ def test_a_conversation_is_saved_to_a_file_and_opened_in_another_browser(
     download.value.save_as(tmp_path / "conversation.zip")
     other = open_tab(miniature.url)
     chooser = other.page.locator("input[type=file][accept*='.zip']").first
+    other.question.press("Enter")
+    expect(other.refusal).to_have_count(1)
     chooser.set_input_files(str(tmp_path / "conversation.zip"))
     expect(other.answers.last).to_contain_text("red circle")
+    expect(other.refusal).to_have_count(0)  # it was about another conversation
     expect(other.pictures).to_have_count(1)
     expect(other.page.locator("#temperature input[type=number]")).to_have_value("0")
     other.ask("What color is the square?")

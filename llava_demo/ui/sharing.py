@@ -38,6 +38,8 @@ _DOWNLOAD = """() => setTimeout(() => document.querySelector("#saved-file").clic
 _OPENING = """() => {
   document.dispatchEvent(new CustomEvent("asking", { detail: { what: "open", inputs: [] } }));
 }"""  # js/keeping.js keeps what is on the page
+# What was said of the conversation that was on the page does not concern the one that was opened.
+_FORGET_REFUSAL = """(said) => said ? { __type__: "update" } : "\""""
 _QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
 KNOB_NAMES = (*KNOBS, "seed")
 
@@ -94,7 +96,8 @@ class Sharing:
         saving = panel.save.click(self.saved, [chat, *knobs], [panel.file, panel.said], **_QUIET)
         saving.success(None, js=_DOWNLOAD)
         panel.open.upload(None, js=_OPENING)
-        panel.open.upload(self.reopened, panel.open, [chat, panel.said, *knobs], cancels=answering, **_QUIET)
+        opening = panel.open.upload(self.reopened, panel.open, [chat, panel.said, *knobs], cancels=answering, **_QUIET)
+        opening.then(None, panel.said, refusal, js=_FORGET_REFUSAL)
 
     async def opened(self, request: gr.Request) -> list[Any]:
         """Fill the page as its address says: the message box, what was wrong with the link, the settings."""

@@ -36,6 +36,11 @@ STYLES = (  # later ones win
 )
 _FOLDER = Path(__file__).parent
 
+# Not one of `STYLES`: Gradio 6.31 applies what stands in @media only to what is within its container.
+_STILL = """<style>@media (prefers-reduced-motion: reduce) { *, ::before, ::after {
+animation-duration: 0.01s !important; animation-iteration-count: 1 !important; transition-duration: 0.01s !important;
+scroll-behavior: auto !important } }</style>"""
+
 EMBER = gr.themes.Color(
     name="ember",
     c50="#fff4ef",
@@ -184,7 +189,7 @@ def look() -> dict[str, Any]:
     return {
         "theme": BasaltAndEmber(),
         "css_paths": [_FOLDER / "css" / f"{name}.css" for name in STYLES],
-        "head": f'{icon}{preloads}<script type="module" src="{address}/main.js"></script>',
+        "head": f'{icon}{_STILL}{preloads}<script type="module" src="{address}/main.js"></script>',
     }
 
 
