@@ -15,7 +15,10 @@ from llava_demo.images import Image
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length"]
 
-MAX_MESSAGE_CHARACTERS = 400_000  # more than any context here holds: a cheap check before text is encoded
+# More than any context here holds: cheap checks before text is encoded, which takes 80 bytes a character and more.
+MAX_MESSAGE_CHARACTERS = 400_000
+MAX_CHARACTERS = 2 * MAX_MESSAGE_CHARACTERS
+MAX_MESSAGES = 4096
 MAX_STOP_STRINGS = 4  # OpenAI's limit
 MAX_STOP_TOKENS = 128
 MAX_SEED = 2**63 - 1
@@ -190,8 +193,10 @@ class ChatRequest:
     two equal requests of different callers are equal.
 
     Raises:
-        InvalidRequest: no messages, or the user's last one has neither text nor pictures; a raw prompt of several
-            messages; the rest of an answer that is to satisfy a JSON schema.
+        InvalidRequest: no messages, more than MAX_MESSAGES, or more than MAX_CHARACTERS characters in all; the last one of
+            the user has
+            neither text nor pictures; a raw prompt of several messages; the rest of an answer that is to satisfy a JSON
+            schema.
     """
 
     messages: tuple[Message, ...]
@@ -202,6 +207,14 @@ class ChatRequest:
     def __post_init__(self) -> None:
         if not self.messages:
             raise InvalidRequest("There are no messages; the last one is to be answered.", "messages")
+        characters = sum(len(message.text) for message in self.messages)
+        for count, most, kind in (
+            (len(self.messages), MAX_MESSAGES, "messages"),
+            (characters, MAX_CHARACTERS, "characters"),
+        ):
+            if count > most:
+                words = f"The conversation has {count:,} {kind}; at most {most:,} are allowed."
+                raise InvalidRequest(words, "messages")
         last = self.messages[-1]
         if last.role != "assistant" and not last.text.strip() and not last.images:
             raise InvalidRequest("The last message is empty; write a question or add a picture.", "messages")

@@ -6,7 +6,16 @@ from typing import Any
 import pytest
 from pictures import png
 
-from llava_demo.chat import KNOBS, MAX_MESSAGE_CHARACTERS, MAX_SEED, ChatRequest, Message, SamplingParams
+from llava_demo.chat import (
+    KNOBS,
+    MAX_CHARACTERS,
+    MAX_MESSAGE_CHARACTERS,
+    MAX_MESSAGES,
+    MAX_SEED,
+    ChatRequest,
+    Message,
+    SamplingParams,
+)
 from llava_demo.errors import InvalidRequest
 from llava_demo.images import Image
 
@@ -143,6 +152,17 @@ def test_text_longer_than_any_context_is_refused_before_it_is_looked_at(role: An
     assert len(Message(role, "é" * MAX_MESSAGE_CHARACTERS).text) == MAX_MESSAGE_CHARACTERS
     with pytest.raises(InvalidRequest, match="400,001 characters; at most 400,000"):
         Message(role, "é" * (MAX_MESSAGE_CHARACTERS + 1))
+
+
+def test_a_conversation_longer_than_any_context_is_refused_before_it_is_looked_at() -> None:
+    """80 MB in 200 messages, each of an allowed length, took 6 GB and minutes of a tokenizer that cannot be ended."""
+    half = Message("user", "e" * (MAX_CHARACTERS // 2))
+    ChatRequest((half, half))
+    ChatRequest((Message("user", "e"),) * MAX_MESSAGES)
+    with pytest.raises(InvalidRequest, match="800,001 characters; at most 800,000"):
+        ChatRequest((half, half, Message("user", "e")))
+    with pytest.raises(InvalidRequest, match="4,097 messages; at most 4,096"):
+        ChatRequest((Message("user", "e"),) * (MAX_MESSAGES + 1))
 
 
 def test_a_long_answer_does_not_end_the_conversation() -> None:

@@ -209,6 +209,27 @@ def test_a_bmp_whose_alpha_nobody_wrote_is_opaque() -> None:
     assert row(bmp_of_32_bits((0, 0, 255, 255), (255, 0, 0, 0))) == [(255, 0, 0), WHITE]
 
 
+@pytest.mark.parametrize(("bits", "pixels"), [(8, [0, 1]), (4, [0x01]), (1, [0b01000000])])
+def test_a_bmp_of_two_colours_has_pixels_as_wide_as_its_header_says(bits: int, pixels: list[int]) -> None:
+    body = bytes(pixels).ljust(4, b"\0")
+    info = struct.pack("<IiiHHIIiiII", 40, 2, 1, 1, bits, 0, len(body), 0, 0, 2, 0) + b"\0\0\0\0\xff\xff\xff\0"
+    start = 14 + len(info)
+    assert row(b"BM" + struct.pack("<IHHI", start + len(body), 0, 0, start) + info + body) == [BLACK, WHITE]
+
+
+@pytest.mark.parametrize("most", [255, 65_535])
+def test_a_colour_map_of_8_bits_is_as_bright_as_one_of_16(most: int) -> None:
+    shorts = {258: 8, 259: 1, 262: 3, 277: 1, 278: 1}
+    tags: dict[int, tuple[int, Sequence[int]]] = {tag: (3, [value]) for tag, value in shorts.items()}
+    tags |= {256: (4, [2]), 257: (4, [1]), 320: (3, [0, most, *[0] * 254] * 3)}
+    assert row(tiff_file(tags, [bytes([0, 1])])) == [BLACK, WHITE]
+
+
+def test_a_png_without_its_palette_is_refused_and_costs_no_process() -> None:
+    with pytest.raises(InvalidImage, match="damaged or cut off"):
+        Image.from_bytes(png_file(2, 1, 8, 3, bytes(3))).pixels  # noqa: B018, a look at its pixels decodes it
+
+
 def test_large_numbers_are_read_in_little_memory_and_right() -> None:
     values = np.linspace(0, 65_535, 1500 * 700).reshape(700, 1500).astype(np.uint16)
     pixels = np.asarray(Image.from_bytes(encoded(PIL.Image.fromarray(values), "TIFF")).pixels)

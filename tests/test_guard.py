@@ -244,6 +244,7 @@ def test_so_are_those_that_write(tiny: Server, path: str) -> None:
         ("queue/join", {"data": [], "fn_index": 9999, "session_hash": "a"}, 404),
         ("queue/join", {"data": [], "fn_index": "one", "session_hash": "a"}, 404),
         ("queue/join", {"data": []}, 404),
+        ("queue/join", {"data": [], "fn_index": 0, "session_hash": "a" * 129}, 400),
         ("call/nobody", {"data": []}, 404),
         ("call/v2/nobody", {}, 404),
         ("run/predict", {"data": ["x"], "fn_index": 9999}, 404),
@@ -294,7 +295,9 @@ def test_an_upload_that_is_no_file_is_refused_with_words(tiny: Server) -> None:
         for path in ("gradio_api/upload", "gradio_api/upload?upload_id=a"):
             assert answered(tiny, path, files=files).status_code == 400
     assert answered(tiny, "gradio_api/upload", json={}).status_code == 400
-    assert answered(tiny, "gradio_api/upload", headers={"content-type": "multipart/form-data"}).status_code == 400
+    for boundary in ("", "; boundary=" + "b" * 300, "; boundary=" + "é" * 300):
+        headers = {"content-type": f"multipart/form-data{boundary}".encode("latin-1")}
+        assert answered(tiny, "gradio_api/upload", headers=headers).status_code == 400
 
 
 @pytest.mark.parametrize("name", ["..", "a/..", ".", "/", "\\", "?..", ". .", "a" * 1000, "con\u202egnp.exe", "%2e%2e"])

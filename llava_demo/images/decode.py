@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import PIL.Image
 import PIL.ImageOps
+import PIL.TiffImagePlugin
 
 from llava_demo.errors import ImageTooLarge, InvalidImage
 from llava_demo.images.opened import (
     BITS,
+    COLOUR_MAP,
     DECODER_ERRORS,
     FLOAT,
     MIME_TYPES,
@@ -180,9 +182,15 @@ def _eight_bits(picture: PIL.Image.Image, data: bytes) -> PIL.Image.Image:
         picture.info["transparency"] = key * 255 // (2**depth - 1)
     if picture.format == "PNG" and picture.mode == "RGB" and isinstance(key, tuple) and data[24] == 16:
         return _without_colour(picture, key, data)
+    if picture.mode == "P" and (colours := _colour_map(picture)) and max(colours) < 256:
+        picture.putpalette(bytes(colours), "RGB;L")  # of a program that wrote 8 bits where the format has 16
     if picture.format == "BMP" and picture.mode == "RGBA" and picture.getchannel(3).getextrema() == (0, 0):
         return picture.convert("RGB")  # many programs leave the fourth byte at 0, and mean opaque
     return picture
+
+
+def _colour_map(picture: PIL.Image.Image) -> tuple[int, ...]:
+    return picture.tag_v2.get(COLOUR_MAP, ()) if isinstance(picture, PIL.TiffImagePlugin.TiffImageFile) else ()
 
 
 def _without_colour(picture: PIL.Image.Image, key: tuple[int, ...], data: bytes) -> PIL.Image.Image:

@@ -24,8 +24,8 @@ MIME_TYPES = {  # Pillow's decoders that pictures may reach, and no others: not 
 }
 _WANTED = "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC"
 
-# What a damaged file makes Pillow 12's decoders raise: the first five were seen among 60,000 such files, and its own
-# code names the others.
+# What a damaged file makes Pillow 12's decoders raise: the first five were seen among 60,000 such files, the last by a
+# PNG without its palette, and its own code names the others.
 DECODER_ERRORS = (
     OSError,
     ValueError,
@@ -38,13 +38,15 @@ DECODER_ERRORS = (
     MemoryError,
     struct.error,
     zlib.error,
+    AssertionError,
 )
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_PIXELS = frozenset((b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"))
 _MAX_EXIF_BYTES = 2**20
 # TIFF's tags
-BITS, PHOTOMETRIC, _PLANES, TILE_WIDTH, TILE_LENGTH, SAMPLE_FORMAT, MOST = 258, 262, 284, 322, 323, 339, 341
+BITS, PHOTOMETRIC, _PLANES, COLOUR_MAP, TILE_WIDTH, TILE_LENGTH = 258, 262, 284, 320, 322, 323
+SAMPLE_FORMAT, MOST = 339, 341
 SIGNED, FLOAT = 2, 3  # sample formats
 _YCBCR = 6  # photometric
 
@@ -78,7 +80,7 @@ def opened(data: bytes) -> PIL.Image.Image:
         InvalidImage: it is no picture, or one of a kind that is not taken; in words for its sender.
     """
     try:
-        picture = PIL.Image.open(io.BytesIO(_without_metadata(data)), formats=formats())
+        picture = PIL.Image.open(io.BytesIO(_without_metadata(_with_whole_palette(data))), formats=formats())
         is_wide = tag_of(picture, _PLANES, 1) == 2 and tag_of(picture, BITS, 8) > 8
         if is_wide or tag_of(picture, PHOTOMETRIC, 1) == _YCBCR:
             # Not compressed, Pillow 12 unpacks them itself: it misreads the former and takes the latter for cut off.
@@ -116,6 +118,15 @@ def _without_metadata(data: bytes) -> bytes:
             break
         start = end
     return b"".join(kept)
+
+
+def _with_whole_palette(data: bytes) -> bytes:
+    """A BMP whose header no longer says that its pixels of 4 or 8 bits have two colours; other files as they are.
+
+    Where these are black and white, Pillow 12 would read the pixels as single bits.
+    """
+    is_such = data[:2] == b"BM" and data[28:30] in (b"\4\0", b"\b\0") and data[46:50] == b"\2\0\0\0"
+    return data[:46] + bytes(4) + data[50:] if is_such else data
 
 
 def _name_of_what_is_no_picture(data: bytes) -> str:

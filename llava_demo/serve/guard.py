@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
+from python_multipart.exceptions import FormParserError
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -28,6 +29,7 @@ from llava_demo.serve.uploads import UploadFolder
 from llava_demo.wire.mcp import refusal_of_call, refused, to_be_refused
 
 _SMALL_BYTES = 32_768  # JSON that is checked in less time than a thread takes
+_MAX_SESSION_CHARACTERS = 128  # Gradio keeps a session's name for minutes; its own have 10 letters, its client's 36
 
 # What Gradio 6.31 serves and the page, gradio_client and MCP use. Among the others: process_recording keeps 19 MB and
 # may run ffmpeg, deep_link keeps 9 MB a call, and dev/reload, component_server, proxy= and vibe-edit are for authors.
@@ -82,6 +84,8 @@ class Guard:
                 self._rules.callers.note_wrong_key(scope)
         except DemoError as error:
             await answer.refuse(scope, receive, error)
+        except FormParserError as error:  # Starlette's and Gradio's parsers let some of python_multipart's through
+            await answer.refuse(scope, receive, InvalidRequest(f"The form cannot be read: {error}"))
         except (ClientDisconnect, HTTPException) as error:
             if not answer.status and isinstance(error, HTTPException):
                 raise
@@ -149,6 +153,8 @@ class Guard:
             not isinstance(index, int) or index not in functions
         ):
             raise UnknownRoute("The page has no such event; reload it.")
+        if len(str(value.get("session_hash", ""))) > _MAX_SESSION_CHARACTERS:
+            raise InvalidRequest(f"session_hash has over {_MAX_SESSION_CHARACTERS} characters.", "session_hash")
         if "data" in value and not isinstance(value["data"], list):
             raise InvalidRequest("data must be a list, one value for each input.", "data")
 
