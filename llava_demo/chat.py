@@ -193,10 +193,8 @@ class ChatRequest:
     two equal requests of different callers are equal.
 
     Raises:
-        InvalidRequest: no messages, more than MAX_MESSAGES, or more than MAX_CHARACTERS characters in all; the last one of
-            the user has
-            neither text nor pictures; a raw prompt of several messages; the rest of an answer that is to satisfy a JSON
-            schema.
+        InvalidRequest: no messages, more than MAX_MESSAGES or MAX_CHARACTERS in all; the user's last one has neither
+            text nor pictures; a raw prompt of several messages; the rest of an answer that is to satisfy a JSON schema.
     """
 
     messages: tuple[Message, ...]

@@ -11,12 +11,13 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import httpx
 import PIL.Image
 import pytest
 from pictures import encoded
 
 from llava_demo.chat import ChatRequest, Completion, Message, SamplingParams
-from llava_demo.engines import complete
+from llava_demo.engines import complete, remote
 from llava_demo.engines.load import load_engine
 from llava_demo.errors import EngineBusy, GenerationFailed, InvalidRequest, PromptTooLong
 from llava_demo.images import Image
@@ -28,13 +29,17 @@ HEAD = '"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,"model":"
 
 @contextmanager
 def server_of(
-    body: bytes, kind: str = "text/event-stream", refusal: tuple[int, str] | None = None, asked: Any = None
+    body: bytes,
+    kind: str = "text/event-stream",
+    refusal: tuple[int, str] | None = None,
+    asked: Any = None,
+    models: bytes = b'{"object":"list","data":[{"id":"llava"}]}',
 ) -> Iterator[str]:
     """A server that answers with these bytes, and then hangs up; a question with `max_tokens` may have a `refusal`."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self._send(b'{"object":"list","data":[{"id":"llava"}]}', "application/json")
+            self._send(models, "application/json")
 
         def do_POST(self) -> None:
             question = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -182,6 +187,31 @@ def test_lines_end_at_cr_and_lf_only(separator: str) -> None:
 def test_letters_are_utf_8_whatever_the_header_says() -> None:
     stream = event('{"content":"Ein rotes Kätzchen 😀"}', '"stop"')
     assert answer_to(stream, "text/event-stream; charset=iso-8859-1").text == "Ein rotes Kätzchen 😀"
+
+
+def test_a_character_that_a_server_cuts_through_is_whole() -> None:
+    """JavaScript's strings are of 16-bit units: sliced, half an emoji stands in each of two events."""
+    halves = event('{"content":"A \\ud83d"}') + event('{"content":"\\ude00"}', '"stop"')
+    assert answer_to(halves).text == "A 😀"
+    assert answer_to(event('{"content":"A \\ude00 cat"}', '"stop"')).text == "A \ufffd cat"
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/json", "application/octet-stream"])
+def test_a_stream_is_known_by_its_first_bytes_whatever_its_label_is(kind: str) -> None:
+    assert answer_to(STREAMS["vLLM"], kind).text == "A red cat."
+
+
+@pytest.mark.parametrize(("header", "seconds"), [("7", 7), ("1000000", 600), ("Wed, 21 Oct 2099 07:28:00 GMT", 5)])
+def test_the_pause_that_a_server_asks_for_is_passed_on(header: str, seconds: int) -> None:
+    answer = httpx.Response(429, headers={"retry-after": header})
+    assert remote._retry_after_s(answer) == seconds
+
+
+def test_a_list_of_models_nested_without_end_does_not_end_the_start() -> None:
+    with server_of(STREAMS["vLLM"].encode(), models=b"[" * 100_000) as url:
+        engine = load_engine(Settings(remote_url=url))
+        assert engine.status().state == "ready"
+        asyncio.run(engine.aclose())
 
 
 def test_an_answer_that_is_no_stream_is_read_whole() -> None:

@@ -19,6 +19,7 @@ from llava_demo.errors import (
     InvalidRequest,
     ModelNotFound,
     PromptTooLong,
+    RequestTooLarge,
     UnsupportedParameter,
 )
 from llava_demo.images import Image, ImageLimits
@@ -409,6 +410,11 @@ def test_the_error_object_is_openais() -> None:
         (500, None, GenerationFailed),
         (502, "<html>", EngineUnavailable),
         (400, {"error": {"message": 5, "code": ["x"], "param": {}}}, InvalidRequest),
+        (404, {"detail": "Not Found"}, EngineUnavailable),  # --remote-url without /v1
+        (405, None, EngineUnavailable),
+        (307, None, EngineUnavailable),
+        (404, {"object": "error", "message": "The model `x` does not exist.", "code": 404}, InvalidRequest),
+        (413, "<html>nginx", RequestTooLarge),
     ],
 )
 def test_a_refusal_in_whatever_form_is_one_of_our_errors(status: int, body: Any, kind: type[DemoError]) -> None:

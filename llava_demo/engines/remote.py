@@ -31,6 +31,7 @@ from llava_demo.wire.openai_client import STREAMED, AnswerReader, error_from, re
 
 CONNECT_S = 3.0
 SILENCE_S = 180.0  # a question may stand in a cluster's line for minutes; vLLM says nothing meanwhile
+MAX_RETRY_AFTER_S = 600  # longest pause of another server's that is passed on
 CHATS_AT_A_SERVER = 64  # requests sent to each at once; the others wait here, where callers take turns
 LLAVA_CONTEXT, LLAVA_IMAGE_TOKENS, LLAVA_SIDE, LLAVA_IMAGES = 4096, 576, 336, 6  # LLaVA-1.5's, and its like
 _LIKE_LLAVA_15 = re.compile(r"llava-(v)?1\.5|bakllava|vip-llava", re.IGNORECASE)
@@ -181,7 +182,7 @@ class RemoteEngine:
                 if answer.status_code != 200:
                     if answer.status_code in (502, 503, 504):
                         self._upstreams.saw(upstream, is_up=False)
-                    raise error_from(answer.status_code, _json_of(await answer.aread()))
+                    raise error_from(answer.status_code, _json_of(await answer.aread()), _retry_after_s(answer))
                 self._upstreams.saw(upstream, is_up=True)
                 async for data in _events_of(answer):
                     yield reader.chunk_from(data)
@@ -252,7 +253,7 @@ def _begin(job: Job) -> None:
 
 
 async def _events_of(answer: httpx.Response) -> AsyncIterator[str]:
-    """The data of each event; of an answer that is no stream, its body.
+    """The data of each event; of an answer that is no stream, its body. Servers mislabel either.
 
     Raises:
         httpx.HTTPError: the connection broke.
@@ -260,13 +261,18 @@ async def _events_of(answer: httpx.Response) -> AsyncIterator[str]:
     answer.encoding = "utf-8-sig"  # server-sent events have no other, and may begin with a byte order mark
     if "text/event-stream" not in answer.headers.get("content-type", ""):
         await answer.aread()
-        yield answer.text
-        return
+        if not answer.text.lstrip().startswith(("data:", "event:", ":")):
+            yield answer.text
+            return
+        answer.headers["content-type"] = "text/event-stream"
     async with aclosing(EventSource(answer).aiter_sse()) as events:
         async for event in events:
             try:
                 json.loads(event.data)
-            except ValueError:  # [DONE]; or several events without the blank line between that ends each
+            except (
+                ValueError,
+                RecursionError,
+            ):  # [DONE]; or several events without the blank line that ends each
                 for line in event.data.split("\n"):
                     yield line
             else:
@@ -289,5 +295,10 @@ def _as_png(picture: PIL.Image.Image) -> Image:
 def _json_of(body: bytes) -> Any:
     try:
         return json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
+
+
+def _retry_after_s(answer: httpx.Response) -> int:
+    given = answer.headers.get("retry-after", "")
+    return min(int(given), MAX_RETRY_AFTER_S) if re.fullmatch("[0-9]{1,9}", given) else 5

@@ -111,6 +111,6 @@ class Upstreams:
         if answer.status_code == 200:
             try:
                 upstream.served = served_from(answer.json(), self._wanted)
-            except ValueError:
+            except (ValueError, RecursionError):
                 _log.debug("%s lists its models in no JSON", upstream.name)
         self.saw(upstream, is_up=answer.status_code not in (502, 503, 504))

@@ -86,6 +86,7 @@ class AnswerReader:
         self._finish_reason: FinishReason | None = None
         self._usage: Usage | None = None
         self._pieces = 0  # with text
+        self._half = ""  # of a character beyond 16 bits, which servers in JavaScript may cut through
         self.is_done = False  # `[DONE]` came
 
     def chunk_from(self, data: str) -> Chunk:
@@ -107,13 +108,18 @@ class AnswerReader:
             raise GenerationFailed("The model's server sent what cannot be read.") from error
         self._finish_reason = chunk.finish_reason or self._finish_reason
         self._usage = chunk.usage or self._usage
-        text = chunk.text
+        text = self._whole(chunk.text)
         if text and not self._pieces and self._has_logprobs and not chunk.logprobs:
             raise UnsupportedParameter("The server that answers gives no logprobs; leave it out.", "logprobs")
         if not self._pieces:
             text = text.removeprefix(" ")  # before a first word; not every server drops this space
         self._pieces += bool(text)
         return Chunk(text, logprobs=chunk.logprobs)
+
+    def _whole(self, text: str) -> str:
+        text = self._half + text
+        self._half = text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else ""
+        return text.removesuffix(self._half).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
     def last_chunk(self) -> Chunk:
         """The chunk that ends the answer, when the stream has ended.
@@ -130,7 +136,7 @@ class AnswerReader:
 def _event_from(data: str) -> dict[str, Any]:
     try:
         event = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         event = None
     if not isinstance(event, dict):
         raise GenerationFailed("The model's server sent what cannot be read.")
@@ -232,6 +238,13 @@ def error_from(status: int, body: Any, retry_after_s: int = 5) -> DemoError:
     message = str(fields.get("message") or f"The model's server answered with status {status}.")
     message = message[:MAX_MESSAGE_CHARACTERS]
     code, param = fields.get("code"), fields.get("param")
+    kind = _BY_CODE.get(code) if isinstance(code, str) else None
+    is_elsewhere = status in (404, 405) and "model" not in str(fields.get("message")).lower()
+    if kind is None and (status < 400 or is_elsewhere):
+        words = "has no chat completions at --remote-url, which ends in /v1 as a rule"
+        return EngineUnavailable(f"The model's server {words}: it answered with status {status}.", retry_after_s)
+    if kind is None and status == 413:
+        return RequestTooLarge("The request is larger than the model's server takes; send fewer or smaller pictures.")
     if status in (401, 403):
         return EngineUnavailable("The model's server does not take this server's key.")
     if status in (408, 429) or code == EngineBusy.code:
@@ -240,10 +253,9 @@ def error_from(status: int, body: Any, retry_after_s: int = 5) -> DemoError:
         return EngineUnavailable(message, retry_after_s)
     if status >= 500:
         return GenerationFailed("The model's server failed while it answered; please try again.")
-    kind = _BY_CODE.get(code, InvalidRequest) if isinstance(code, str) else InvalidRequest
     if _TOO_LONG.search(message):
         kind = PromptTooLong
-    return kind(message, param if isinstance(param, str) else None)
+    return (kind or InvalidRequest)(message, param if isinstance(param, str) else None)
 
 
 def _fields_of(body: Any) -> dict[str, Any]:
