@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from llava_demo import __version__, log
 from llava_demo.chat import KNOBS, MAX_SEED, MAX_STOP_STRINGS, ChatRequest, Message, SamplingParams, number_from
-from llava_demo.environment import claim_upload_folder, drop_variables, reach_own_address, unusable_variables
+from llava_demo.environment import (
+    check_folder,
+    claim_upload_folder,
+    drop_variables,
+    reach_own_address,
+    unusable_variables,
+)
 from llava_demo.errors import DemoError, InvalidImage, InvalidRequest
 from llava_demo.images import Image, ImageLimits
 from llava_demo.settings import OneLineParser, SettingError, Settings, add_options, unknown_variables
@@ -45,6 +51,7 @@ def run(command: Command, arguments: Sequence[str], program: str) -> int:
         if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a letter is no reason to end: Gradio prints 🔨
             stream.reconfigure(errors="replace")
     try:
+        check_folder()
         return command(arguments, program)
     except (SettingError, DemoError) as error:
         return _failed(program, error, 2 if isinstance(error, SettingError) else 1)

@@ -1,6 +1,7 @@
 """The process's environment, put right before Gradio and the libraries of models are imported."""
 
 import os
+import re
 import stat
 import tempfile
 import traceback
@@ -32,6 +33,17 @@ def drop_variables() -> list[str]:
     return [f"{name} has no effect here{f'; {_OURS[name]} has' if name in _OURS else ''}." for name in sorted(dropped)]
 
 
+def check_folder() -> None:
+    """Raises:
+    SettingError: the folder that this was started in is gone, for which Gradio asks at its import.
+    """
+    try:
+        Path.cwd()
+    except OSError as error:
+        words = "The folder that this was started in is gone; change to one that is there."
+        raise SettingError(words) from error
+
+
 def unusable_variables(error: Exception) -> list[str]:
     """The variables that ended the import of a library, which its error quotes; none for another error.
 
@@ -51,8 +63,11 @@ def reach_own_address(host: str) -> None:
     """
     proxies = getproxies()  # from the environment or the system's settings
     if proxies:
-        excepted = [*proxies.pop("no", "").split(","), "127.0.0.1", "localhost", "::1", host]
-        os.environ["no_proxy"] = ",".join(dict.fromkeys(filter(None, map(str.strip, excepted))))
+        given = [
+            re.sub(r"^\*(?=.)|[][]", "", name.strip()) for name in proxies.pop("no", "").split(",")
+        ]  # as for httpx
+        excepted = [*given, "127.0.0.1", "localhost", "::1", host]
+        os.environ["no_proxy"] = ",".join(dict.fromkeys(filter(None, excepted)))
         os.environ["NO_PROXY"] = os.environ["no_proxy"]
     for scheme, url in proxies.items():
         os.environ.setdefault(f"{scheme}_proxy", url)  # with NO_PROXY set, the system's settings are no longer read
@@ -62,7 +77,7 @@ def reach_own_address(host: str) -> None:
         names = " or ".join(f"{scheme.upper()}_PROXY" for scheme in proxies)
         raise SettingError(
             f"The address of a proxy in {names} cannot be used; it must begin with http://, https://, socks5:// or "
-            "socks5h://, and be followed by a host and a port."
+            "socks5h://, and be followed by a host and a port. NO_PROXY must hold names and addresses."
         ) from error
     except OSError as error:
         if os.environ.get("SSLKEYLOGFILE") and error.filename == os.environ["SSLKEYLOGFILE"]:

@@ -136,7 +136,7 @@ class Settings(BaseSettings):
         description="fetch pictures from public http and https addresses for the APIs; --no-fetch-urls turns it off",
     )
 
-    host: str = Field(
+    host: Annotated[str, AfterValidator(lambda host: host.strip("[]"))] = Field(  # an IPv6 address, as in a URL
         default_factory=_default_host,
         min_length=1,
         title="an address of this machine",

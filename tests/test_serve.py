@@ -1,6 +1,7 @@
 """Serving: one port, the health routes, the login, and what is said at the start."""
 
 import asyncio
+import errno
 import socket
 from collections.abc import Iterator
 
@@ -15,6 +16,11 @@ from llava_demo.engines.generate import GenerateEngine
 from llava_demo.model.llava import Llava
 from llava_demo.serve import launch
 from llava_demo.settings import SettingError, Settings
+
+
+def has_ipv6() -> bool:
+    with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
+        return probe.connect_ex(("::1", 9)) == errno.ECONNREFUSED
 
 
 def test_the_page_and_the_health_routes_are_on_one_port(tiny: Server) -> None:
@@ -39,6 +45,14 @@ def test_a_space_that_asks_for_server_side_rendering_still_answers_health(
 ) -> None:
     monkeypatch.setenv("GRADIO_SSR_MODE", "True")
     with serving(tiny_engine) as server:
+        assert server.health()["status"] == "ready"
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+@pytest.mark.parametrize("host", ["::1", "[::1]", "::"])
+def test_it_listens_on_an_address_of_ipv6(tiny_llava: Llava, host: str) -> None:
+    with serving(engine_of(tiny_llava), host=host) as server:
+        assert server.url.startswith(f"http://[{host.strip('[]')}]:")
         assert server.health()["status"] == "ready"
 
 

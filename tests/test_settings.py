@@ -99,7 +99,7 @@ def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_only_a_space_listens_to_everybody_by_itself(system: str, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SYSTEM", system)
     assert Settings().host == host
-    assert Settings(host="::1").host == "::1"
+    assert Settings(host="::1").host == Settings(host="[::1]").host == "::1"
 
 
 BAD_VALUES = [

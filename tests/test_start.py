@@ -124,6 +124,17 @@ def test_a_folder_of_a_library_that_cannot_be_made_is_one_line(capsys: pytest.Ca
     assert told.startswith("the program: /proc/nowhere") and "cannot be used" in told
 
 
+def test_a_folder_that_is_gone_is_one_line(tmp_path: Path) -> None:
+    leave = (
+        f"cd {tmp_path}/gone && rmdir {tmp_path}/gone && exec {sys.executable} -m llava_demo serve --model miniature"
+    )
+    (tmp_path / "gone").mkdir()
+    environment = BARE | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["/bin/sh", "-c", leave], env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    assert "The folder that this was started in is gone" in done.stderr
+
+
 def test_app_py_finds_its_package_where_python_does_not_look_beside_it() -> None:
     done = run("app.py", "--version-of-nothing", PYTHONSAFEPATH="1")
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
@@ -162,6 +173,7 @@ def test_exceptions_that_were_made_are_kept(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("http_proxy", f"http://{NOWHERE}")
     monkeypatch.setenv("NO_PROXY", "")
-    monkeypatch.setenv("no_proxy", "a.example, .b.example")
+    monkeypatch.setenv("no_proxy", "a.example, .b.example,*.c.example,[fe80::1]")  # as curl and browsers take them
     reach_own_address("10.0.0.7")
-    assert os.environ["NO_PROXY"] == os.environ["no_proxy"] == "a.example,.b.example,127.0.0.1,localhost,::1,10.0.0.7"
+    excepted = "a.example,.b.example,.c.example,fe80::1,127.0.0.1,localhost,::1,10.0.0.7"
+    assert os.environ["NO_PROXY"] == os.environ["no_proxy"] == excepted

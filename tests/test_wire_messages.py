@@ -56,6 +56,16 @@ def test_pictures_go_before_the_text_and_texts_are_joined_by_lines() -> None:
     assert messages_from(given) == (Message("user", "What is the\ndifference?", (RED, BLUE)),)
 
 
+@pytest.mark.parametrize("blank", [" ", "\n", "\t  \r\n"])
+def test_blanks_around_an_address_are_no_part_of_it(blank: str) -> None:
+    url = f"{blank}{RED.to_data_url()}{blank}"
+    for part in ({"image_url": url}, {"image_url": {"url": url}}, {"source": {"data": url}}):
+        assert messages_from(user({"type": "image_url"} | part)) == (Message("user", "", (RED,)),)
+    assert web_addresses(user({"type": "image", "image": f"{blank}http://a.example/b.png"})) == (
+        "http://a.example/b.png",
+    )
+
+
 def test_an_image_url_may_be_a_plain_string() -> None:
     given = user({"type": "image_url", "image_url": RED.to_data_url()})
     assert messages_from(given) == (Message("user", "", (RED,)),)

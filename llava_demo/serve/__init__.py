@@ -104,7 +104,7 @@ def _open(page: gr.Blocks, settings: Settings, app_kwargs: dict[str, Any], optio
     """Put the page on its port; returns its address."""
     places = settings.max_queue + (settings.max_concurrent or 0) + PLACES_BESIDE_THE_QUEUE
     _, local_url, share_url = page.queue(max_size=places).launch(
-        server_name=settings.host,
+        server_name=f"[{settings.host}]" if ":" in settings.host else settings.host,  # Gradio puts it into URLs
         server_port=settings.port,
         share=settings.share,
         auth=settings.credentials,

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, Discriminator, Field, StringConstraints, Tag, TypeAdapter, ValidationError
 from pydantic.json_schema import SkipJsonSchema
 
 from llava_demo.chat import Message, Role
@@ -33,11 +33,14 @@ _ROLES: dict[str, Role] = {"developer": "system", "tool": "user", "function": "u
 # --- the form
 
 
+_Address = Annotated[str, StringConstraints(strip_whitespace=True)]  # as browsers read it
+
+
 class Source(Body):
     """Where a picture is: OpenAI's `{"url"}`, Anthropic's `{"media_type", "data"}`; not documented, Gradio's file."""
 
-    url: Annotated[str | None, Field(description="A data URL; http or https where the server fetches.")] = None
-    data: Annotated[str | None, Field(description="Base64, or what `url` takes.")] = None
+    url: Annotated[_Address | None, Field(description="A data URL; http or https where the server fetches.")] = None
+    data: Annotated[_Address | None, Field(description="Base64, or what `url` takes.")] = None
     type: str | None = None
     without_effect: ClassVar = dict.fromkeys(("detail", "media_type"), ())
     path: SkipJsonSchema[str | None] = None
@@ -76,7 +79,7 @@ class ImagePart(Source):
     image_url: Address | None = None
     image: Data | None = None
     source: Data | None = None
-    without_effect: ClassVar = dict.fromkeys(("detail", "media_type", "cache_control"), ())
+    without_effect: ClassVar = dict.fromkeys(("detail", "media_type", "mimeType", "cache_control"), ())
 
 
 def _type_of(part: Any) -> str | None:
