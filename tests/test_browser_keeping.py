@@ -8,7 +8,7 @@ from pathlib import Path
 import gradio as gr
 import pytest
 from browsers import Tab
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 from servers import Server, free_port, serving
 
 from llava_demo.engines.generate import GenerateEngine
@@ -62,6 +62,24 @@ def test_a_reload_brings_back_the_conversation_its_picture_and_what_was_being_ty
     tab.question.fill("What color is the square?")
     tab.question.press("Enter")
     expect(tab.answers.last).to_contain_text("blue")
+
+
+def test_settings_in_the_address_leave_what_was_typed_alone_however_late_they_come(
+    miniature: Server, open_tab: Open
+) -> None:
+    tab = open_tab(f"{miniature.url}?max_tokens=77")
+    tab.question.fill("typed")
+    wait_until_kept(tab, "typed")
+    held: list[Route] = []
+    tab.page.route("**/gradio_api/run/**", lambda route: held.append(route))
+    tab.page.reload()
+    expect(tab.question).to_have_value("typed")
+    while not held:
+        tab.page.wait_for_timeout(50)
+    for route in held:
+        route.continue_()
+    expect(tab.page.locator("#max_tokens input[type=number]")).to_have_value("77")
+    expect(tab.question).to_have_value("typed")
 
 
 def test_pictures_that_wait_in_the_box_and_settings_come_back_and_what_is_typed_early_stays(

@@ -111,7 +111,8 @@ class Sharing:
             except DemoError as error:
                 complaints.append(f"{error} The link's picture was left out.")
         words = "".join(map(panels.refusal_html, complaints))
-        box = gr.MultimodalTextbox(value={"text": filling.prompt, "files": files})
+        is_asking = filling.prompt or filling.image  # else what is kept, or typed already, stays
+        box = gr.MultimodalTextbox(value={"text": filling.prompt, "files": files}) if is_asking else gr.skip()
         return [box, words, *self._controls.values_of(filling.sampling)]
 
     def link(self, request: gr.Request, box: dict[str, Any], history: list[Entry], *knobs: Any) -> Any:

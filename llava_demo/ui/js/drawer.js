@@ -101,8 +101,9 @@ export function start() {
     drawer.showModal();
   });
   document.addEventListener("conversation-kept", () => drawer.open && write());
-  drawer.addEventListener("click", async ({ target }) => {
-    if (target === drawer || target.matches(".close")) drawer.close();
+  drawer.addEventListener("click", async ({ target, detail }) => {
+    const isBeside = target === drawer && detail < 2; // the second click of two on the switch lies there
+    if (isBeside || target.matches(".close")) drawer.close();
     if (target.matches(".new")) {
       drawer.close();
       await newChat();
