@@ -189,6 +189,12 @@ def _why_no_code() -> str:
     )
 
 
+def can_flash(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether torch's FlashAttention of sequences of different lengths runs: from Ampere on, in 16 bits."""
+    is_gpu = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    return is_gpu and dtype in (torch.float16, torch.bfloat16)
+
+
 def prefer_flash_to_cudnn() -> None:
     """Keep torch from cuDNN's attention, its first choice on Hopper and on Blackwell's big cards.
 

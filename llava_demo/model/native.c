@@ -20,8 +20,9 @@ enum {
     CHANNELS = 64, /* output channels of a tile; `native.py` lays weights out in such blocks */
     ROWS = 6,      /* rows of a tile: with 4 registers of 16 channels, 24 of 32 registers are sums */
     KEYS = 16,     /* keys of a head that are attended to at once */
-    SECOND_CACHE = 2,
+    SECOND_CACHE = 2, /* where what is read next is fetched to: the first is full */
     CHUNK = 96,    /* rows that pass by one block of weights while both stay in the second cache */
+    JOINED = 3,    /* the most layers with the same input */
     SHIFT = 128,   /* is added to weights: the instruction multiplies unsigned by signed numbers */
 };
 
@@ -170,8 +171,6 @@ static void multiply_all(const Digits *from, long first, long last, const Linear
                            layer->bias ? layer->bias + at : NULL, channels - at, y + at, channels);
         }
 }
-
-enum { JOINED = 3 }; /* the most layers with the same input */
 
 typedef struct {
     Digits digits[JOINED];

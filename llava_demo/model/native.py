@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from ctypes import POINTER, c_float, c_int, c_long, c_void_p
 from functools import cache
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
 
@@ -93,18 +94,19 @@ class Positions(ctypes.Structure):
 
 
 class Requests(ctypes.Structure):
-    """Requests with one row each in a step.
-
-    All int64: their rows, (n,); the pages of each, one after the other; where each one's begin, (n,); and how many keys
-    each has, (n,).
-    """
+    """Requests with one row each in a step."""
 
     _fields_ = (("rows", c_void_p), ("pages", c_void_p), ("starts", c_void_p), ("keys", c_void_p), ("count", c_long))
 
     @classmethod
-    def of(cls, *tensors: Tensor) -> "Requests":
-        """Requests of tensors that the caller keeps."""
-        return cls(*(x.data_ptr() for x in tensors), len(tensors[0]))
+    def of(cls, rows: Sequence[int], tables: Sequence[Sequence[int]], keys: Sequence[int]) -> "Requests":
+        """For each request its row, the pages that it has, and how many keys it sees in them."""
+        starts = [0, *accumulate(map(len, tables))][: len(tables)]
+        lists = rows, list(chain.from_iterable(tables)), starts, keys
+        tensors = [torch.tensor(numbers, dtype=torch.long) for numbers in lists]
+        made = cls(*(x.data_ptr() for x in tensors), len(rows))
+        made.tensors = tensors  # which live as long
+        return made
 
 
 _ARGUMENTS: dict[str, Sequence[Any]] = {

@@ -5,13 +5,16 @@ On a CPU a step of a few chats has products of few rows, for which torch's own l
 
 import ctypes
 import mmap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from llava_demo.model import native
+from llava_demo.model.int8 import Int8Linear
 
 Product = Callable[[Tensor], Tensor]
 # torch 2.13 on two cores without AVX-512, float32, milliseconds of F.linear and of oneDNN's product: with 32064 x 1024
@@ -66,6 +69,19 @@ def _as_one(linears: Sequence[nn.Module]) -> Product | None:
         linear.weight.data = part
     has_bias = linears[0].bias is not None
     return partial(functional.linear, weight=weight, bias=torch.cat([x.bias for x in linears]) if has_bias else None)
+
+
+def native_layers(layers: Iterable[nn.Module]) -> Sequence[native.Layer] | None:
+    """Layers of a language model, whose tensors must stay, for `native.decode`; None where not all are for it."""
+    found = []
+    for layer in layers:
+        attention, mlp = layer.self_attn, layer.mlp
+        products = *(getattr(attention, f"{x}_proj") for x in "qkvo"), mlp.gate_proj, mlp.up_proj, mlp.down_proj
+        linears = [x for product in products if isinstance(product, Int8Linear) and (x := product.as_native())]
+        if len(linears) < len(products):
+            return None
+        found.append(native.Layer.of(linears, (layer.input_layernorm, layer.post_attention_layernorm)))
+    return native.in_one_piece(found)
 
 
 def is_on_gpu(linear: nn.Module) -> bool:

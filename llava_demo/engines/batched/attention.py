@@ -10,7 +10,7 @@ one call.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate, chain
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 from llava_demo.engines.batched.pages import PAGE_TOKENS
 from llava_demo.engines.batched.schedule import Request, Span
 from llava_demo.model import native
+from llava_demo.model.device import can_flash
 from llava_demo.model.int8 import Int8Linear, digits_of
 
 GROWTH = 128  # tokens added when the piece of a decoding request is full
@@ -267,12 +268,9 @@ class _Decoding:
                 mine.append((part.rows.start, part.drawn, span))
             else:
                 self.others.append(part)
-        tables = [span.request.pages for *_, span in mine]
-        starts = [0, *accumulate(map(len, tables))][: len(mine)]
-        rows, drawn, keys = ([x for x, _, _ in mine], [x for _, x, _ in mine], [span.keys for *_, span in mine])
-        lists = rows, drawn, list(chain.from_iterable(tables)), starts, keys
-        self._kept = rows, drawn, *where = [torch.tensor(numbers, dtype=torch.long) for numbers in lists]
-        self.requests, self._last = (native.Requests.of(x, *where) for x in (rows, drawn))
+        tables, keys = [span.request.pages for *_, span in mine], [span.keys for *_, span in mine]
+        rows = [row for row, *_ in mine], [drawn for _, drawn, _ in mine]
+        self.requests, self._last = (native.Requests.of(x, tables, keys) for x in rows)
 
     def __call__(self, pages: native.Pages, query: Tensor, outputs: Tensor, is_last: bool) -> None:
         """Fill the rows of `outputs`, (rows, heads, width); in the last layer only drawn rows are there."""
@@ -308,9 +306,3 @@ def rotated(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     """Rotary position embedding as Llama's code has it: `x` is (rows, heads, width), the others (rows, 1, width)."""
     one, other = x.chunk(2, dim=-1)
     return x * cosine + torch.cat((-other, one), dim=-1) * sine
-
-
-def can_flash(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether torch's FlashAttention of sequences of different lengths runs: from Ampere on, in 16 bits."""
-    is_gpu = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
-    return is_gpu and dtype in (torch.float16, torch.bfloat16)

@@ -5,7 +5,6 @@ graph has a fixed number of rows, so there is one for each of some sizes. The ne
 rows write to a page of their own.
 """
 
-import logging
 from collections.abc import Callable, Sequence
 
 import torch
@@ -23,8 +22,6 @@ WARM_UP_RUNS = 2  # before a capture: bitsandbytes and cuBLAS make their workspa
 
 Heads = tuple[Tensor, Tensor, Tensor]
 Attend = Callable[[Heads, Tensor, tuple[Tensor, Tensor], Tensor, Tensor], Tensor]
-
-_log = logging.getLogger(__name__)
 
 
 def sizes_for(requests: int) -> list[int]:

@@ -11,8 +11,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from llava_demo.model import native
-from llava_demo.model.int8 import Int8Linear
-from llava_demo.model.products import joined, product_of
+from llava_demo.model.products import joined, native_layers, product_of
 
 # The layers that compute what `Decoder.forward` does, and nothing besides.
 PLAIN_LAYERS = {"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer"}
@@ -36,13 +35,9 @@ class _Layer:
         attention, mlp = layer.self_attn, layer.mlp
         self.head_width: int = attention.head_dim  # type: ignore[assignment]
         self.norms = layer.input_layernorm, layer.post_attention_layernorm
-        query_key_value = attention.q_proj, attention.k_proj, attention.v_proj
-        gate_and_up = mlp.gate_proj, mlp.up_proj
-        self.query_key_value, self.gate_and_up = joined(query_key_value), joined(gate_and_up)
+        self.query_key_value = joined([attention.q_proj, attention.k_proj, attention.v_proj])
         self.output, self.down = product_of(attention.o_proj), product_of(mlp.down_proj)
-        products = *query_key_value, attention.o_proj, *gate_and_up, mlp.down_proj
-        linears = [x for product in products if isinstance(product, Int8Linear) and (x := product.as_native())]
-        self.native = native.Layer.of(linears, self.norms) if len(linears) == len(products) else None
+        self.gate_and_up = joined([mlp.gate_proj, mlp.up_proj])
 
 
 def add_norm(hidden: Tensor, delta: Tensor | None, norm: nn.Module) -> tuple[Tensor, Tensor]:
@@ -75,8 +70,7 @@ class Decoder(nn.Module):
         self._norm = decoder.norm
         self._head = product_of(model.get_output_embeddings())
         self.add_norm, self.gated = add_norm, gated
-        layers = [layer.native for layer in self._layers]
-        self.native = native.in_one_piece(layers) if None not in layers else None  # where all are in 8 bits for it
+        self.native = native_layers(decoder.layers)
 
     def rotary_of(self, positions: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """Cosine and sine of `positions` (rows), both (rows, width of a head), in the type of `like`."""
@@ -87,8 +81,7 @@ class Decoder(nn.Module):
         """Embeddings (rows, width) in, logits (drawn rows, vocabulary) in float32 out."""
         delta: Tensor | None = None  # what the layer before adds to `hidden`
         if self.native is not None and attention.decode is not None:
-            delta = attention.decode(self.native, hidden)
-            return self._logits(hidden, delta)
+            return self._logits(hidden, attention.decode(self.native, hidden))
         for number, layer in enumerate(self._layers):
             hidden, x = self.add_norm(hidden, delta, layer.norms[0])
             heads = (x.unflatten(-1, (-1, layer.head_width)) for x in layer.query_key_value(x))
