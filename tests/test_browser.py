@@ -276,7 +276,10 @@ def test_dark_follows_the_system_until_somebody_chooses(tiny: Server, open_tab: 
     scheme = "getComputedStyle(document.documentElement).colorScheme"  # the browser's own parts, as scroll bars
     dark = tab.page.evaluate(background)
     assert tab.page.evaluate(scheme) == "dark"
+    expect(tab.page.locator("#theme-switch .sun")).to_be_visible()
+    expect(tab.page.locator("#theme-switch .moon")).to_be_hidden()
     tab.page.get_by_role("button", name="Light colours").click()
+    expect(tab.page.locator("#theme-switch .sun")).to_be_hidden()
     light = tab.page.evaluate(background)
     assert tab.page.evaluate(scheme) != "dark"
     assert sum(map(int, re.findall(r"\d+", dark)[:3])) < 100 < 600 < sum(map(int, re.findall(r"\d+", light)[:3]))
