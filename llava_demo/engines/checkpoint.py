@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 LLAVA_7B = "llava-hf/llava-1.5-7b-hf"
 LLAVA_7B_BYTES = 6 * 2**30  # in 4-bit with one conversation: 4.5 GiB of weights, CUDA's own and the cache of keys
-LLAVA_7B_ON_CPU = "about 9 GB of free memory, a download of 14 GB, and 3 tokens a second on two cores"
+LLAVA_7B_ON_CPU = "about 9 GB of free memory, a download of 14 GB, and 5 tokens a second on two cores"
 SMALL_LLAVA = "llava-hf/llava-interleave-qwen-0.5b-hf"
 SMALL_LLAVA_BYTES = 4 * 2**30  # in 8 bits with 16 conversations
 HUB_TIMEOUT_S = 5.0

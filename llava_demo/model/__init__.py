@@ -11,5 +11,5 @@ MINIATURE_DECLINES = ("I only know simple drawings", "Sorry, I can only answer s
 FOR_PHOTOS = (
     "The built-in miniature knows simple drawings only. For photos, run this with an NVIDIA GPU (6 GB of its memory "
     "free), or without one by --model llava-hf/llava-interleave-qwen-0.5b-hf (4 GB of memory; a download of 1.7 GB) or "
-    "--model llava-hf/llava-1.5-7b-hf (9 GB of memory; a download of 14 GB; 3 tokens a second on two cores)."
+    "--model llava-hf/llava-1.5-7b-hf (9 GB of memory; a download of 14 GB; 5 tokens a second on two cores)."
 )
