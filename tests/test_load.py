@@ -200,6 +200,43 @@ def test_a_checkpoint_with_weights_of_another_model_is_refused_with_their_names(
         load_engine(Settings(model=folder))
 
 
+def written(name: str, content: bytes) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_bytes(content)
+
+
+def text_config(**values: object) -> Callable[[Path], object]:
+    def change(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        config["text_config"] |= values
+        (folder / "config.json").write_text(json.dumps(config))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        text_config(hidden_size=128),
+        text_config(num_attention_heads=0),
+        text_config(num_attention_heads="four"),
+        written("model.safetensors", b"version https://git-lfs.github.com/spec/v1\n"),
+        written("processor_config.json", b"{"),
+        lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"),
+        lambda folder: (folder / "model.safetensors").unlink(),
+    ],
+    ids=["other shapes", "no heads", "heads in words", "LFS", "half a processor", "no pickle", "no weights"],
+)
+def test_a_checkpoint_that_does_not_fit_together_is_refused_without_its_path(
+    change: Callable[[Path], object], tiny_folder: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "mine"
+    shutil.copytree(tiny_folder, folder)
+    change(folder)
+    with pytest.raises(EngineUnavailable, match=r"mine (could not be loaded: |is no checkpoint)") as caught:
+        load_engine(Settings(model=str(folder), quantize="none"))
+    assert str(tmp_path) not in str(caught.value)
+
+
 def test_numbers_that_older_checkpoints_hold_and_nobody_reads_are_no_reason(tiny_folder: str, tmp_path: Path) -> None:
     name = "model.vision_tower.embeddings.position_ids"
     folder = altered(tiny_folder, tmp_path / "old", lambda weights: weights | {name: torch.arange(17)})

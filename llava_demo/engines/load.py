@@ -92,13 +92,15 @@ def _planned(checkpoint: Checkpoint, hardware: "Hardware", settings: Settings) -
     Raises:
         EngineUnavailable: it is no checkpoint, or there is too little memory for it; this is told before a download.
     """
+    from huggingface_hub.errors import StrictDataclassError
+
     from llava_demo.engines.batched.memory import free_ram
     from llava_demo.model.device import GIB, Weights, Wishes, bytes_needed, planned
     from llava_demo.model.llava import Llava, config_of
 
     try:
         config = config_of(checkpoint.source, checkpoint.is_local)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ArithmeticError, StrictDataclassError) as error:  # one with no heads, or "four"
         raise EngineUnavailable(f"{checkpoint.name} is no checkpoint that transformers can read.") from error
     weights = Weights(config.dtype, checkpoint.nbytes)
     if not weights.is_small:
@@ -198,17 +200,21 @@ def _load(planned: _Planned, settings: Settings, report: Report) -> "Llava":
 
 @contextmanager
 def _failures_named(checkpoint: Checkpoint) -> Iterator[None]:
+    from pickle import UnpicklingError
+
     import torch
     from huggingface_hub.errors import HTTPError
     from safetensors import SafetensorError
 
+    unreadable = (OSError, HTTPError, ValueError, ImportError, SafetensorError, UnpicklingError)
     try:
         yield
     except torch.OutOfMemoryError as error:
         raise EngineUnavailable(f"The GPU has too little free memory for {checkpoint.name}.") from error
-    except (OSError, HTTPError, ValueError, ImportError, SafetensorError) as error:
+    except (*unreadable, RuntimeError) as error:  # RuntimeError: weights of other shapes
         _log.debug("loading failed", exc_info=True)
-        raise EngineUnavailable(f"{checkpoint.name} could not be loaded: {error}") from error
+        words = str(error).replace(checkpoint.source, checkpoint.name)  # callers are told no path
+        raise EngineUnavailable(f"{checkpoint.name} could not be loaded: {words}") from error
 
 
 def _info(llava: "Llava", planned: _Planned, settings: Settings) -> EngineInfo:
