@@ -2,11 +2,13 @@
 
 import json
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -57,6 +59,14 @@ def grown(server: OtherServer, tokens: int, has_begun: threading.Event) -> list[
     return events
 
 
+def half_sent(server: OtherServer) -> socket.socket:
+    """A request whose body is under way."""
+    address = urlsplit(server.url)
+    caller = socket.create_connection((address.hostname, address.port), timeout=SECONDS)
+    caller.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n{")
+    return caller
+
+
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
 def test_running_answers_finish_new_ones_are_refused_and_uploads_are_deleted(
     server: OtherServer, folder: Path, name: str
@@ -69,6 +79,7 @@ def test_running_answers_finish_new_ones_are_refused_and_uploads_are_deleted(
         by_rest = threads.submit(streamed, server, 900, begun[0])
         by_gradio = threads.submit(grown, server, 900, begun[1])
         assert all(each.wait(SECONDS) for each in begun)
+        half = half_sent(server)
         server.process.send_signal(getattr(signal, name))
         refusals = 0
         deadline = time.monotonic() + SECONDS
@@ -80,6 +91,8 @@ def test_running_answers_finish_new_ones_are_refused_and_uploads_are_deleted(
                     assert int(response.headers["retry-after"]) > 0
                     refusals += 1
         assert refusals
+        assert half.recv(2**16).startswith(b"HTTP/1.1 503")
+        half.close()
         assert by_rest.result()[-1] == "[DONE]"
         assert by_gradio.result()[-1] == "complete"
     assert server.process.wait(SECONDS) == 0

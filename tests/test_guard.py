@@ -29,6 +29,7 @@ from llava_demo.model.llava import Llava
 from llava_demo.serve import bodies, connections, multipart
 from llava_demo.serve.bodies import Bodies, BodyLimits, check_json
 from llava_demo.serve.connections import LimitedProtocol, limit_connections
+from llava_demo.serve.gate import Gate
 
 JSON = {"content-type": "application/json"}
 HELLO = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 2}
@@ -111,7 +112,7 @@ def scope_of(path: str, caller: str = "a", **headers: str) -> dict[str, object]:
 
 def test_bodies_under_way_are_bounded_together_and_by_caller() -> None:
     """Ten callers that hold back the last byte of 100 MB held 1.2 GB."""
-    held = Bodies(BodyLimits(image_bytes=100, rest_bytes=100, total_bytes=250))
+    held = Bodies(BodyLimits(image_bytes=100, rest_bytes=100, total_bytes=250), Gate())
 
     async def receive() -> dict[str, object]:
         return {"type": "http.request", "body": b"x" * 90, "more_body": True}
@@ -134,7 +135,7 @@ def test_bodies_under_way_are_bounded_together_and_by_caller() -> None:
 
 def test_a_body_that_stops_coming_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bodies, "SILENCE_S", 0.05)
-    held = Bodies(BodyLimits.of(ImageLimits(), 10**6))
+    held = Bodies(BodyLimits.of(ImageLimits(), 10**6), Gate())
 
     async def receive() -> dict[str, object]:
         await asyncio.sleep(60)

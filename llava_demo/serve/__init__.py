@@ -149,11 +149,12 @@ def _rules(page: gr.Blocks, settings: Settings) -> Rules:
     limits, uploads = settings.image_limits, Path(gr.utils.get_upload_folder())
     shown = [Path(path) for block in page.blocks.values() for path in getattr(block, "keep_in_cache", ())]
     is_local = listens_locally(settings.host) and not settings.share and not settings.trusted_proxy
+    gate = Gate()
     return Rules(
         Callers(settings.api_keys, [ip_network(proxy) for proxy in settings.trusted_proxy]),
         Origins(is_local, has_login=settings.auth is not None, has_keys=bool(settings.api_keys)),
-        Gate(),
-        Bodies(BodyLimits.of(limits, max_body_bytes(limits))),
+        gate,
+        Bodies(BodyLimits.of(limits, max_body_bytes(limits)), gate),
         UploadFolder(uploads, partial(check_upload, limits=limits), shown, is_shared=not is_claimed(uploads)),
         limits,
     )

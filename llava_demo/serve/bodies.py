@@ -14,6 +14,7 @@ from starlette.types import Message, Receive, Scope
 from llava_demo.callers import caller_name
 from llava_demo.errors import DemoError, EngineBusy, InvalidRequest, RequestTimeout, RequestTooLarge, TooManyRequests
 from llava_demo.images import ImageLimits
+from llava_demo.serve.gate import Gate
 from llava_demo.serve.multipart import MAX_FILES
 
 MEGABYTE = 2**20
@@ -83,8 +84,8 @@ class Held:
 class Bodies:
     """The bodies of all requests under way: uploads go to the disk, the others are held in memory."""
 
-    def __init__(self, limits: BodyLimits) -> None:
-        self.limits = limits
+    def __init__(self, limits: BodyLimits, gate: Gate) -> None:
+        self.limits, self._gate = limits, gate
         self.in_memory, self.on_disk = Held(limits.total_bytes), Held(UPLOAD_BYTES)
 
     @contextmanager
@@ -96,7 +97,7 @@ class Bodies:
         """
         path: str = scope["path"]
         held = self.on_disk if path.startswith("/gradio_api/upload") else self.in_memory
-        body = Body(held, scope, receive, self.limits.most(path, is_rest))
+        body = Body(held, scope, receive, self.limits.most(path, is_rest), self._gate)
         try:
             yield body
         finally:
@@ -107,15 +108,15 @@ class Body:
     """One request's body on its way; `receive` is an ASGI `receive` that refuses what is over a limit.
 
     All ways of reading it raise:
-        RequestTooLarge, RequestTimeout, EngineBusy, TooManyRequests.
+        RequestTooLarge, RequestTimeout, EngineBusy, TooManyRequests, EngineUnavailable.
     """
 
-    def __init__(self, held: Held, scope: Scope, receive: Receive, most: int) -> None:
+    def __init__(self, held: Held, scope: Scope, receive: Receive, most: int, gate: Gate) -> None:
         headers = Headers(scope=scope)
         self.caller = caller_name(scope)
         self.held_bytes = 0
         self.refusal: DemoError | None = None  # what `receive` raised
-        self._held, self._receive, self._most, self._limit = held, receive, most, most
+        self._held, self._receive, self._most, self._limit, self._gate = held, receive, most, most, gate
         self._deadline = asyncio.get_running_loop().time() + BODY_S
         self._is_whole = scope["method"] in ("GET", "HEAD", "OPTIONS")  # nothing is waited for
         length = headers.get("content-length", "")
@@ -129,7 +130,7 @@ class Body:
         now = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(min(SILENCE_S, self._deadline - now)):
-                message = await self._receive()
+                message = await self._gate.while_open(self._receive)
         except TimeoutError:
             raise RequestTimeout(f"The body of the request did not come within {SILENCE_S:g} seconds.") from None
         if message["type"] == "http.request":

@@ -1,11 +1,12 @@
 """`Gate`: what is under way, and the end of it: takes no more, lets answers finish, then tells the rest."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-from starlette.types import Scope
+from starlette.types import Message, Receive, Scope
 
 from llava_demo.engines.jobs import SHUTTING_DOWN
 from llava_demo.errors import EngineUnavailable
@@ -22,6 +23,7 @@ _CARRY_ON = (
     "/health",
     "/metrics",
 )
+_LOOK_S = 0.5
 _IDLE = ("/gradio_api/heartbeat/", "/gradio_api/mcp", "/gradio_api/startup-events")  # open as long as a page or client
 
 
@@ -56,13 +58,25 @@ class Gate:
         path, is_reading = scope["path"], scope["method"] in ("GET", "HEAD")
         is_cancelling = path == "/gradio_api/cancel"
         if self.is_closing and not (path.startswith(_CARRY_ON) and (is_reading or is_cancelling)):
-            raise EngineUnavailable(SHUTTING_DOWN, retry_after_s=10)
+            raise _ending()
         counts = 0 if path.startswith(_IDLE) and is_reading else 1
         self._add(counts)
         try:
             yield
         finally:
             self._add(-counts)
+
+    async def while_open(self, receive: Receive) -> Message:
+        """A piece of a body, which is new work until it is whole.
+
+        Raises:
+            EngineUnavailable: the server is ending.
+        """
+        while not self.is_closing:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_S):
+                    return await receive()
+        raise _ending()
 
     def is_idle_within(self, limit_s: float, is_engine_idle: Callable[[], bool]) -> bool:
         """Wait until nothing is under way here and in the engine; False if that takes longer than `limit_s`.
@@ -79,3 +93,7 @@ class Gate:
     def _add(self, count: int) -> None:
         with self._lock:
             self._under_way += count
+
+
+def _ending() -> EngineUnavailable:
+    return EngineUnavailable(SHUTTING_DOWN, retry_after_s=10)
