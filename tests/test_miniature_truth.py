@@ -44,7 +44,7 @@ def test_its_answers_are_true(llava, name):
     assert len(wrong) <= len(marks) * _WRONG_SHARE[name], wrong
 
 
-_FALSE_SHARE = {"4 to 6 shapes": 0.12, "rectangles, ovals": 0.15, "one unknown thing": 0.18}  # told apart least
+_FALSE_SHARE = {"letters": 0.12, "rectangles, ovals": 0.12, "one unknown thing": 0.15}  # told apart least
 
 
 @pytest.mark.parametrize("family", near_misses.FAMILIES)
@@ -97,3 +97,18 @@ def test_all_pairs_of_shape_and_colour_are_named(llava):
         asked.append(Talk((truth,), ((uploaded(picture),),)))
     wrong = [mark.answer for mark in marks_of(llava, asked) if not mark.is_right]
     assert len(wrong) <= 1, wrong
+
+
+def test_two_shapes_side_by_side_are_named(llava):
+    """As people draw them first: exactly level and equally large, at any height."""
+    asked = []
+    for kinds, height, radius in product(
+        (("circle", "square"), ("star", "triangle")), (100, 150, 200, 250, 300), (55, 75)
+    ):
+        picture = PIL.Image.new("RGB", (400, 400), "white")
+        for kind, color, x in zip(kinds, ("red", "blue"), (100, 300), strict=True):
+            plain._put(PIL.ImageDraw.Draw(picture), kind, x, height, radius, color)
+        truth = Turn("What is in this image?", "The image shows a red {} and a blue {}.".format(*kinds), "describe")
+        asked.append(Talk((truth,), ((uploaded(picture),),)))
+    wrong = [mark.answer for mark in marks_of(llava, asked) if not mark.is_right]
+    assert len(wrong) <= 0.2 * len(asked), wrong

@@ -3,6 +3,7 @@
 It shares no drawing code with training, and its strangers include families that training never shows.
 """
 
+import itertools
 import math
 import random
 from collections.abc import Iterator
@@ -46,14 +47,15 @@ def shapes_case(rng: random.Random) -> Case:
     count = rng.choice((1, 1, 2, 2, 3, 3))
     cells = [4] if count == 1 and rng.random() < 0.4 else sorted(rng.sample(range(9), count))
     side = min(picture.size)
+    spots = [(PLACES[cell % 3] * picture.width, PLACES[cell // 3] * picture.height) for cell in cells]
+    apart = min((math.dist(a, b) for a, b in itertools.combinations(spots, 2)), default=math.inf)
+    room = 0.32 * side if cells == [4] else min(0.19 * side, apart / 2.4)  # large ones end short of the edges
     shapes = []
-    for cell in cells:
-        color = rng.choice([c for c in PAINT if c != ground])
-        kind = rng.choice(KINDS)
-        row, column = divmod(cell, 3)
-        reach = rng.uniform(0.2, 0.32) * side if cells == [4] else rng.uniform(0.115, 0.15) * side
-        _put(brush, kind, PLACES[column] * picture.width, PLACES[row] * picture.height, reach, rng.choice(PAINT[color]))
-        shapes.append(Shape(kind, color, (0, 0, 0), 0, 0, 0, column, row))
+    for cell, spot in zip(cells, spots, strict=True):
+        color, kind = rng.choice([c for c in PAINT if c != ground]), rng.choice(KINDS)
+        reach = rng.uniform(0.2 * side if cells == [4] else 0.105 * side, room)
+        _put(brush, kind, *spot, reach, rng.choice(PAINT[color]))
+        shapes.append(Shape(kind, color, (0, 0, 0), 0, 0, 0, cell % 3, cell // 3))
     return Case(picture, Scene("shapes", Frame(), ground, objects=tuple(shapes)))
 
 

@@ -11,7 +11,7 @@ import colorsys
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 Kind = Literal["shapes", "digit", "other"]
@@ -34,7 +34,9 @@ _PALETTE: dict[str, tuple[RGB, tuple[float, float], tuple[float, float], tuple[f
     "black": ((0, 0, 0), (0, 360), (0, 0.3), (0, 0.14)),
 }
 _DARK = ("red", "green", "blue", "purple", "black")
-_BANDS = ((0.13, 0.31), (0.42, 0.58), (0.69, 0.87))  # left, middle, right thirds of a picture, with gaps between them
+# Of so many shapes: the smallest radius where all is easy, the smallest, the largest; shares of the short side.
+_RADII = {1: (0.24, 0.09, 0.38), 2: (0.19, 0.1, 0.28), 3: (0.19, 0.1, 0.23)}
+_BANDS = ((0.11, 0.32), (0.38, 0.62), (0.68, 0.89))  # left, middle, right thirds of a picture, with gaps between them
 
 
 @dataclass(frozen=True)
@@ -114,9 +116,16 @@ class World:
         colors = rng.sample(usable, 2) if rng.random() < 0.3 else usable  # hard ones: make them frequent
         while True:
             found: list[Shape] = []
+            # As people place things; what only strangers do becomes a sign of them.
+            (line,) = rng.choices(("", "row", "column"), (0.3, 0.46, 0.24))
+            is_even, across = rng.random() < 0.6, rng.uniform(0.16, 0.84)
             for _ in range(80):
                 candidate = _place(rng, frame, count, rng.choice(shapes), rng.choice(colors), self.difficulty)
-                if all(_are_apart(candidate, other) for other in found):
+                if line and is_even:
+                    candidate = _in_even_line(candidate, frame, line, ((len(found) + 0.5) / count, across))
+                if line and found:
+                    candidate = _in_line(candidate, found[0], line)
+                if _is_inside(candidate, frame) and all(_are_apart(candidate, other) for other in found):
                     found.append(candidate)
                 if len(found) == count:
                     return tuple(sorted(found, key=lambda o: (o.row, o.column)))
@@ -164,9 +173,8 @@ def _background(rng: random.Random, difficulty: float) -> tuple[str, RGB]:
 def _place(rng: random.Random, frame: Frame, count: int, shape: str, color: str, difficulty: float) -> Shape:
     """A shape somewhere in one of the nine places of the frame, wholly inside of it."""
     while True:
-        share = (
-            rng.uniform(0.24 - 0.13 * difficulty, 0.37) if count == 1 else rng.uniform(0.19 - 0.08 * difficulty, 0.2)
-        )
+        easy, least, most = _RADII[count]
+        share = rng.uniform(easy - difficulty * (easy - least), most)
         column, row = (1, 1) if count == 1 and rng.random() < 0.3 else (rng.randrange(3), rng.randrange(3))
         x = frame.left + frame.width * rng.uniform(*_BANDS[column])
         y = frame.top + frame.height * rng.uniform(*_BANDS[row])
@@ -177,6 +185,26 @@ def _place(rng: random.Random, frame: Frame, count: int, shape: str, color: str,
         in_column = _BANDS[column][0] <= (x - frame.left) / frame.width <= _BANDS[column][1]
         if in_column and _BANDS[row][0] <= (y - frame.top) / frame.height <= _BANDS[row][1]:
             return Shape(shape, color, shade(rng, color), x, y, radius, column, row)
+
+
+def _in_line(shape: Shape, first: Shape, line: str) -> Shape:
+    """`shape` as large as `first`, and level with it or exactly below or above it."""
+    if line == "row":
+        return replace(shape, radius=first.radius, y=first.y, row=first.row)
+    return replace(shape, radius=first.radius, x=first.x, column=first.column)
+
+
+def _in_even_line(shape: Shape, frame: Frame, line: str, place: tuple[float, float]) -> Shape:
+    """`shape` so far along the line and across it, as shares of the frame."""
+    x, y = place if line == "row" else place[::-1]
+    middle = {"x": frame.left + frame.width * x, "y": frame.top + frame.height * y}
+    return replace(shape, **middle, column=int(3 * x), row=int(3 * y))
+
+
+def _is_inside(shape: Shape, frame: Frame) -> bool:
+    edge = shape.radius * 1.13 + 0.0099
+    is_across = frame.left + edge <= shape.x <= frame.left + frame.width - edge
+    return is_across and frame.top + edge <= shape.y <= frame.top + frame.height - edge
 
 
 def _are_apart(a: Shape, b: Shape) -> bool:
