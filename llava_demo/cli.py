@@ -47,9 +47,7 @@ def main(arguments: Sequence[str] | None, program: str) -> int:
 
 def run(command: Command, arguments: Sequence[str], program: str) -> int:
     """Run `command`. Its errors become one line that names `program`, and an exit code as `main` returns it."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a letter is no reason to end: Gradio prints 🔨
-            stream.reconfigure(errors="replace")
+    _prepare_streams()
     try:
         check_folder()
         return command(arguments, program)
@@ -68,6 +66,15 @@ def run(command: Command, arguments: Sequence[str], program: str) -> int:
         if error.filename is None:
             raise
         return _failed(program, f"{error.filename} cannot be used: {error.strerror}.", 1)
+
+
+def _prepare_streams() -> None:
+    if sys.stdout is None or sys.stderr is None:  # closed by the caller, as `>&-` does
+        nowhere = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+        sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a letter is no reason to end: Gradio prints 🔨
+            stream.reconfigure(errors="replace")
 
 
 def serve(arguments: Sequence[str], program: str) -> int:

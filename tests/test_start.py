@@ -32,6 +32,17 @@ def run(*command: str, **variables: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_stream_that_the_caller_has_closed_leads_nowhere(monkeypatch: pytest.MonkeyPatch, stream: str) -> None:
+    monkeypatch.setattr(sys, stream, None)  # Python's sign of `>&-`
+
+    def speak(*_: object) -> int:
+        return 3 if getattr(sys, stream).write("a word") else 1
+
+    assert cli.run(speak, [], "the program") == 3
+    getattr(sys, stream).close()
+
+
 def serves(**variables: str) -> None:
     """With these variables and no others: start, show the page, and answer a picture and a question of `ask`."""
     with (

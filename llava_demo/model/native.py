@@ -139,6 +139,7 @@ def library() -> ctypes.CDLL | None:
     return found
 
 
+@cache
 def _openmp_of_torch() -> str | None:
     """Its file: a second OpenMP would have threads of its own, which would compete with torch's."""
     try:

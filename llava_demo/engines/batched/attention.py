@@ -296,9 +296,8 @@ class _Flash:
         group = query.shape[1] // keys.shape[1]
         if group > 1:  # torch 2.11 has no enable_gqa here
             keys, values = (x.repeat_interleave(group, dim=1) for x in (keys, values))
-        attended: Tensor = varlen_attn(
-            query, keys, values, *self._ends, *self._most, window_size=(-1, 0)
-        )  # causal, aligned at the last key
+        causal = (-1, 0)  # aligned at the last key
+        attended: Tensor = varlen_attn(query, keys, values, *self._ends, *self._most, window_size=causal)
         return attended
 
 

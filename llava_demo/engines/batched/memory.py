@@ -28,26 +28,21 @@ def batch_size(llava: Llava, max_concurrent: int | None, gpu_memory: float = 0.8
     """
     device = llava.model.device
     is_gpu = device.type == "cuda"
-    if is_gpu:
-        free, total = torch.cuda.mem_get_info(device)
-        budget = gpu_budget(free, total, gpu_memory)
-    else:
-        budget = int(free_ram() * SHARE_OF_RAM)
+    free, total = torch.cuda.mem_get_info(device) if is_gpu else (free_ram(), 0)
+    budget = gpu_budget(free, total, gpu_memory) if is_gpu else int(free * SHARE_OF_RAM)
     wanted = max_concurrent or (CHATS_ON_GPU if is_gpu else CHATS_ON_CPU)
     each = token_bytes(llava)
     chat = min(llava.image_tokens + TEXT_AND_ANSWER_TOKENS, llava.context_tokens)
     useful = int(wanted * chat * (1 + (KEPT_ON_GPU if is_gpu else KEPT_ON_CPU)))
     tokens = min(budget // each, max(useful, 2 * llava.context_tokens))
-    fitting = tokens // chat
-    if fitting < 1:
+    if (fitting := tokens // chat) < 1:
         raise EngineUnavailable(f"There is room for {max(tokens, 0):,} tokens in memory; one chat takes {chat:,}.")
     requests = min(wanted, fitting)
     size = BatchSize(pages=tokens // PAGE_TOKENS, requests=requests, chunk=BIG_CHUNK if is_gpu else 128)
-    words = (
+    return size, (
         f"Up to {requests} chats are answered at once; the cache holds {size.tokens:,} tokens "
         f"({size.tokens * each / GIB:.1f} GB), {fitting} chats of {chat:,}."
     )
-    return size, words
 
 
 def gpu_budget(free: int, total: int, share: float) -> int:
