@@ -6,6 +6,7 @@ They are frozen, comparable, valid from birth, and know nothing of I/O, torch an
 
 import json
 import reprlib
+import unicodedata
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
@@ -24,6 +25,11 @@ MAX_STOP_TOKENS = 128
 MAX_SEED = 2**63 - 1
 MAX_TOP_LOGPROBS = 5
 MAX_SCHEMA_CHARACTERS = 65_536  # 2 s for llguidance, in a thread of its own
+
+
+def is_blank(text: str) -> bool:
+    """Whether nothing of it can be seen: spaces, and letters of no width."""
+    return all(letter.isspace() or unicodedata.category(letter) == "Cf" for letter in text)
 
 
 @dataclass(frozen=True)
@@ -214,7 +220,7 @@ class ChatRequest:
                 words = f"The conversation has {count:,} {kind}; at most {most:,} are allowed."
                 raise InvalidRequest(words, "messages")
         last = self.messages[-1]
-        if last.role != "assistant" and not last.text.strip() and not last.images:
+        if last.role != "assistant" and is_blank(last.text) and not last.images:
             raise InvalidRequest("The last message is empty; write a question or add a picture.", "messages")
         if self.is_continuation and self.sampling.json_schema is not None:
             words = "The last message is the assistant's; its rest alone cannot satisfy a JSON schema."

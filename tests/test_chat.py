@@ -202,7 +202,7 @@ def test_a_raw_prompt_is_one_message() -> None:
 
 def test_a_question_needs_text_or_a_picture() -> None:
     with pytest.raises(InvalidRequest, match="write a question or add a picture"):
-        ChatRequest((Message("user", " \n"),))
+        ChatRequest((Message("user", " \n\u200b\ufeff"),))
     ChatRequest((Message("user", "", (PICTURE,)),))
 
 

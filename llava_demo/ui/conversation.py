@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from itertools import groupby
 from typing import Any
 
-from llava_demo.chat import Message
+from llava_demo.chat import Message, is_blank
 from llava_demo.images import Image
 
 Entry = dict[str, Any]
@@ -23,7 +23,7 @@ ReadImage = Callable[[str], Image]  # from a path inside Gradio's cache
 def question_entries(text: str, files: list[str]) -> list[Entry]:
     """A turn of the user: its pictures first, as the model reads them."""
     parts: list[dict[str, Any]] = [{"path": path} for path in files]
-    if text.strip():
+    if not is_blank(text):
         parts.append(_text_part(text))
     return [{"role": "user", "content": [part]} for part in parts]
 
