@@ -7,7 +7,7 @@ from pathlib import Path
 
 import gradio as gr
 import pytest
-from browsers import Tab
+from browsers import PATIENCE_MS, Tab
 from playwright.sync_api import Route, expect
 from servers import Server, free_port, serving
 
@@ -28,10 +28,14 @@ Open = Callable[..., Tab]
 def wait_until_kept(tab: Tab, words: str) -> None:
     """Until the browser has kept a conversation with these words (`wait_for_function` takes a promise for a yes)."""
     tab.page.evaluate(
-        f"""async words => {{
-            while (!JSON.stringify(await ({KEPT})()).includes(words)) await new Promise(done => setTimeout(done, 50));
+        f"""async ([words, limit]) => {{
+            for (const begin = Date.now(); ; await new Promise(done => setTimeout(done, 50))) {{
+                const kept = JSON.stringify(await ({KEPT})());
+                if (kept.includes(words)) return;
+                if (Date.now() - begin > limit) throw new Error(`without ${{words}}: ${{kept}}`);
+            }}
         }}""",
-        words,
+        [words, PATIENCE_MS],
     )
 
 
