@@ -9,7 +9,7 @@ import pytest
 from ollama import Client
 from openai import OpenAI
 from pictures import png
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 from servers import Server
 
 from llava_demo.chat import ChatRequest, Completion, Message, SamplingParams
@@ -21,12 +21,14 @@ from llava_demo.images import Image
 
 
 class Seen(BaseModel):
+    model_config = ConfigDict(extra="forbid")  # else a model may write further keys up to its limit
     color: Literal["red", "green", "blue"]
     tags: list[Literal["circle", "square", "café", "日本"]] = Field(max_length=3)
     count: int = Field(ge=0, le=99)
 
 
 class Tree(BaseModel):
+    model_config = ConfigDict(extra="forbid")
     name: Literal["a", 'quo"ted', "new\nline"]
     child: "Tree | None"
 

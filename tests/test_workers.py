@@ -50,9 +50,21 @@ SLOW_PIXELS: dict[str, Callable[[], bytes]] = {
 }
 
 
+def decoders() -> list[psutil.Process]:
+    """Our processes that decode, and no other child of the tests, such as what multiprocessing started."""
+    return [child for child in psutil.Process().children() if workers.__name__ in _command_of(child)]
+
+
+def _command_of(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # it has ended
+        return ""
+
+
 def busy_workers() -> list[psutil.Process]:
     """Processes of ours that decode at this moment."""
-    return [child for child in psutil.Process().children() if _cpu_s_in(child, 0.2) > 0.05]
+    return [child for child in decoders() if _cpu_s_in(child, 0.2) > 0.05]
 
 
 def _cpu_s_in(process: psutil.Process, seconds: float) -> float:
@@ -133,14 +145,14 @@ def test_a_picture_is_decoded_once_for_all_who_look_at_it(monkeypatch: pytest.Mo
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="has no such signals")
 def test_a_process_that_was_ended_from_outside_is_replaced() -> None:
     for number in range(2):
-        for child in psutil.Process().children():
+        for child in decoders():
             os.kill(child.pid, signal.SIGKILL)
         assert Image.from_bytes(png(size=(30 + number, 20))).pixels
 
 
 def test_signals_for_the_server_leave_its_decoders_alone() -> None:
     assert Image.from_bytes(png(size=(50, 20))).pixels
-    children = psutil.Process().children()
+    children = decoders()
     for child in children:
         os.kill(child.pid, signal.SIGINT)
         os.kill(child.pid, signal.SIGTERM)
