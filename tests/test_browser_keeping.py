@@ -115,6 +115,47 @@ def test_pictures_that_wait_in_the_box_and_settings_come_back_and_what_is_typed_
     expect(tab.page.locator("#top_p input[type=number]")).to_have_value("0.7")
 
 
+def test_what_is_kept_while_a_thumbnail_is_added_stays(miniature: Server, open_tab: Open) -> None:
+    """Adding it reads what is kept and writes it back: what comes between must not be lost."""
+    tab = open_tab(miniature.url)
+    tab.page.evaluate("""() => {
+        window.times = 0;
+        document.addEventListener("conversation-kept", () => { window.times += 1; });
+        const get = IDBObjectStore.prototype.get;
+        IDBObjectStore.prototype.get = function (key) {
+            if (this.name === "conversations" && !window.between) {
+                window.between = this.transaction.db.transaction(this.name, "readwrite");
+                window.between.objectStore(this.name).put({ id: key, title: "between" }, key);
+            }
+            return get.call(this, key);
+        };
+    }""")
+    tab.add(CIRCLE_AND_SQUARE)
+    tab.page.wait_for_function("window.between && window.times > 1")
+    assert [kept["title"] for kept in tab.page.evaluate(f"({KEPT})()")] == ["between"]
+
+
+def test_a_conversation_that_another_tab_has_deleted_leaves_the_list(miniature: Server, open_tab: Open) -> None:
+    tab = open_tab(miniature.url)
+    tab.question.fill("Kept")
+    wait_until_kept(tab, "Kept")
+    tab.page.get_by_role("button", name="New chat").click()
+    tab.page.get_by_role("button", name="Conversations").click()
+    rows = tab.page.locator("#drawer li")
+    expect(rows).to_have_count(1)
+    tab.page.evaluate("""() => new Promise(done => {
+        const opening = indexedDB.open("ask-a-picture", 1);
+        opening.onsuccess = () => {
+            const deleting = opening.result.transaction("conversations", "readwrite")
+                .objectStore("conversations").clear();
+            deleting.onsuccess = done;
+        };
+    })""")
+    rows.locator(".open").click()
+    expect(rows).to_have_count(0)
+    expect(tab.question).to_have_value("")
+
+
 def test_a_tab_that_was_lost_comes_back_in_a_new_one_and_another_visitor_sees_nothing(
     miniature: Server, open_tab: Open
 ) -> None:

@@ -16,8 +16,10 @@ const button = (name, words, act) => make("button", { type: "button", className:
 /** @param {Conversation} conversation */
 async function show(conversation) {
   await save().catch(() => {}); // the browser's room is full
+  const kept = await store.get("conversations", conversation.id);
+  if (!kept) return write(); // another tab has deleted it
   $("#drawer").close();
-  await open(await store.get("conversations", conversation.id));
+  await open(kept);
   $("#box textarea")?.focus();
 }
 

@@ -34,7 +34,7 @@ async function asked(kind, mode, ask, instead) {
   return new Promise((resolve, reject) => {
     const transaction = database.transaction(kind, mode);
     const request = ask(transaction.objectStore(kind));
-    transaction.commit?.(); // at once: a page that is being left lives no longer than this task
+    if (!request.onsuccess) transaction.commit?.(); // at once: a page that is being left lives no longer than this task
     transaction.oncomplete = () => resolve(request.result);
     transaction.onabort = transaction.onerror = () => reject(transaction.error ?? request.error);
   });
@@ -57,13 +57,20 @@ export const put = (kind, key, value) =>
 export const remove = (kind, key) => asked(kind, "readwrite", (store) => store.delete(key), (map) => map.delete(key));
 
 /**
- * Put what `changed` makes of a value; nothing where it makes nothing.
+ * Put what `changed` makes of a value, in one transaction; nothing where it makes nothing.
  *
  * @param {Kind} kind
  * @param {string} key
  * @param {(value: any) => any} changed
  */
-export async function change(kind, key, changed) {
-  const value = changed(await get(kind, key));
-  if (value) await put(kind, key, value);
-}
+export const change = (kind, key, changed) => asked(kind, "readwrite", (store) => {
+  const request = store.get(key);
+  request.onsuccess = () => {
+    const value = changed(request.result);
+    if (value) store.put(value, key);
+  };
+  return request;
+}, (map) => {
+  const value = changed(map.get(key));
+  if (value) map.set(key, value);
+});
