@@ -5,6 +5,7 @@ What it says is compared with `generate` in test_engines_agree.py.
 
 import asyncio
 import gc
+import math
 import random
 import threading
 from collections.abc import Iterator
@@ -383,6 +384,30 @@ def test_a_failure_in_a_step_is_told_and_the_engine_answers_again(
     assert type(fault).__name__ in caplog.text
     assert answer(tiny_batched).usage.completion_tokens == 24
     assert tiny_batched.status().state == "ready"
+
+
+def test_a_picture_whose_features_are_no_numbers_fails_its_own_request_and_is_forgotten(
+    tiny_llava: Llava, tiny_batched: BatchedEngine
+) -> None:
+    """Neither its neighbours in the batch nor those that come after read what it left in the cache."""
+    wanted = [answer(tiny_batched, with_picture(n)).text for n in range(3)]
+    engine, is_spoilt = batched_engine_of(tiny_llava), iter([False, True])
+
+    def spoil(_: object, __: object, features: torch.Tensor) -> torch.Tensor | None:
+        return features * math.nan if next(is_spoilt, False) else None
+
+    hook = tiny_llava.model.model.multi_modal_projector.register_forward_hook(spoil)
+
+    async def scenario() -> None:
+        asked = [complete(engine, request(with_picture(n))) for n in range(3)]
+        told = await asyncio.gather(*asked, return_exceptions=True)
+        assert isinstance(told[1], GenerationFailed)
+        assert [each.text for each in told[::2] if isinstance(each, Completion)] == wanted[::2]
+        assert (await complete(engine, request(with_picture(1)))).text == wanted[1]
+        await engine.aclose()
+
+    asyncio.run(scenario())
+    hook.remove()
 
 
 def test_while_it_starts_again_it_says_so_and_newcomers_wait(

@@ -1,6 +1,7 @@
 """The generate engine on a real model with random weights: what it says, how it ends, how it fails, who waits."""
 
 import asyncio
+import math
 import re
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
@@ -453,6 +454,32 @@ def test_a_failure_in_the_model_is_told_and_the_next_request_works(
     assert type(fault).__name__ in caplog.text
     assert tiny_engine.status().state == "ready"
     assert answer(tiny_engine).usage.completion_tokens == 24
+
+
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 1, "top_p": 0.9, "top_logprobs": 2}, {"temperature": 1}])
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+@pytest.mark.parametrize("make", [engine_of, batched_engine_of])
+def test_logits_that_are_no_numbers_are_a_failure_and_no_words(
+    make: Callable[[Llava], Engine], number: float, sampling: dict[str, float], tiny_llava: Llava
+) -> None:
+    """Where sums overflow in 16 bits, an argmax over NaN is some token, and the answer garbage to its end."""
+    engine = make(tiny_llava)
+    model = engine.batch.model if isinstance(engine, BatchedEngine) else tiny_llava.model.get_output_embeddings()
+    steps = iter(range(1000))
+
+    def spoil(_: object, __: object, logits: torch.Tensor) -> None:
+        if next(steps) == 5:
+            logits[-1].view(-1)[7] = number
+
+    hook = model.register_forward_hook(spoil)
+    try:
+        with pytest.raises(GenerationFailed, match="NaN or infinity"):
+            answer(engine, **sampling)
+        assert next(steps) == 6
+    finally:
+        hook.remove()
+    assert answer(engine, **sampling).text
+    asyncio.run(engine.aclose())
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from llava_demo.chat import ChatRequest, Message, SamplingParams
-from llava_demo.engines import complete
+from llava_demo.engines import Engine, complete
 from llava_demo.engines.batched import memory
 from llava_demo.engines.batched.engine import BatchedEngine
 from llava_demo.engines.checkpoint import LLAVA_7B, chosen_checkpoint
@@ -87,7 +88,7 @@ def test_what_is_neither_a_folder_nor_an_id_is_refused() -> None:
 
 
 def test_a_folder_without_a_checkpoint_is_refused_and_its_path_not_told(tmp_path: Path) -> None:
-    with pytest.raises(EngineUnavailable, match="is no checkpoint") as caught:
+    with pytest.raises(EngineUnavailable, match="could not be loaded") as caught:
         load_engine(Settings(model=str(tmp_path)))
     assert str(tmp_path.parent) not in str(caught.value)
 
@@ -204,37 +205,117 @@ def written(name: str, content: bytes) -> Callable[[Path], object]:
     return lambda folder: (folder / name).write_bytes(content)
 
 
-def text_config(**values: object) -> Callable[[Path], object]:
+def values(part: str | None = None, name: str = "config.json", **new: object) -> Callable[[Path], object]:
+    """New values in a file of JSON, or in a part of it."""
+
     def change(folder: Path) -> None:
-        config = json.loads((folder / "config.json").read_text())
-        config["text_config"] |= values
-        (folder / "config.json").write_text(json.dumps(config))
+        config = json.loads((folder / name).read_text())
+        (config[part] if part else config).update(new)
+        (folder / name).write_text(json.dumps(config))
 
     return change
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        text_config(hidden_size=128),
-        text_config(num_attention_heads=0),
-        text_config(num_attention_heads="four"),
+def text_config(**new: object) -> Callable[[Path], object]:
+    return values("text_config", **new)
+
+
+HUGE = {"size": {"shortest_edge": 10**6}, "crop_size": {"height": 10**6, "width": 10**6}}
+UNFIT = {
+    "other shapes": (text_config(num_key_value_heads=1), r"other shapes than its config.json says: .*k_proj.weight"),
+    "no heads": (text_config(num_attention_heads=0), "ZeroDivisionError"),
+    "heads in words": (text_config(num_attention_heads="four"), "'num_attention_heads' expected int"),
+    "LFS": (
         written("model.safetensors", b"version https://git-lfs.github.com/spec/v1\n"),
-        written("processor_config.json", b"{"),
+        "model.safetensors is no file of safetensors",
+    ),
+    "half a processor": (written("processor_config.json", b"{"), "not a valid JSON"),
+    "no pickle": (
         lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"),
-        lambda folder: (folder / "model.safetensors").unlink(),
-    ],
-    ids=["other shapes", "no heads", "heads in words", "LFS", "half a processor", "no pickle", "no weights"],
-)
-def test_a_checkpoint_that_does_not_fit_together_is_refused_without_its_path(
-    change: Callable[[Path], object], tiny_folder: str, tmp_path: Path
+        ".bin file is damaged",
+    ),
+    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "there are no weights"),
+    # What transformers fills with its defaults, or takes as it is: 27 GB for the language model of 7 billion weights
+    "no language model": (values(text_config=None), "text_config in its config.json is null"),
+    "no vision tower": (values(vision_config=None), "vision_config in its config.json is null"),
+    "an empty language model": (values(text_config={}), "describes a model of 6,7.* weights, and its files hold 268,5"),
+    "an empty vision tower": (values(vision_config={}), "describes a model of 87,6.*, and its files hold"),
+    "a huge model": (text_config(hidden_size=10**9), "describes a model of 1,000,0.*, and its files hold"),
+    "deep": (text_config(num_hidden_layers=10**5), "num_hidden_layers in its config.json is 100,000"),
+    "a list": (written("config.json", b"[1]"), "model_type"),
+    "null": (written("config.json", b"null"), "TypeError"),
+    "endless brackets": (written("config.json", b"[" * 10**5), "recursion"),
+    "a small embedding": (text_config(vocab_size=100), "tokenizer has 301 ids, and its model embeddings for 100"),
+    "no such image token": (values(image_token_index=10**6, image_token_id=10**6), "image token's id .* 0 to 300"),
+    "a negative image token": (values(image_token_index=-1, image_token_id=-1), "image token's id .* is -1"),
+    "huge pictures": (
+        values("image_processor", "processor_config.json", **HUGE),
+        "size of its image processor has 1,00",
+    ),
+    "other patches": (
+        values(name="processor_config.json", patch_size=7),
+        "64 tokens of a picture, its vision tower 16",
+    ),
+    "no such layer": (values(vision_feature_layer=-99), "IndexError"),
+    "no context": (text_config(max_position_embeddings=0), "holds 0 tokens, and a picture takes 16"),
+    "an end in words": (values(name="generation_config.json", eos_token_id="</s>"), "eos_token_id .* must be a number"),
+    "a tokenizer of nothing": (written("tokenizer.json", b"{}"), "KeyError: 'added_tokens'"),
+}
+
+
+@pytest.mark.parametrize("kind", UNFIT)
+def test_a_checkpoint_that_does_not_fit_together_is_refused_in_one_line_without_its_path(
+    kind: str, tiny_folder: str, tmp_path: Path
 ) -> None:
+    change, words = UNFIT[kind]
     folder = tmp_path / "mine"
     shutil.copytree(tiny_folder, folder)
     change(folder)
-    with pytest.raises(EngineUnavailable, match=r"mine (could not be loaded: |is no checkpoint)") as caught:
+    with pytest.raises(EngineUnavailable, match=f"^mine could not be loaded: .*{words}") as caught:
         load_engine(Settings(model=str(folder), quantize="none"))
     assert str(tmp_path) not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("quantize", ["none", "8bit", "4bit"])
+@pytest.mark.parametrize("part", ["model.norm.weight", "layers.0.mlp.up_proj.weight", "vision_tower"])
+def test_weights_that_are_no_numbers_are_refused_with_their_names(
+    part: str, quantize: str, tiny_folder: str, tmp_path: Path
+) -> None:
+    def spoilt(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        name = next(name for name in weights if part in name and name.endswith("weight"))
+        weights[name].view(-1)[3] = math.inf if "mlp" in part else math.nan  # bitsandbytes makes a number of NaN
+        return weights
+
+    folder = altered(tiny_folder, tmp_path / "nan", spoilt)
+    where = f" in .*{part}" if quantize == "none" else ""
+    with pytest.raises(EngineUnavailable, match=f"nan could not be loaded: .*NaN or infinity{where}"):
+        load_engine(Settings(model=folder, quantize=quantize))
+
+
+def test_sums_that_overflow_are_found_before_the_first_question(tiny_folder: str, tmp_path: Path) -> None:
+    """As those of checkpoints trained in bfloat16 do in float16."""
+
+    def large(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return weights | {name: weight * 3e38 for name, weight in weights.items() if "lm_head" in name}
+
+    folder = altered(tiny_folder, tmp_path / "large", large)
+    with pytest.raises(EngineUnavailable, match=r"computes NaN or infinity in torch.float32; try another --dtype"):
+        load_engine(Settings(model=folder, quantize="none", engine="generate"))
+
+
+def test_a_head_beside_embeddings_that_are_said_to_be_tied_stays_itself(tiny_folder: str, tmp_path: Path) -> None:
+    folder = tmp_path / "tied"
+    shutil.copytree(tiny_folder, folder)
+    values(tie_word_embeddings=True)(folder)
+    texts = [asyncio.run(_answered(load_engine(Settings(model=each)))) for each in (tiny_folder, str(folder))]
+    assert texts[0] == texts[1]
+
+
+async def _answered(engine: Engine) -> str:
+    answer = await complete(engine, ChatRequest((Message("user", "hi"),), SamplingParams(temperature=0, max_tokens=9)))
+    await engine.aclose()
+    return answer.text
 
 
 def test_numbers_that_older_checkpoints_hold_and_nobody_reads_are_no_reason(tiny_folder: str, tmp_path: Path) -> None:

@@ -70,10 +70,19 @@ def kept_copy(checkpoint: Checkpoint, folder: str | None) -> Path | None:
     """Where in `folder` the copy of these very files in 8 bits is, or will be; None where none is to be kept."""
     if folder is None:
         return None
-    files = _snapshot(checkpoint).glob("*.*")
+    files = files_of(checkpoint).glob("*.*")
     facts = [(file.name, file.resolve().name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(files)]
     fingerprint = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
     return Path(folder) / f"{Path(checkpoint.name).name}-int8-{fingerprint}"
+
+
+def files_of(checkpoint: Checkpoint) -> Path:
+    """The folder with a checkpoint's files on this machine, as far as they are here."""
+    if Path(checkpoint.source).is_dir():
+        return Path(checkpoint.source)
+    from huggingface_hub import try_to_load_from_cache
+
+    return Path(str(try_to_load_from_cache(checkpoint.source, "config.json"))).parent
 
 
 def _automatic(hardware: "Hardware") -> Checkpoint:
@@ -129,7 +138,7 @@ def _on_hub(model: str, reason: str) -> Checkpoint:
                 f"{model} is no folder here, was never loaded from the Hub, and the Hub cannot be reached."
             ) from error
     here = Checkpoint(model, f"{reason} The Hub cannot be reached; this is the copy that was loaded before.")
-    return replace(here, nbytes=_weight_bytes(_snapshot(here)))
+    return replace(here, nbytes=_weight_bytes(files_of(here)))
 
 
 def _hub_weight_bytes(model: str) -> int | None:
@@ -137,15 +146,6 @@ def _hub_weight_bytes(model: str) -> int | None:
 
     files = HfApi().model_info(model, files_metadata=True, timeout=HUB_TIMEOUT_S).siblings or []
     return _summed({file.rfilename: file.size or 0 for file in files})
-
-
-def _snapshot(checkpoint: Checkpoint) -> Path:
-    """The folder with a checkpoint's files on this machine."""
-    if Path(checkpoint.source).is_dir():
-        return Path(checkpoint.source)
-    from huggingface_hub import try_to_load_from_cache
-
-    return Path(str(try_to_load_from_cache(checkpoint.source, "config.json"))).parent
 
 
 def _weight_bytes(folder: Path) -> int | None:

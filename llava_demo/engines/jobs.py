@@ -188,6 +188,8 @@ def failure_of(error: Exception) -> DemoError:
         return EngineUnavailable("Out of memory: try again with fewer pictures, or with a shorter conversation.")
     if is_broken_gpu(error):
         return EngineUnavailable("The GPU reported an error.")
+    if isinstance(error, FloatingPointError):
+        return GenerationFailed("The model computed NaN or infinity in place of a word; try again, or ask otherwise.")
     return GenerationFailed("The model failed while it answered; please try again.")
 
 

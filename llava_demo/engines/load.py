@@ -1,5 +1,6 @@
 """`load_engine`: from settings to an engine that answers. Importing it costs nothing."""
 
+import json
 import logging
 import time
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from llava_demo.engines import Engine, EngineInfo
-from llava_demo.engines.checkpoint import Checkpoint, chosen_checkpoint, instead_of, kept_copy
+from llava_demo.engines.checkpoint import Checkpoint, chosen_checkpoint, files_of, instead_of, kept_copy
 from llava_demo.engines.loading import LoadingEngine, Report
 from llava_demo.errors import EngineUnavailable
 from llava_demo.settings import SettingError, Settings
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 BATCHED_ATTENTION = "SDPA on pages"
 TEXT_AND_ANSWER_TOKENS = 512  # context kept free of pictures
+MAX_WORDS = 300  # characters of a library's error that are passed on: some list all models it knows
 
 _log = logging.getLogger(__name__)
 
@@ -92,18 +94,17 @@ def _planned(checkpoint: Checkpoint, hardware: "Hardware", settings: Settings) -
     Raises:
         EngineUnavailable: it is no checkpoint, or there is too little memory for it; this is told before a download.
     """
-    from huggingface_hub.errors import StrictDataclassError
-
     from llava_demo.engines.batched.memory import free_ram
+    from llava_demo.model.checks import check_config
     from llava_demo.model.device import GIB, Weights, Wishes, bytes_needed, planned
-    from llava_demo.model.llava import Llava, config_of
+    from llava_demo.model.llava import Llava
+    from llava_demo.model.processor import config_of
 
-    try:
+    with _failures_named(checkpoint):
         config = config_of(checkpoint.source, checkpoint.is_local)
-    except (OSError, ValueError, ArithmeticError, StrictDataclassError) as error:  # one with no heads, or "four"
-        raise EngineUnavailable(f"{checkpoint.name} is no checkpoint that transformers can read.") from error
+        check_config(json.loads((files_of(checkpoint) / "config.json").read_text("utf-8")), config)
     weights = Weights(config.dtype, checkpoint.nbytes)
-    if not weights.is_small:
+    if settings.quantize == "auto" and not weights.is_small:
         hardware = hardware.measured()
     plan = planned(Wishes(settings.quantize, settings.dtype, settings.attention), hardware, weights)
     needed, free = 0 if hardware.has_gpu else bytes_needed(plan, weights), free_ram()
@@ -185,6 +186,7 @@ def _load(planned: _Planned, settings: Settings, report: Report) -> "Llava":
     import torch
 
     from llava_demo.engines.progress import fetch, weights_told
+    from llava_demo.model.checks import check_size
 
     checkpoint, plan = planned.checkpoint, planned.plan
     if checkpoint.is_miniature and not plan.hardware.has_gpu:
@@ -195,7 +197,13 @@ def _load(planned: _Planned, settings: Settings, report: Report) -> "Llava":
         if not checkpoint.is_local:
             fetch(checkpoint.source, report)
         kept = kept_copy(checkpoint, settings.cache) if plan.is_int8_on_cpu else None
-        return planned.sketch.loaded(checkpoint.source, plan, checkpoint.is_local, kept)
+        if kept is None or not kept.exists():
+            check_size(planned.sketch.model, files_of(checkpoint))
+        llava = planned.sketch.loaded(checkpoint.source, plan, checkpoint.is_local, kept)
+        if not settings.is_zero_gpu:  # there is no GPU yet
+            report("trying the model")
+            llava.check()
+        return llava
 
 
 @contextmanager
@@ -203,18 +211,26 @@ def _failures_named(checkpoint: Checkpoint) -> Iterator[None]:
     from pickle import UnpicklingError
 
     import torch
-    from huggingface_hub.errors import HTTPError
+    from huggingface_hub.errors import HTTPError, StrictDataclassError
     from safetensors import SafetensorError
 
-    unreadable = (OSError, HTTPError, ValueError, ImportError, SafetensorError, UnpicklingError)
+    told = (OSError, HTTPError, ValueError, ImportError, RuntimeError, SafetensorError, UnpicklingError)
+    unexpected = (LookupError, TypeError, AttributeError, ArithmeticError, AssertionError)
     try:
         yield
     except torch.OutOfMemoryError as error:
         raise EngineUnavailable(f"The GPU has too little free memory for {checkpoint.name}.") from error
-    except (*unreadable, RuntimeError) as error:  # RuntimeError: weights of other shapes
+    except MemoryError as error:
+        raise EngineUnavailable(f"This machine has too little free memory for {checkpoint.name}.") from error
+    except (*told, *unexpected, StrictDataclassError) as error:  # the last is no ValueError
         _log.debug("loading failed", exc_info=True)
-        words = str(error).replace(checkpoint.source, checkpoint.name)  # callers are told no path
-        raise EngineUnavailable(f"{checkpoint.name} could not be loaded: {words}") from error
+        words = " ".join(str(error).replace(checkpoint.source, checkpoint.name).split())  # callers are told no path
+        if isinstance(error, UnpicklingError):  # torch's advice is to run whatever code the file holds
+            words = "a .bin file is damaged, or holds more than weights"
+        if isinstance(error, unexpected):
+            words = f"its files hold what transformers does not expect, {type(error).__name__}: {words}"
+        shown = words if len(words) <= MAX_WORDS else f"{words[:MAX_WORDS]}..."
+        raise EngineUnavailable(f"{checkpoint.name} could not be loaded: {shown}") from error
 
 
 def _info(llava: "Llava", planned: _Planned, settings: Settings) -> EngineInfo:

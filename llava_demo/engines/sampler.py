@@ -19,6 +19,7 @@ from llava_demo.engines.grammar import Grammar
 MIN_TEMPERATURE = 1e-4  # below it logits divided by the temperature could overflow; the choice is greedy there anyway
 CANDIDATES = 1024  # tokens sorted first; top_k is at most 1000
 OPEN = -1  # stands for a token that is not drawn yet
+BROKEN = -2  # for one that cannot be drawn: the logits are NaN or infinite, as weights or sums in 16 bits make them
 Likelihood = tuple[float, list[tuple[int, float]]]  # a token's log-probability, the likeliest tokens and theirs
 NO_PENALTIES = (1, 0, 0)  # repetition, frequency, presence
 NO_FILTERS = (0, 1, 0)  # top_k, top_p, min_p
@@ -66,8 +67,14 @@ class Draw:
 
 @torch.inference_mode()
 def choose(logits: Tensor, draws: Sequence[Draw]) -> list[int]:
-    """The next token of each row, noted in its `Draw`; `logits` as in `tokens_of`."""
+    """The next token of each row, noted in its `Draw`; `logits` as in `tokens_of`.
+
+    Raises:
+        FloatingPointError: a row has NaN or infinity.
+    """
     tokens = settled(tokens_of(logits, draws), logits, draws)
+    if BROKEN in tokens:
+        raise FloatingPointError
     for draw, token in zip(draws, tokens, strict=True):
         draw.took(token)
     return tokens
@@ -78,10 +85,11 @@ def tokens_of(logits: Tensor, draws: Sequence[Draw], width: int = CANDIDATES) ->
     """The next token of each row, (rows), on the device of `logits`; nothing waits for a GPU here.
 
     `logits` is (rows, vocabulary), float32, one row for each of `draws`. A row whose filters keep more than `width`
-    tokens is OPEN: how many they keep is known on the GPU only, and `settled` draws it.
+    tokens is OPEN: how many they keep is known on the GPU only, and `settled` draws it. One with NaN or infinity is
+    BROKEN: the maximum shows both.
     """
     logits = _with_grammars(_with_penalties(logits, draws), draws)
-    tokens = logits.argmax(dim=-1)
+    most, tokens = logits.max(dim=-1)
     sampled = [i for i, draw in enumerate(draws) if not draw.sampling.is_greedy]
     filtered = [i for i in sampled if draws[i].filters != NO_FILTERS]
     free = [i for i in sampled if draws[i].filters == NO_FILTERS]
@@ -99,7 +107,7 @@ def tokens_of(logits: Tensor, draws: Sequence[Draw], width: int = CANDIDATES) ->
             kept, ids, is_more = candidates(scaled, top_k, top_p, min_p, width)
             places = (kept + gumbel_noise(keys.long(), ids)).argmax(-1, keepdim=True)
             tokens[all_or_some] = ids.gather(1, places)[:, 0].masked_fill(is_more, OPEN)
-    return tokens
+    return tokens.masked_fill(~most.isfinite(), BROKEN)
 
 
 @torch.inference_mode()
@@ -123,7 +131,7 @@ def likelihoods(logits: Tensor, tokens: Sequence[int], draws: Sequence[Draw]) ->
         return [None] * len(tops)
     values, width = logits[rows].float().log_softmax(dim=-1), 1 + max(top or 0 for top in tops)
     most = values.topk(width - 1)
-    taken = torch.tensor([tokens[row] for row in rows], device=logits.device)[:, None]
+    taken = torch.tensor([max(tokens[row], 0) for row in rows], device=logits.device)[:, None]  # one may be BROKEN
     found = torch.cat([values.gather(1, taken), most.values, most.indices.float()], dim=1).tolist()
     wanted: list[Likelihood | None] = [None] * len(tops)
     for row, (own, *others) in zip(rows, found, strict=True):

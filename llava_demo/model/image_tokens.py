@@ -111,6 +111,12 @@ class ImageTokens:
         """Give back what `hold` took."""
         _release(prompt.pictures)
 
+    def forget(self, prompt: Prompt) -> None:
+        """Drop the features of its pictures that nobody holds: they may be no numbers."""
+        for picture in prompt.pictures:
+            if not picture.holders:
+                self._drop(picture)
+
     def embedded(self, ids: Sequence[int]) -> Tensor:
         """The input embeddings, (n, width), of n ids of both kinds; pictures among them must be held."""
         first = self._llava.vocabulary
@@ -157,14 +163,16 @@ class ImageTokens:
     def _encode(self, picture: Picture, inputs: dict[str, Tensor]) -> None:
         unheld = [other for other in self._encoded.values() if not other.holders]
         while unheld and self.rows + len(picture.ids) > self.max_rows:
-            other = unheld.pop(0)
-            other.features = None
-            del self._encoded[other.ids.start]
+            self._drop(unheld.pop(0))
         features = self._llava.features(inputs)
         if len(features) != len(picture.ids):
             raise ValueError(f"the processor made {len(picture.ids)} ids, the model {len(features)} features")
         picture.features = features
         self._encoded[picture.ids.start] = picture
+
+    def _drop(self, picture: Picture) -> None:
+        picture.features = None
+        self._encoded.pop(picture.ids.start, None)
 
 
 def _release(pictures: Sequence[Picture]) -> None:

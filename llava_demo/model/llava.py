@@ -1,6 +1,5 @@
 """Llava: one checkpoint with its weights, its processor and its prompt format. Knows no queue, no sampling, no HTTP."""
 
-import importlib.util
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from functools import partial
@@ -11,12 +10,9 @@ import jinja2
 import PIL.Image
 import torch
 from transformers import (
-    AutoConfig,
     AutoModelForImageTextToText,
-    AutoProcessor,
     BitsAndBytesConfig,
     GenerationConfig,
-    LlavaOnevisionProcessor,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -27,8 +23,9 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from llava_demo.chat import Message
 from llava_demo.errors import InvalidRequest
 from llava_demo.images import Image, PictureMode, fit_of
-from llava_demo.model import native
+from llava_demo.model import checks, native
 from llava_demo.model.device import Plan, prefer_flash_to_cudnn
+from llava_demo.model.processor import config_of, processor_of
 from llava_demo.model.quantizer import Int8Config, keep, pack_weights
 
 # Of the model card of llava-hf/llava-1.5-7b-hf: USER: <image>\n<prompt> ASSISTANT:
@@ -40,7 +37,6 @@ MODEL_CARD_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
 )
-COMPUTED = ("position_ids", "inv_freq")  # in older checkpoints, and not read
 # Left in 16 bits: 0.4 GB more for the 7B, and a better sight. Patterns for whole names from their start: transformers
 # 5.23 matches a plain "vision_tower" with nothing inside model.vision_tower, and quantizes it without a word.
 NOT_QUANTIZED = [r".*vision_tower", r".*multi_modal_projector", r"lm_head"]
@@ -61,6 +57,8 @@ class Llava:
         template = processor.chat_template
         self._template = (template.get("default") if isinstance(template, dict) else template) or MODEL_CARD_TEMPLATE
         self._start = processor.tokenizer("").input_ids  # what the tokenizer puts before every text: <s>, or nothing
+        checks.check_ids(model, self.tokenizer)
+        checks.check_processor(processor)
         defaults = model.generation_config
         model.generation_config = GenerationConfig(  # the checkpoint's sampling defaults are not ours
             bos_token_id=defaults.bos_token_id,
@@ -81,6 +79,8 @@ class Llava:
         self.fit = fit_of(self.mode, self.side, processor.image_processor.resample)
         runs, _ = self._encoded([picture])
         self.image_tokens = len(runs[0])
+        if self.context_tokens <= self.image_tokens:
+            raise ValueError(f"it holds {self.context_tokens:,} tokens, and a picture takes {self.image_tokens:,}")
 
     @classmethod
     def load(
@@ -118,6 +118,7 @@ class Llava:
             dtype=plan.dtype,
             attn_implementation=plan.attention,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # `checks` refuses them, and tells which they are
             **options,
         )
         if plan.hardware.has_gpu:
@@ -129,12 +130,29 @@ class Llava:
                 raise
             torch.cuda.empty_cache()
             model, found = load(device_map="auto")
-        _check_weights(found)
+        checks.check_weights(found)
         if plan.is_int8_on_cpu:
             if kept and not is_kept:
                 keep(model, kept)
             pack_weights(model)
         return Llava(model, self.processor, self.mode)
+
+    @torch.inference_mode()
+    def check(self) -> None:
+        """See that what the loaded weights compute are numbers, for a picture and for a word.
+
+        Raises:
+            ValueError: they are not; or the processor and the vision tower do not belong together.
+        """
+        checks.check_numbers(self.model)
+        (run,), inputs = self._encoded([PIL.Image.new("RGB", (self.side, self.side))])
+        features, rows = self.features(inputs), run.count(self.image_token_id)
+        if len(features) != rows:
+            raise ValueError(f"its processor makes {rows} tokens of a picture, its vision tower {len(features)}")
+        ids = torch.tensor([self.tokenizer("USER:").input_ids], device=self.model.device)
+        logits = self.model(input_ids=ids, logits_to_keep=1).logits
+        if not (features.isfinite().all() and logits.isfinite().all()):
+            raise ValueError(f"it computes NaN or infinity in {self.model.dtype}; try another --dtype or --quantize")
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -258,63 +276,6 @@ def _skip_unseen_layers(model: PreTrainedModel) -> None:
     if layers and isinstance(seen, int) and seen < 0:
         for layer in layers[len(layers) + seen + 1 :]:
             layer.forward = lambda hidden_states, *_, **__: hidden_states  # type: ignore[method-assign]
-
-
-def _check_weights(found: dict[str, Any]) -> None:
-    """Refuse what transformers 5.23 only warns of: it fills missing weights with random numbers.
-
-    Raises:
-        ValueError: weights are missing, or there are some that the model has no place for; with their names.
-    """
-    unknown = [name for name in found["unexpected_keys"] if not name.endswith(COMPUTED)]
-    kinds = ((found["missing_keys"], "has no weights for"), (unknown, "has weights that do not belong to it,"))
-    for names, what in kinds:
-        if names:
-            shown = sorted(names)
-            more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
-            raise ValueError(f"the checkpoint {what} {', '.join(shown[:3])}{more}")
-
-
-class OneVisionStills(LlavaOnevisionProcessor):
-    """LLaVA-OneVision's processor for pictures only; the part for videos needs torchvision (transformers 5.23).
-
-    Its parameters are those of `processor_config.json`.
-    """
-
-    def __init__(  # noqa: PLR0913, transformers looks for these names here
-        self,
-        image_processor: Any = None,
-        tokenizer: Any = None,
-        num_image_tokens: int | None = None,
-        vision_feature_select_strategy: str | None = None,
-        chat_template: str | None = None,
-        image_token: str = "<image>",
-        video_token: str = "<video>",
-        vision_aspect_ratio: str = "anyres_max_9",
-    ) -> None:
-        self.num_image_tokens = num_image_tokens
-        self.vision_feature_select_strategy = vision_feature_select_strategy
-        self.vision_aspect_ratio = vision_aspect_ratio
-        self.image_token, self.video_token = image_token, video_token
-        self.image_token_id = tokenizer.convert_tokens_to_ids(image_token)
-        self.video_token_id = tokenizer.convert_tokens_to_ids(video_token)
-        ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
-
-
-def config_of(checkpoint: str, is_local: bool) -> PreTrainedConfig:
-    """The config of a checkpoint, from the Hub or a folder. Raises what transformers raises: OSError, ValueError."""
-    return AutoConfig.from_pretrained(checkpoint, local_files_only=is_local)
-
-
-def processor_of(checkpoint: str, config: PreTrainedConfig, is_local: bool) -> ProcessorMixin:
-    """The processor of a checkpoint, from the Hub or a folder.
-
-    Raises:
-        OSError, ValueError, ImportError: as transformers raises them.
-    """
-    is_onevision = config.model_type == "llava_onevision" and importlib.util.find_spec("torchvision") is None
-    kind: Any = OneVisionStills if is_onevision else AutoProcessor
-    return kind.from_pretrained(checkpoint, local_files_only=is_local)  # type: ignore[no-any-return]
 
 
 def fill_images(ids: Sequence[int], image_token_id: int, runs: Iterable[Sequence[int]]) -> list[int]:

@@ -13,7 +13,7 @@ from llava_demo.engines.batched.graphs import SIZES, DecodeSteps
 from llava_demo.engines.batched.pages import PAGE_TOKENS, Pages
 from llava_demo.engines.batched.schedule import BIG_CHUNK, BatchSize, Request, Scheduler, Span
 from llava_demo.engines.batched.step import Decoder, add_norm, gated
-from llava_demo.engines.sampler import Draw, likelihoods, settled, tokens_of
+from llava_demo.engines.sampler import BROKEN, Draw, likelihoods, settled, tokens_of
 from llava_demo.model import native
 from llava_demo.model.image_tokens import ImageTokens
 from llava_demo.model.llava import Llava
@@ -25,7 +25,7 @@ SMALL_CHUNK = 256  # where a big one takes longer
 
 @dataclass(frozen=True)
 class Drawn:
-    """The token that a step drew for a request."""
+    """The token that a step drew for a request; BROKEN where it could not, and the request is removed."""
 
     request: Request
     token: int
@@ -97,6 +97,11 @@ class Batch:
         values, drawn = likelihoods(step.logits, tokens, draws), []
         for request, token, value in zip(step.requests, tokens, values, strict=True):
             if request.table is None:
+                continue
+            if token == BROKEN:
+                self.pages.unpublish(request.table)
+                self.scheduler.remove(request)
+                drawn.append(Drawn(request, BROKEN, None, is_last=True))
                 continue
             request.draw.took(token)
             request.ids.append(token)

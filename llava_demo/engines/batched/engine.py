@@ -32,7 +32,7 @@ from llava_demo.engines.jobs import (
     is_out_of_memory,
 )
 from llava_demo.engines.queue import FairQueue
-from llava_demo.engines.sampler import Draw
+from llava_demo.engines.sampler import BROKEN, Draw
 from llava_demo.errors import DemoError, EngineUnavailable
 from llava_demo.model import native
 from llava_demo.model.image_tokens import ImageTokens, Prompt
@@ -174,8 +174,7 @@ class BatchedEngine(JobEngine):
         held = min(llava.context_tokens, self.size.tokens - PAGE_TOKENS)
         room = answer_room(llava, len(prompt.ids), sampling.max_tokens, held)
         ids = torch.tensor(prompt.ids, device=llava.model.device)
-        grammar = self._grammars.of(sampling.json_schema)
-        draw = Draw(sampling, ids, llava.image_token_id, llava.vocabulary, grammar)
+        draw = Draw(sampling, ids, llava.image_token_id, llava.vocabulary, self._grammars.of(sampling.json_schema))
         answer = Answer(llava.tokenizer, job.request, llava.end_ids)
         return _Chat(job, prompt, Request(list(prompt.ids), room, draw), answer)
 
@@ -279,6 +278,11 @@ class BatchedEngine(JobEngine):
             chat = self._chats.get(token.request)
             if chat is None:
                 continue  # its caller has gone
+            if token.token == BROKEN:
+                self._leave(chat)
+                self.images.forget(chat.prompt)
+                self._end(chat.job, failure_of(FloatingPointError()))
+                continue
             _put(chat.job, chat.answer.add(token.token, token.likelihood))
             if token.is_last or chat.answer.is_whole:
                 _put(chat.job, chat.answer.rest())

@@ -86,6 +86,11 @@ class Pages:
             if hash_ not in self._page_of:  # else another request has computed the same meanwhile
                 self._page_of[hash_], self._hash_of[page] = page, hash_
 
+    def unpublish(self, table: BlockTable) -> None:
+        """Have new prompts find none of the pages of `table`, whose keys or values may be no numbers."""
+        for page in table.pages:
+            self._forget(page)
+
     def release(self, table: BlockTable) -> None:
         """Give back all pages of `table`, the last one first, so that the start of a prompt stays longest."""
         while table.pages:
