@@ -4,7 +4,7 @@ import asyncio
 import importlib.util
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import PIL.Image
@@ -26,6 +26,7 @@ from llava_demo.model.llava import Llava
 from llava_demo.settings import Settings
 
 CHATS, TOKENS, ROUNDS = (1, 2), 12, 2
+TOKENS_COMPARED = 40
 FIRST, STEP = "first token, median", "from one token to the next, median"
 CROWD_ROWS = {
     1: ["throughput", FIRST, STEP],
@@ -241,6 +242,30 @@ def test_a_random_checkpoint_never_ends_an_answer_early(cache: str) -> None:
     assert first != second  # the picture is seen
     assert sum(map(bool, pieces)) == 80  # and each token is a piece of text, so that a stream shows it at once
     asyncio.run(engine.aclose())
+
+
+@torch.inference_mode()
+def test_greedy_choices_of_random_weights_are_clear_and_depend_on_the_picture(cache: str) -> None:
+    """Rounding to 8 bits, eight times as coarse as float16's, changes few of them: answers of two engines compare."""
+    folder = str(make_checkpoint("miniature", Path(cache)))
+    precise, coarse = (
+        Llava.load(folder, replace(ON_CPU, dtype=dtype), is_local=True) for dtype in (torch.float32, torch.bfloat16)
+    )
+
+    def choices(llava: Llava, label: str, ids: torch.Tensor) -> torch.Tensor:
+        shown = llava.prompt([Message("user", "What is it?", (picture(label),))])["pixel_values"].to(llava.model.dtype)
+        return llava.model(input_ids=ids, pixel_values=shown).logits[0, :-1].argmax(-1)[-TOKENS_COMPARED:]
+
+    rounded = changed = 0
+    for label in ("one", "two", "three", "four"):
+        prompt = precise.prompt([Message("user", "What is it?", (picture(label),))])
+        ids = precise.model.generate(**prompt, max_new_tokens=TOKENS_COMPARED, do_sample=False)
+        answer = ids[0, -TOKENS_COMPARED:]
+        assert torch.equal(choices(precise, label, ids), answer)
+        rounded += int((choices(coarse, label, ids) != answer).sum())
+        changed += int((choices(precise, f"not {label}", ids) != answer).sum())
+    assert rounded <= 4 * TOKENS_COMPARED * 0.03
+    assert changed >= 4 * TOKENS_COMPARED * 0.05
 
 
 def test_the_invented_vocabulary_writes_every_text_and_reads_answers_back_as_they_were() -> None:
