@@ -47,6 +47,12 @@ def take_over(name: str) -> None:
     for each in (name, f"{name}.error", f"{name}.access"):
         logging.getLogger(each).handlers.clear()
         logging.getLogger(each).propagate = True
+    logging.getLogger(f"{name}.error").addFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """False for uvicorn's word on an answer that broke off, whose reason was logged before."""
+    return not str(record.msg).startswith("ASGI callable returned without completing")
 
 
 def _log_current(*_: object, **__: object) -> None:

@@ -102,6 +102,33 @@ def test_heads_that_no_client_sends_are_refused(tiny: Server, line: str) -> None
     assert not answer or 400 <= status_of(answer) < 500, answer[:200]
 
 
+@pytest.mark.parametrize(
+    "path", ["/", "/config", "/v1/models", "/gradio_api/info", "/health/live?x=http://a/b", "?x=1"]
+)
+def test_a_whole_address_is_a_target_and_its_host_the_one_that_counts(tiny: Server, path: str) -> None:
+    """RFC 9112, 3.2.2: a server MUST accept it, and MUST ignore the header."""
+    for host, header, status in (
+        ("127.0.0.1:80", "evil.example", 200),
+        ("LOCALHOST", "127.0.0.1", 200),
+        ("evil.example", "127.0.0.1", 403),
+        ("127.0.0.1@evil.example", "127.0.0.1", 403),
+    ):
+        request = f"GET HTTP://{host}{path} HTTP/1.1\r\nHost: {header}\r\nConnection: close\r\n\r\n"
+        assert status_of(told(tiny, request.encode())) == status, host
+
+
+def test_a_check_in_http_1_0_without_a_host_is_answered(tiny: Server) -> None:
+    """As those of HAProxy and keepalived are."""
+    assert status_of(told(tiny, b"GET /health/ready HTTP/1.0\r\n\r\n")) == 200
+
+
+@pytest.mark.parametrize("wanted", ["bytes=0-1,4-5", "bytes=9-2", "bytes=-", "lines=1-2", "bytes=0-9"])
+def test_ranges_of_a_picture_are_sent_or_all_of_it(tiny: Server, wanted: str) -> None:
+    [path] = httpx.post(f"{tiny.url}gradio_api/upload", files={"files": ("a.png", png())}).json()
+    answer = httpx.get(f"{tiny.url}gradio_api/file={path}", headers={"range": wanted})
+    assert (answer.status_code, len(answer.content)) == ((206, 10) if wanted == "bytes=0-9" else (200, len(png())))
+
+
 def test_requests_that_do_not_wait_for_answers_get_them_in_order(tiny: Server) -> None:
     get = b"GET /health/live HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
     body = json.dumps(CHAT).encode()
@@ -119,6 +146,7 @@ def test_other_methods_are_answered(tiny: Server, method: str, path: str) -> Non
     assert response.status_code < 500
     if response.status_code >= 400 and method != "HEAD":
         assert response.text
+    assert response.status_code != 405 or response.headers["allow"]
 
 
 @pytest.mark.parametrize("path", ["v1/chat/completions", "gradio_api/call/ask", "api/chat", "gradio_api/upload"])

@@ -124,7 +124,6 @@ def _open(page: gr.Blocks, settings: Settings, app_kwargs: dict[str, Any], optio
         **options,
     )
     keep_no_analytics(page)
-    log.take_over("uvicorn")
     _log_why_no_tools(page, settings)
     if settings.share and not share_url:
         log.logger.warning("--share: there is no public link, since Gradio's tunnel cannot be reached from here.")
@@ -137,6 +136,7 @@ async def _lifespan(page: gr.Blocks, rules: Rules, engine: Engine | None, app: S
     """Put the guard in front before the first request; `engine` is closed with the server."""
     assert app.middleware_stack is not None  # Starlette called this through it
     app.middleware_stack = Guard(app.middleware_stack, page, rules)  # around Gradio's own for CORS, which is too open
+    log.take_over("uvicorn")  # here, since the first requests come while Gradio's `launch` is still at work
     rules.uploads.start()
     forgetting = asyncio.create_task(forget_sessions(page))
     yield

@@ -6,8 +6,10 @@ It knows no model. What it refuses, it refuses in the form of the interface that
 import asyncio
 import json
 import logging
+import re
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 import gradio as gr
 from python_multipart.exceptions import FormParserError
@@ -50,6 +52,9 @@ _OPEN = (
 )
 _CLOSED = ("/monitoring", "/svelte", "/pwa_icon")
 
+_WHOLE_ADDRESS = re.compile("https?://", re.IGNORECASE)
+_RANGE = re.compile(r"bytes=(?=[0-9-]{2})([0-9]{0,18})-([0-9]{0,18})")
+
 _log = logging.getLogger(__name__)
 
 
@@ -75,6 +80,7 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        _put_right(scope)
         answer = _Answer(scope, send, self._rules.origins)
         try:
             await self._guarded(scope, receive, answer)
@@ -92,6 +98,8 @@ class Guard:
         except Exception as error:  # noqa: BLE001, the top of a request: uvicorn would log its words and 75 lines
             _log.warning("a request failed: %s", place_of(error))
             await answer.refuse(scope, receive, DemoError("The server failed; please report this."))
+            if isinstance(error.__cause__, HTTPException):  # Gradio's last event has told it, and the answer is whole
+                await send({"type": "http.response.body"})
 
     async def _guarded(self, scope: Scope, receive: Receive, answer: "_Answer") -> None:
         rules, path = self._rules, scope["path"]
@@ -196,6 +204,7 @@ class _Answer:
         self._has_words, self._is_page = is_rest(scope["path"]), not scope["path"].startswith("/gradio_api/")
         self._method = scope["method"]
         self.unrouted: DemoError | None = None  # in place of Gradio's 404 or 405, which have no words
+        self._allowed: str | None = None  # the methods that a route takes, where it was another one
         self._send, self._origins = send, origins
 
     async def send(self, message: Message) -> None:
@@ -211,6 +220,7 @@ class _Answer:
                 raise InvalidRequest("This request does not fit the page; reload it.")
             if not self._has_words and (message["status"] == 405 or (message["status"] == 404 and self._is_page)):
                 self.unrouted = unrouted(message["status"], self._method)
+                self._allowed = Headers(raw=message["headers"]).get("allow")
                 return
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
@@ -230,11 +240,32 @@ class _Answer:
             words = {"error": str(error), "detail": str(error)}
             kept = {name: value for name, value in response.headers.items() if not name.startswith("content-")}
             response = JSONResponse(words, error.status, kept)
+        if self._allowed:
+            response.headers["Allow"] = self._allowed  # which RFC 9110, 15.5.6, asks for
         if error.status in (403, 408, 413, 503):
             response.headers["Connection"] = "close"  # what may still come of a body is not read
         origin, self.origin = self.origin, None if error.status == 403 else self.origin
         await response(scope, receive, self.send)
         self.origin = origin
+
+
+def _put_right(scope: Scope) -> None:
+    """Rewrite what RFC 9112 and 9110 allow and Starlette 1 does not read.
+
+    A target may be a whole address, as proxies' clients write it, and the host in it then counts in place of the header
+    (RFC 9112, 3.2.2). A server may leave out a `Range` (RFC 9110, 14.2): of several, or of none, Gradio answers 500.
+    """
+    target = scope["raw_path"].decode("latin-1")
+    if _WHOLE_ADDRESS.match(target):
+        host, slash, path = target.partition("://")[2].partition("/")
+        scope["raw_path"] = (slash + path or "/").encode("latin-1")
+        scope["path"] = unquote(slash + path or "/")
+        kept = [(name, value) for name, value in scope["headers"] if name != b"host"]
+        scope["headers"] = [(b"host", host.encode("latin-1")), *kept]
+    asked = Headers(scope=scope).get("range")
+    wanted = _RANGE.fullmatch(asked or "bytes=0-")
+    if wanted is None or (wanted[1] and wanted[2] and int(wanted[1]) > int(wanted[2])):
+        scope["headers"] = [(name, value) for name, value in scope["headers"] if name != b"range"]
 
 
 def _tries_key(scope: Scope) -> bool:

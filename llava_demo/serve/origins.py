@@ -42,8 +42,8 @@ class Origins:
             ForeignOrigin: it comes from a page that may not, or under a name that is not this server's.
         """
         headers = Headers(scope=scope)
-        host = headers.get("host", "")
-        if self.is_local and not _is_loopback(_name_of(f"//{host}")):
+        host = headers.get("host")  # HTTP/1.0 may lack it, as checks of old load balancers do; no browser speaks it
+        if self.is_local and host is not None and not _is_loopback(_name_of(f"//{host}")):
             raise ForeignOrigin(
                 "This server listens on this machine only and is asked under another name; behind a proxy, start it "
                 "with --trusted-proxy and the proxy's address."
