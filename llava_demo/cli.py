@@ -16,6 +16,7 @@ from llava_demo.environment import (
     check_folder,
     claim_upload_folder,
     drop_variables,
+    quick_imports,
     reach_own_address,
     unusable_variables,
 )
@@ -86,7 +87,8 @@ def serve(arguments: Sequence[str], program: str) -> int:
     except OSError as error:
         words = "There is no folder where uploads could be kept; set TMPDIR to one that can be written."
         raise SettingError(words) from error
-    from llava_demo.serve import launch
+    with quick_imports():
+        from llava_demo.serve import launch
 
     launch(settings)
     return 0

@@ -1,11 +1,18 @@
 """The process's environment, put right before Gradio and the libraries of models are imported."""
 
+import atexit
+import gc
+import inspect
 import os
 import re
 import stat
+import sys
 import tempfile
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.request import getproxies
 
 import httpx
@@ -42,6 +49,33 @@ def check_folder() -> None:
     except OSError as error:
         words = "The folder that this was started in is gone; change to one that is there."
         raise SettingError(words) from error
+
+
+@contextmanager
+def quick_imports() -> Iterator[None]:
+    """Within the block, gradio, torch and transformers are imported in two thirds of the time.
+
+    The garbage collector does not go through their objects again and again, and leaves them out from then on. Gradio
+    6.31 does not parse its sources to write stubs beside them, which it does not do for a class without a file.
+    """
+
+    def file_unless_component(thing: Any) -> str:
+        if isinstance(thing, type) and thing.__module__.startswith("gradio."):
+            raise FileNotFoundError(thing)
+        return file_of(thing)
+
+    file_of, is_collecting, modules = inspect.getfile, gc.isenabled(), len(sys.modules)
+    gc.disable()
+    inspect.getfile = file_unless_component
+    try:
+        yield
+    finally:
+        inspect.getfile = file_of
+        if len(sys.modules) > modules:
+            gc.freeze()
+            atexit.register(gc.unfreeze)  # or triton's binding, at the very end, lists what it takes for leaked
+        if is_collecting:
+            gc.enable()
 
 
 def unusable_variables(error: Exception) -> list[str]:

@@ -178,6 +178,23 @@ def test_uploads_can_be_read_whatever_the_umask_is(monkeypatch: pytest.MonkeyPat
     assert [path.stat().st_mode & 0o700 for path in (folder, folder.parent, folder.parent.parent)] == [0o700] * 3
 
 
+IMPORTS = """
+import gc, sys
+from llava_demo.environment import quick_imports
+collections, stubs = [], []
+gc.callbacks.append(lambda phase, info: collections.append(phase))
+sys.addaudithook(lambda event, given: stubs.append(given[0]) if event == "open" and ".pyi" in str(given[0]) else None)
+with quick_imports():
+    import gradio, torch
+print(len(collections), len(stubs), gc.isenabled(), gc.get_freeze_count() > 100_000)
+"""
+
+
+def test_imports_wait_for_no_garbage_collection_and_write_no_stubs_of_gradio() -> None:
+    done = run("-c", IMPORTS)
+    assert done.stdout.split() == ["0", "0", "True", "True"], done.stderr
+
+
 def test_exceptions_that_were_made_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from llava_demo.environment import reach_own_address
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from llava_demo.engines import Engine, EngineInfo
 from llava_demo.engines.checkpoint import Checkpoint, chosen_checkpoint, files_of, instead_of, kept_copy
 from llava_demo.engines.loading import LoadingEngine, Report
+from llava_demo.environment import quick_imports
 from llava_demo.errors import EngineUnavailable
 from llava_demo.settings import SettingError, Settings
 
@@ -58,14 +59,20 @@ def engine_at_once(settings: Settings) -> Engine:
         if settings.engine == "batched":
             raise SettingError("Engine batched cannot run on ZeroGPU, which lends a GPU for one answer; leave it auto.")
         import llava_demo.engines.zero_gpu  # noqa: F401, first: `spaces` makes it look as if the GPU were there
+    with quick_imports():
+        planned = _planned_or_instead(settings)
+    return _sketched(planned, settings)
+
+
+def _planned_or_instead(settings: Settings) -> "_Planned":
     from llava_demo.model.device import Hardware
 
     hardware = Hardware.found()
     checkpoint = chosen_checkpoint(settings.model, hardware)
     try:
-        return _sketched(_planned(checkpoint, hardware, settings), settings)
+        return _planned(checkpoint, hardware, settings)
     except EngineUnavailable as error:
-        return _sketched(_planned(_instead_of(checkpoint, error, settings), hardware, settings), settings)
+        return _planned(_instead_of(checkpoint, error, settings), hardware, settings)
 
 
 @dataclass(frozen=True)

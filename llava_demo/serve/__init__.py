@@ -163,7 +163,6 @@ def _rules(page: gr.Blocks, settings: Settings) -> Rules:
 def _clean_up(page: gr.Blocks, uploads: UploadFolder) -> None:
     page.close(verbose=False)
     uploads.close()
-    gc.unfreeze()  # or triton's binding, at the very end, lists what it takes for leaked
 
 
 def _pause_less() -> None:
