@@ -73,10 +73,10 @@ def _sizes() -> dict[str, bytes]:
         "16,000 x 2": encoded(picture(16_000, 2), "PNG"),
         "20 x 16,000": encoded(picture(20, 16_000), "PNG"),
         "16,384 x 100": encoded(picture(16_384, 100), "JPEG"),
-        "49 megapixels png": encoded(picture(7_000, 7_000), "PNG"),
-        "49 megapixels see-through": encoded(picture(7_000, 7_000, "RGBA"), "PNG"),
+        "49 megapixels png": encoded(picture(7_000, 7_000), "PNG", compress_level=1),
+        "49 megapixels see-through": encoded(picture(7_000, 7_000, "RGBA"), "PNG", compress_level=1),
         "49 megapixels jpeg": encoded(picture(7_000, 7_000), "JPEG"),
-        "24 megapixels webp": encoded(picture(6_000, 4_000), "WEBP"),
+        "24 megapixels webp": encoded(picture(6_000, 4_000), "WEBP", method=0),
     }
 
 
@@ -151,8 +151,8 @@ def _bombs() -> dict[str, bytes]:
 def _burdened() -> dict[str, bytes]:
     """What costs something beside the pixels, or is rare, and is a picture."""
     return {
-        "png with a long text": _png_with(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(300_000_000))),
-        "png with a large profile": _png_with(b"iCCP", b"a\0\0" + zlib.compress(bytes(300_000_000))),
+        "png with a long text": _png_with(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(300_000_000), 1)),
+        "png with a large profile": _png_with(b"iCCP", b"a\0\0" + zlib.compress(bytes(300_000_000), 1)),
         "grey of 32 bits": encoded(PIL.Image.new("I", (4, 4), 2**20), "TIFF"),
         "floating grey": encoded(PIL.Image.new("F", (4, 4)), "TIFF"),
     }
@@ -180,7 +180,7 @@ def _damaged() -> dict[str, bytes]:
 
 def _png(width: int, height: int, depth: int, kind: int, pixels: bytes) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)
-    body = _chunk(b"IHDR", header) + _chunk(b"IDAT", zlib.compress(pixels)) + _chunk(b"IEND", b"")
+    body = _chunk(b"IHDR", header) + _chunk(b"IDAT", zlib.compress(pixels, 1)) + _chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + body
 
 

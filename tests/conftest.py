@@ -6,9 +6,11 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
+
+from llava_demo.environment import quick_imports
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: beside the other workers one core is what there is
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -29,13 +31,26 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="hf-home-")
 atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
 
+os.environ.setdefault("MPLBACKEND", "agg")  # else Gradio, before its first event, imports matplotlib to find one out
+
 # Started by nohup or with & from a script, processes ignore these, and so would the servers that tests send them to.
 for name in (signal.SIGINT, signal.SIGHUP):
     if signal.getsignal(name) is signal.SIG_IGN:
         signal.signal(name, signal.default_int_handler if name is signal.SIGINT else signal.SIG_DFL)
 
 
-pytest_plugins = ["checkpoints", "servers", "browsers", "node"]
+def pytest_configure(config: pytest.Config) -> None:
+    """The process that hands tests to workers runs none: it need not import torch first."""
+    if "PYTEST_XDIST_WORKER" in os.environ or not config.getoption("numprocesses", None):
+        with quick_imports():
+            for name in ("checkpoints", "servers", "browsers", "node"):
+                config.pluginmanager.import_plugin(name)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    with quick_imports():
+        return (yield)
 
 
 @pytest.fixture(scope="session", autouse=True)
