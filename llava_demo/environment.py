@@ -66,7 +66,7 @@ def quick_imports() -> Iterator[None]:
 
     file_of, is_collecting, modules = inspect.getfile, gc.isenabled(), len(sys.modules)
     gc.disable()
-    inspect.getfile = file_unless_component
+    inspect.getfile = file_unless_component  # type: ignore[assignment]  # while libraries are imported
     try:
         yield
     finally:
