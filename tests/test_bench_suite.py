@@ -8,7 +8,7 @@ import pytest
 from examples.bench import command, suite_gpu
 from examples.bench.command import main
 from examples.bench.figures import NEW_PICTURE
-from examples.bench.suite_gpu import VARIANTS, WAYS
+from examples.bench.suite_gpu import TURNS, VARIANTS, WAYS
 
 
 def test_the_suite_for_a_gpu_runs_dry_on_any_machine(
@@ -17,19 +17,23 @@ def test_the_suite_for_a_gpu_runs_dry_on_any_machine(
     variants = dict(list(VARIANTS.items())[:2])  # one is enough to see that something is otherwise
     monkeypatch.setattr(suite_gpu, "VARIANTS", variants)
     options = ["--chats", "1", "--max-tokens", "4", "--out", str(tmp_path)]
-    assert main(["--suite", "gpu", "--shape", "miniature", "--quantize", "4bit", *options]) == 0
+    assert main(["--suite", "gpu", "--shape", "miniature", "--quantize", "none", *options]) == 0
     assert capsys.readouterr().out == (tmp_path / "suite.md").read_text()
     rows = json.loads((tmp_path / "suite.json").read_text())["rows"]
     found = {row["what"]: row for row in rows}
     assert found["the miniature's, equal to those of `generate` on a CPU"]["ours"] == "1 of 1"
-    assert float(found["log-probabilities of a first token, furthest from `generate`'s"]["ours"]) < 1e-3
+    assert float(found["log-probabilities, furthest from `generate`'s"]["ours"]) < 1e-3
+    assert found["answers that are those of the model card's way"]["ours"] == "1 of 1"
     for what in ("throughput, 1 at once", NEW_PICTURE, "next token of one chat"):
         assert found[what]["ours"]
         assert found[what]["card"]
     assert all(found[what]["bare"] for what in (*WAYS, NEW_PICTURE, "next token of one chat"))
     assert found["a step, 1 at once"]["ours"] == "0 launches, 0 kernels, 0.00 ms of them"  # a CPU has none
-    assert {row["part"] for row in rows} == {"answers", "4-bit NF4, float32 compute", "settings"}
-    assert [row["what"] for row in rows if row["part"] == "settings"] == list(variants)
+    assert {row["part"] for row in rows} == {"answers", "float32", "settings"}
+    assert found[TURNS]["card"]
+    settings = {row["what"]: row["ours"] for row in rows if row["part"] == "settings"}
+    assert list(settings) == list(variants)
+    assert all("with 1 at once, 1 of them the same answers" in words for words in settings.values())
 
 
 def test_a_part_of_the_suite_that_fails_is_a_row_and_the_exit_code(

@@ -1,9 +1,11 @@
 """What the suite for a GPU has done in the process of a side, beside what `measures` asks of every engine."""
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, replace
+from threading import Thread
 from typing import Any
 
 import torch
@@ -21,6 +23,7 @@ from llava_demo.engines.generate import GenerateEngine
 from llava_demo.settings import Settings
 
 COMPARED = 5  # likeliest tokens, as many as one may ask for
+SHORT_TURN_S = 1e-4
 
 
 @dataclass(frozen=True)
@@ -37,24 +40,52 @@ class Work:
         return Work(*((one - less) / steps for one, less in pairs))
 
 
+@dataclass(frozen=True)
+class Way:
+    """A way to call `generate`: as the model card's way does it, but for one thing."""
+
+    is_fresh_thread: bool = False  # else the thread that runs the event loop
+    is_again: bool = False  # the same answer for the second time in its thread
+    has_streamer: bool = False
+    has_cudnn: bool = True  # whether torch may choose cuDNN's attention
+
+
 async def by_the_card(engine: Engine, job: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
     """`job` for the model card's way on the weights of `engine`, with the attention that torch chooses by itself."""
     with _attention(has_cudnn=True):
         return await job(_plain(engine), *arguments)
 
 
-async def bare(engine: Engine, label: str, tokens: int, options: dict[str, bool]) -> tuple[float, float]:
-    """Seconds to the first token and from one to the next of `generate`; `label` makes the picture.
+async def in_short_turns(engine: Engine, label: str, tokens: int) -> float:
+    """Seconds from one token to the next of the model card's way, with threads that wait for each other SHORT_TURN_S.
 
-    `options` are those of `PlainWay.bare`, `has_cudnn`, and `is_again` for an answer that is given for the second time.
+    By itself Python lets a thread wait 5 ms for another one that is at work in Python.
     """
-    how = options.copy()
-    is_again = how.pop("is_again", False)
-    with _attention(how.pop("has_cudnn", True)):
-        plain, request = _plain(engine), measures.request_of(measures.QUESTION, label, tokens)
-        if is_again:
-            plain.bare(request)
-        return plain.bare(request, **how)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(SHORT_TURN_S)
+    try:
+        crowd: Crowd = await by_the_card(engine, measures.crowd, label, 1, tokens)
+    finally:
+        sys.setswitchinterval(before)
+    return crowd.step_s
+
+
+async def bare(engine: Engine, label: str, tokens: int, way: Way) -> tuple[float, float]:
+    """Seconds to the first token and from one to the next of `generate`; `label` makes the picture."""
+    plain, request = _plain(engine), measures.request_of(measures.QUESTION, label, tokens)
+    found: list[tuple[float, float]] = []
+
+    def ask() -> None:
+        found.extend(plain.bare(request, way.has_streamer) for _ in range(1 + way.is_again))
+
+    with _attention(way.has_cudnn):
+        if way.is_fresh_thread:
+            thread = Thread(target=ask)
+            thread.start()
+            thread.join()
+        else:
+            ask()
+    return found[-1]
 
 
 async def work_of_generate(engine: Engine, tokens: int) -> Work:
@@ -121,15 +152,20 @@ async def equal_to_a_cpu(engine: Engine, settings: Settings, chats: int, tokens:
     return sum(one == other for one, other in zip(ours.texts, theirs.texts, strict=True)), chats
 
 
-async def apart_from_generate(engine: Engine) -> float:
-    """How far the log-probabilities of first tokens are from those of `generate` on the same weights, at most."""
+async def apart_from_generate(engine: Engine, chats: int) -> float:
+    """How far log-probabilities are from those of `generate` on the same weights, at most.
+
+    `chats` are answered at once, and then one by one by `generate`; an answer counts as far as its tokens are the same.
+    """
+    requests = [measures.request_of(measures.QUESTION, f"apart {chat}", measures.SHORT) for chat in range(chats)]
+    requests = [replace(one, sampling=replace(one.sampling, top_logprobs=COMPARED)) for one in requests]
     reference, most = GenerateEngine(engine.llava, engine.info, 1), 0.0  # type: ignore[attr-defined]
-    for label in ("one", "two", "three"):
-        request = measures.request_of(measures.QUESTION, label, 1)
-        request = replace(request, sampling=replace(request.sampling, top_logprobs=COMPARED))
-        ours, theirs = [(await complete(each, request)).logprobs[0].top for each in (engine, reference)]
-        known = {one.token: one.logprob for one in theirs}
-        most = max(most, *(abs(one.logprob - known[one.token]) for one in ours if one.token in known))
+    for request, ours in zip(requests, await asyncio.gather(*(complete(engine, one) for one in requests)), strict=True):
+        for mine, right in zip(ours.logprobs, (await complete(reference, request)).logprobs, strict=True):
+            known = {one.token: one.logprob for one in right.top}
+            most = max(most, *(abs(one.logprob - known[one.token]) for one in mine.top if one.token in known))
+            if mine.token != right.token:
+                break
     await reference.aclose()
     return most
 
@@ -137,12 +173,20 @@ async def apart_from_generate(engine: Engine) -> float:
 async def batched_with(
     engine: Engine, changes: dict[str, Any], asked: Measuring, max_queue: int
 ) -> tuple[Crowd, Visits, Newcomer]:
-    """A new batched engine on the weights of `engine`, measured and ended."""
+    """A new batched engine on the weights of `engine`, measured and ended.
+
+    `changes` are fields of its `BatchSize`, and `has_graphs`: without them the same kernels are called one by one.
+    """
     if torch.cuda.is_available():
         torch.cuda.empty_cache()  # memory freed by the previous engine would count as taken
     llava, chats = engine.llava, max(asked.chats)  # type: ignore[attr-defined]
-    size, _ = batch_size(llava, chats)
-    batched = BatchedEngine(llava, engine.info, max_queue, replace(size, **changes))
+    fields = changes.copy()
+    has_graphs, (size, _) = fields.pop("has_graphs", True), batch_size(llava, chats)
+    batched = BatchedEngine(llava, engine.info, max_queue, replace(size, **fields))
+    batch = batched.batch
+    if not has_graphs and batch.decode is not None:
+        attend, batch.decode = batch.decode.attend, batch.decode_steps()
+        batch.decode.attend = attend
     try:
         await measures.crowd(batched, "warm-up", 2, measures.SHORT)
         return (
@@ -152,6 +196,7 @@ async def batched_with(
         )
     finally:
         await batched.aclose()
+        batch.close()
 
 
 def _plain(engine: Engine) -> PlainWay:

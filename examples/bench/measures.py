@@ -72,7 +72,7 @@ class Visits:
 
 @dataclass(frozen=True)
 class Newcomer:
-    """What RUNNING chats felt when one more came with a new picture, and how long that one waited."""
+    """What running chats felt when one more came with a new picture, and how long that one waited."""
 
     step_s: float  # the median time between two tokens of a chat before
     worst_s: float  # the longest such time from then until the newcomer's first token
@@ -113,9 +113,9 @@ async def visits(engine: Engine, label: str, max_tokens: int) -> Visits:
     return Visits(_first(reply), _first(follow_up), _first(another))
 
 
-async def newcomer(engine: Engine, label: str, max_tokens: int) -> Newcomer:
-    """One more chat comes when RUNNING are at work, or, where an engine lets fewer run, when the first has ended."""
-    replies = [Reply() for _ in range(RUNNING)]
+async def newcomer(engine: Engine, label: str, max_tokens: int, running: int = RUNNING) -> Newcomer:
+    """One more chat comes when `running` are at work, or, where an engine lets fewer run, when the first has ended."""
+    replies = [Reply() for _ in range(running)]
     is_time = asyncio.Event()
 
     def look() -> None:

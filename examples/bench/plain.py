@@ -6,8 +6,7 @@ It is written as the model card of llava-hf/llava-1.5-7b-hf and the streamer's d
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable
-from functools import partial
+from collections.abc import AsyncGenerator
 from threading import Thread
 from typing import Any
 
@@ -55,8 +54,8 @@ class PlainWay:
     async def aclose(self) -> None:
         """Nothing is left to end: each answer was read to its end."""
 
-    def bare(self, request: ChatRequest, in_thread: bool = False, has_streamer: bool = False) -> tuple[float, float]:
-        """Seconds to the first token and from one to the next of `generate`, by default in the thread that calls.
+    def bare(self, request: ChatRequest, has_streamer: bool = False) -> tuple[float, float]:
+        """Seconds to the first token and from one to the next of `generate`, in the thread that calls.
 
         `has_streamer` gives it a streamer that only waits for each token, as every streamer must.
         """
@@ -65,7 +64,7 @@ class PlainWay:
         seconds = []
         for count in (1, tokens):
             started = time.perf_counter()
-            _call(partial(self._generated, inputs, count, streamer), in_thread)
+            self._generated(inputs, count, streamer)
             seconds.append(time.perf_counter() - started)
         return seconds[0], (seconds[1] - seconds[0]) / max(1, tokens - 1)
 
@@ -85,15 +84,6 @@ class _Waiting(BaseStreamer):
         value.cpu()
 
     def end(self) -> None: ...
-
-
-def _call(work: Callable[[], object], in_thread: bool) -> None:
-    if not in_thread:
-        work()
-        return
-    thread = Thread(target=work)
-    thread.start()
-    thread.join()
 
 
 def _inputs(processor: ProcessorMixin, request: ChatRequest) -> Any:

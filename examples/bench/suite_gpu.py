@@ -17,6 +17,7 @@ from typing import Any
 
 from examples.bench import gpu_jobs, measures
 from examples.bench.figures import FOLLOW_UP, NEW_PICTURE, THROUGHPUT
+from examples.bench.gpu_jobs import Way
 from examples.bench.machine import about_here
 from examples.bench.report import aligned
 from examples.bench.run import Measuring
@@ -27,24 +28,32 @@ CHATS = (1, 4, 16, 32, 64)
 TOKENS = 32  # per answer
 SLOW_CHATS = 4  # at most at once of `generate`, which needs a minute for 16
 PRECISIONS = ("4bit", "none")
-VARIANTS: dict[str, dict[str, Any]] = {  # what is otherwise in the batched engine's `BatchSize`
+NEWCOMER_AMONG = 16  # chats, or as many as were asked for
+VARIANTS: dict[str, dict[str, Any]] = {  # what is otherwise in the batched engine; see `gpu_jobs.batched_with`
     "as it decides by itself": {},
+    "no graphs": {"has_graphs": False},
     "no pages shared": {"is_sharing": False},
     **{f"chunks of {tokens} tokens": {"chunk": tokens} for tokens in (256, 512)},
 }
-WAYS: dict[str, dict[str, bool]] = {  # ways to call `generate`: which of them is slow?
-    "next token, main thread": {},
-    "next token, main thread, the same answer again": {"is_again": True},
-    "next token, main thread, a streamer that only waits": {"has_streamer": True},
-    "next token, a fresh thread": {"in_thread": True},
-    "next token, a fresh thread, without cuDNN's attention": {"in_thread": True, "has_cudnn": False},
+# Which part of the model card's way is slow? Each but the first has one thing otherwise than the one that it names.
+WAYS: dict[str, Way] = {
+    "next token, main thread": Way(),
+    "next token, main thread, the same answer again": Way(is_again=True),
+    "next token, main thread, without cuDNN's attention": Way(has_cudnn=False),
+    "next token, main thread, a streamer that only waits": Way(has_streamer=True),
+    "next token, a fresh thread": Way(is_fresh_thread=True),
+    "next token, a fresh thread, the same answer again": Way(is_fresh_thread=True, is_again=True),
+    "next token, a fresh thread, without cuDNN's attention": Way(is_fresh_thread=True, has_cudnn=False),
 }
+TURNS = "next token, threads that take turns after 0.1 ms"
 NOTE = (
     "Bare is `generate` in the main thread; the model card's way is `generate` in a fresh thread with a streamer. On "
     "an H200 the latter took 94 ms a token, the former 26 to 35 for lengths that it had seen before (2026-11-26). By "
     "its source torch prefers cuDNN's attention on Hopper, and keeps its plans by thread and by length of keys: each "
-    "token in a fresh thread waits for a plan. That this is the cause was not measured. On a CPU, with 11.5 ms a token "
-    "of many small operations, neither thread nor streamer cost anything; another thread at work in Python did (96 ms)."
+    "token in a fresh thread waits for a plan. That this is the cause was not measured. It is if a fresh thread is as "
+    "fast as the main one without cuDNN's attention and with the same answer again; if short turns help, threads wait "
+    "for Python's lock. On a CPU, with 11.5 ms a token of many small operations, neither thread nor streamer cost "
+    "anything; another thread at work in Python did (96 ms)."
 )
 _JSON_NAME, _TABLE_NAME = "suite.json", "suite.md"
 
@@ -135,23 +144,27 @@ def _findings(side: Side, asked: Measuring) -> Iterator[tuple[str, dict[str, str
     """What was found, and the cells of its row."""
     limits, tokens = side.loaded.limits, asked.max_tokens
     yield "loaded, ready to answer", {"ours": f"{side.loaded.seconds:.1f} s"}
+    yield from ((reason, {}) for reason in side.loaded.info.reasons)
     yield "weights", {"ours": f"{limits.weights_bytes / 2**30:.2f} GB"}
-    apart = side.run(gpu_jobs.apart_from_generate)
-    yield "log-probabilities of a first token, furthest from `generate`'s", {"ours": f"{apart:.4f}"}
-    for ask in (_card(side), side.run):
-        ask(measures.crowd, "warm-up", 2, measures.SHORT)
-    steps = dict[str, float]()
+    first = side.run(measures.crowd, "first", 1, measures.SHORT).firsts[0]
+    yield "first token of the first answer", {"ours": _ms(first.seconds)}
+    apart = side.run(gpu_jobs.apart_from_generate, min(max(asked.chats), NEWCOMER_AMONG))
+    yield "log-probabilities, furthest from `generate`'s", {"ours": f"{apart:.4f}"}
+    _card(side)(measures.crowd, "warm-up", 2, measures.SHORT)
+    steps, equal = dict[str, float](), list[bool]()
     for chats in asked.chats:
-        label, cells = f"{chats} chats", dict[str, str]()
-        for name, ask in (("card", _card(side)), ("ours", side.run)):
-            if name == "ours" or chats <= SLOW_CHATS:
-                crowd = ask(measures.crowd, label, chats, tokens)
-                cells[name] = f"{crowd.tokens / crowd.seconds:,.1f} tokens/s"
-                steps.setdefault(name, crowd.step_s)
-        yield f"{THROUGHPUT}, {chats} at once", cells
-    bare = {what: side.run(gpu_jobs.bare, what, tokens, options) for what, options in WAYS.items()}
+        crowds = {"ours": side.run(measures.crowd, f"{chats} chats", chats, tokens)}
+        if chats <= SLOW_CHATS:
+            crowds["card"] = _card(side)(measures.crowd, f"{chats} chats", chats, tokens)
+            equal += map(str.__eq__, crowds["ours"].texts, crowds["card"].texts)
+        for name, crowd in crowds.items():
+            steps.setdefault(name, crowd.step_s)
+        yield f"{THROUGHPUT}, {chats} at once", {name: _speed_of(crowd) for name, crowd in crowds.items()}
+    yield "answers that are those of the model card's way", {"ours": f"{sum(equal)} of {len(equal)}"}
+    bare = {what: side.run(gpu_jobs.bare, what, tokens, way) for what, way in WAYS.items()}
     first_s, steps["bare"] = bare[next(iter(WAYS))]
     yield from ((what, {"bare": _ms(step_s)}) for what, (_, step_s) in bare.items())
+    yield TURNS, {"card": _ms(side.run(gpu_jobs.in_short_turns, "turns", tokens))}
     yield "next token of one chat", {name: _ms(seconds) for name, seconds in steps.items()}
     memory = side.run(measures.memory)
     most = memory.bytes_per_s / limits.read_bytes
@@ -162,8 +175,9 @@ def _findings(side: Side, asked: Measuring) -> Iterator[tuple[str, dict[str, str
     yield FOLLOW_UP, {"card": _ms(card.follow_up.seconds), "ours": _ms(ours.follow_up.seconds)}
     asked_again = {"card": _ms(card.another_user.seconds), "ours": _ms(ours.another_user.seconds)}
     yield "first token, another user's question on it", asked_again
-    newcomer = side.run(measures.newcomer, "newcomer", 4 * tokens)
-    yield "longest pause of 4 chats as one more comes", {"ours": _ms(newcomer.worst_s)}
+    among = min(max(asked.chats), NEWCOMER_AMONG)
+    newcomer = side.run(measures.newcomer, "newcomer", 4 * tokens, among)
+    yield f"longest pause of {among} chats as one more comes", {"ours": _ms(newcomer.worst_s)}
     yield "first token of the one that comes", {"ours": _ms(newcomer.first.seconds)}
     yield "a step of one chat", {"bare": _work(side.run(gpu_jobs.work_of_generate, tokens))}
     for chats in asked.chats:
@@ -175,11 +189,14 @@ def _settings(suite: Suite) -> None:
     """The batched engine as it decides by itself, then with one thing otherwise at a time, on the same weights."""
 
     def found(side: Side) -> Iterator[Row]:
+        texts: tuple[str, ...] = ()
         for name, changes in VARIANTS.items():
             crowd, visits, newcomer = side.run(gpu_jobs.batched_with, changes, suite.asked, suite.settings.max_queue)
+            texts = texts or crowd.texts
             words = (
-                f"{crowd.tokens / crowd.seconds:,.1f} tokens/s with {max(suite.asked.chats)} at once; next question "
-                f"{_ms(visits.follow_up.seconds)}; a newcomer's pause {_ms(newcomer.worst_s)}"
+                f"{_speed_of(crowd)} with {len(texts)} at once, {sum(map(str.__eq__, texts, crowd.texts))} of them the "
+                f"same answers; next question {_ms(visits.follow_up.seconds)}; a newcomer's pause "
+                f"{_ms(newcomer.worst_s)}"
             )
             yield Row("settings", name, words)
 
@@ -193,6 +210,10 @@ def _card(side: Side) -> Callable[..., Any]:
         return side.run(gpu_jobs.by_the_card, job, *arguments)
 
     return ask
+
+
+def _speed_of(crowd: measures.Crowd) -> str:
+    return f"{crowd.tokens / crowd.seconds:,.1f} tokens/s"
 
 
 def _work(work: gpu_jobs.Work) -> str:
