@@ -8,6 +8,7 @@ import gc
 import math
 import random
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import aclosing
 from dataclasses import replace
@@ -408,6 +409,30 @@ def test_a_picture_whose_features_are_no_numbers_fails_its_own_request_and_is_fo
 
     asyncio.run(scenario())
     hook.remove()
+
+
+def test_it_starts_again_without_what_the_failed_step_held(
+    tiny_batched: BatchedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU that was full would be so still."""
+    held: list[weakref.ref[torch.Tensor]] = []
+    seen: list[torch.Tensor | None] = []
+
+    def fail(*_: object) -> None:
+        activations = torch.zeros(1)
+        held.append(weakref.ref(activations))
+        raise torch.OutOfMemoryError
+
+    def new_batch(*arguments: Any) -> Batch:
+        seen.append(held[0]())
+        return Batch(*arguments)
+
+    monkeypatch.setattr(batched, "Batch", new_batch)
+    tiny_batched.batch.model.register_forward_pre_hook(fail)
+    with pytest.raises(EngineUnavailable, match="Out of memory"):
+        answer(tiny_batched)
+    asyncio.run(until(lambda: tiny_batched.status().state == "ready"))
+    assert seen == [None]
 
 
 def test_while_it_starts_again_it_says_so_and_newcomers_wait(

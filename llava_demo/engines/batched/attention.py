@@ -187,14 +187,13 @@ class SpanAttention:
         self.drawn = torch.tensor(
             [end - 1 for span, end in zip(spans, ends, strict=True) if span.is_drawn], dtype=torch.long
         ).to(cache.device)
-        tables = [(span.request.pages, span) for span in spans]
-        self._writes = torch.cat([cache.places(pages, span.past, span.keys) for pages, span in tables])
+        self._writes = torch.cat([cache.places(span.request.pages, span.past, span.keys) for span in spans])
         drawn = iter(range(len(spans)))
         self._parts = [
-            self._part(pages, span, slice(end - span.queries, end), next(drawn) if span.is_drawn else None)
-            for (pages, span), end in zip(tables, ends, strict=True)
+            self._part(span, slice(end - span.queries, end), next(drawn) if span.is_drawn else None)
+            for span, end in zip(spans, ends, strict=True)
         ]
-        self._flash = _Flash(self._parts, tables, cache) if cache.can_flash else None
+        self._flash = _Flash(self._parts, spans, cache) if cache.can_flash else None
         self._decoding = decoding = _Decoding(self._parts, spans) if cache.native else None
         self.decode: Callable[[Sequence[native.Layer], Tensor], Tensor] | None = None
         if decoding is not None and not decoding.others:
@@ -230,7 +229,8 @@ class SpanAttention:
             outputs[rows] = attended[0].transpose(0, 1)
         return outputs
 
-    def _part(self, pages: Sequence[int], span: Span, rows: slice, drawn: int | None) -> _Part:
+    def _part(self, span: Span, rows: slice, drawn: int | None) -> _Part:
+        pages = span.request.pages
         if span.past == 0:
             # in 8 bits they are read again, so that an answer does not depend on how its prompt was divided
             reads = self._cache.places(pages, 0, span.keys) if self._cache.shape.is_int8 else None
@@ -281,15 +281,12 @@ class _Decoding:
 class _Flash:
     """FlashAttention over all requests of a step at once."""
 
-    def __init__(self, parts: Sequence[_Part], tables: Sequence[tuple[Sequence[int], Span]], cache: Cache) -> None:
+    def __init__(self, parts: Sequence[_Part], spans: Sequence[Span], cache: Cache) -> None:
         self._cache = cache
-        queries, keys = [part.rows.stop - part.rows.start for part in parts], [part.keys for part in parts]
-        self._ends = [
-            torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=cache.device)
-            for lengths in (queries, keys)
-        ]
-        self._most = max(queries), max(keys)
-        self._reads = torch.cat([cache.places(pages, 0, span.keys) for pages, span in tables])
+        lengths = [part.rows.stop - part.rows.start for part in parts], [part.keys for part in parts]
+        self._ends = [torch.tensor([0, *accumulate(x)], dtype=torch.int32, device=cache.device) for x in lengths]
+        self._most = max(lengths[0]), max(lengths[1])
+        self._reads = torch.cat([cache.places(span.request.pages, 0, span.keys) for span in spans])
 
     def __call__(self, layer: int, query: Tensor) -> Tensor:
         keys, values = (self._cache.read(layer, kind, self._reads) for kind in (0, 1))

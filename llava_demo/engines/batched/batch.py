@@ -100,12 +100,10 @@ class Batch:
                 continue
             if token == BROKEN:
                 self.pages.unpublish(request.table)
-                self.scheduler.remove(request)
-                drawn.append(Drawn(request, BROKEN, None, is_last=True))
-                continue
-            request.draw.took(token)
-            request.ids.append(token)
-            is_end = token in request.draw.sampling.end_ids(self._end_ids)
+            else:
+                request.draw.took(token)
+                request.ids.append(token)
+            is_end = token == BROKEN or token in request.draw.sampling.end_ids(self._end_ids)
             is_last = is_end or len(request.ids) == request.prompt_tokens + request.room
             if is_last:
                 self.scheduler.remove(request)
@@ -116,21 +114,16 @@ class Batch:
         """Let go of the cache's memory."""
         self.cache.close()
 
-    @property
-    def shareable_tokens(self) -> int:
-        """Tokens in pages that a new prompt could share."""
-        return PAGE_TOKENS * self.pages.shareable
-
     def _compute(self, step: Step) -> None:
         spans = step.spans
         if not spans:
             return
-        decoding = [span for span in spans if self.decode is not None and span.request.is_decoding]
-        prompts = [span for span in spans if span not in decoding]
+        prompts = [span for span in spans if self.decode is None or not span.request.is_decoding]
+        decoding = [span.request for span in spans if self.decode is not None and span.request.is_decoding]
         logits = [self._logits(prompts)] if prompts else []
-        step.requests = [span.request for span in [*prompts, *decoding] if span.is_drawn]
+        step.requests = [*(span.request for span in prompts if span.is_drawn), *decoding]
         if self.decode is not None and decoding:
-            logits.append(self.decode.run([span.request for span in decoding]))
+            logits.append(self.decode.run(decoding))
         self.scheduler.computed(spans)
         if step.requests:
             step.logits = logits[0] if len(logits) == 1 else torch.cat(logits)

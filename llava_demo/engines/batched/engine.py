@@ -99,15 +99,9 @@ class BatchedEngine(JobEngine):
 
     def status(self) -> EngineStatus:
         with self._changed:
-            queue, batch = self._queue, self.batch
-            return EngineStatus(
-                self._state,
-                queue.running,
-                queue.waiting,
-                batch.shareable_tokens,
-                held_tokens=PAGE_TOKENS * batch.pages.used,
-                held_pictures=self.images.holders,
-            )
+            queue, pages = self._queue, self.batch.pages
+            cached, held = PAGE_TOKENS * pages.shareable, PAGE_TOKENS * pages.used
+            return EngineStatus(self._state, queue.running, queue.waiting, cached, held, self.images.holders)
 
     async def aclose(self) -> None:
         """End what runs, refuse what waits and what will come; returns when the threads have ended."""
@@ -312,7 +306,7 @@ class BatchedEngine(JobEngine):
             self._end(chat.job, failure)
         if is_out_of_memory(error):
             self.size = replace(self.size, chunk=min(self.size.chunk, max(self.size.chunk // 2, SMALLEST_CHUNK)))
-        del error, failed  # the exception holds the tensors of its frames
+        error.__traceback__, failed = None, {}  # its frames hold tensors of the step
         try:
             self.batch.close()
             gc.collect()

@@ -96,10 +96,10 @@ class Scheduler:
         spans: list[Span] = []
         is_short = False
         for request in [request for request in self.running if request.is_decoding]:
-            while request in self.running and not self._grow(request):
+            while request.table is not None and not self._grow(request):
                 is_short = True
                 self._preempt()
-            if request in self.running:
+            if request.table is not None:
                 spans.append(Span(request, request.computed, 1))
         room = self._prompt_tokens(len(spans))
         prompts = [request for request in self.running if not request.is_decoding]
