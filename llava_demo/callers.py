@@ -5,9 +5,11 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
@@ -19,6 +21,8 @@ Network = IPv4Network | IPv6Network
 
 WRONG_KEYS = 10  # wrong keys a caller may try at once; one more every KEY_S seconds
 KEY_S = 6.0
+CANCELLED = "notifications/cancelled"  # of the Model Context Protocol
+SESSION_CALLS = 64  # of a session's calls that can be cancelled, the last ones
 
 _SCOPE_KEY = "llava_demo.caller"
 _GONE_KEY = "llava_demo.caller_is_gone"
@@ -39,9 +43,21 @@ def caller_name(scope: Scope) -> str:
 
 
 def is_gone(connection: HTTPConnection | None) -> bool:
-    """Whether a request comes from our MCP server, whose own caller has disconnected: Gradio 6.31 goes on with it."""
+    """Whether a request comes from our MCP server, whose own caller has disconnected or cancelled its call.
+
+    Gradio 6.31 goes on with it.
+    """
     gone: threading.Event | None = connection.scope.get(_GONE_KEY) if connection else None
     return gone is not None and gone.is_set()
+
+
+@dataclass(frozen=True)
+class _McpCall:
+    """A request to our MCP server. `place` is where its `id` tells it from others: a session, or else a caller."""
+
+    place: bytes
+    id: str
+    is_over: threading.Event = field(default_factory=threading.Event)  # nobody waits for it any more
 
 
 class Callers:
@@ -55,7 +71,7 @@ class Callers:
         self._names = {f"Bearer {key}": f"key {hashlib.sha256(key.encode()).hexdigest()[:16]}" for key in keys}
         self._proxies = tuple(proxies)
         self._secret = secrets.token_hex(16).encode()
-        self._asking: dict[bytes, threading.Event] = {}  # requests to our MCP server, and sessions: is the caller gone?
+        self._asking: dict[bytes, _McpCall] = {}  # requests to our MCP server, by what their header says
         self._wrong_keys: dict[str, float] = {}  # when, by caller, all that were tried are forgotten
 
     def name(self, scope: Scope) -> None:
@@ -70,49 +86,63 @@ class Callers:
         secret, _, passed_on = headers.get(_HEADER.decode(), "").encode("latin-1").partition(b" ")
         if secrets.compare_digest(secret, self._secret):
             number, _, name = passed_on.partition(b" ")
-            scope[_SCOPE_KEY], scope[_GONE_KEY] = name.decode(), self._asking.get(number)
+            call = self._asking.get(number)
+            scope[_SCOPE_KEY], scope[_GONE_KEY] = name.decode(), call and call.is_over
         else:
             scope[_SCOPE_KEY] = self._names.get(headers.get("authorization", "")) or _site_of(peer)
         scope["headers"] = [(key, value) for key, value in scope["headers"] if key != _HEADER]
 
     @contextmanager
-    def asked_through_mcp(self, scope: Scope, receive: Receive) -> Iterator[Receive]:
+    def asked_through_mcp(self, scope: Scope, receive: Receive, message: Any) -> Iterator[Receive]:
         """Within the block the requests with which Gradio's MCP server asks this server again are its caller's.
 
         They have the headers of its caller: one of ours tells whose they are. A forged one is dropped by `name`. The
         `receive` that it gives takes note of a caller that disconnects. A message to a session is taken at once and
-        answered on the session's own connection, which counts instead.
+        answered on the session's own connection, which counts instead. A `message` that cancels a call ends it.
         """
-        number, gone = secrets.token_hex(8).encode(), threading.Event()
-        if found := _SESSION.search(scope.get("query_string", b"")):
-            number = found[1]
-        value = b" ".join((self._secret, number, caller_name(scope).encode()))
-        scope["headers"].append((_HEADER, value))
+        found = _SESSION.search(scope.get("query_string", b""))
+        place, fields = found[1] if found else caller_name(scope).encode(), message if isinstance(message, dict) else {}
+        if fields.get("method") == CANCELLED and isinstance(fields.get("params"), dict):
+            self._cancel(place, repr(fields["params"].get("requestId")))
+        number, call = secrets.token_hex(8).encode(), _McpCall(place, repr(fields.get("id")))
+        scope["headers"].append((_HEADER, b" ".join((self._secret, number, caller_name(scope).encode()))))
+        self._asking[number] = call
         if found:
+            for old in [name for name, each in self._asking.items() if each.place == place][:-SESSION_CALLS]:
+                del self._asking[old]
             yield receive
             return
-        self._asking[number] = gone
         try:
-            yield _noting(receive, gone)
+            yield _noting(receive, call.is_over.set)
         finally:
             del self._asking[number]
 
     @contextmanager
     def session_through_mcp(self, receive: Receive, send: Send) -> Iterator[tuple[Receive, Send]]:
         """The same for the connection of a session (MCP over SSE), whose first event tells its name."""
-        gone, names = threading.Event(), list[bytes]()
+        names = list[bytes]()
 
         async def learning(message: Message) -> None:
             if not names and (found := _SESSION.search(message.get("body", b""))):
                 names.append(found[1])
-                self._asking[found[1]] = gone
             await send(message)
 
+        def end() -> None:
+            for number, call in list(self._asking.items()):
+                if call.place in names:
+                    call.is_over.set()
+                    del self._asking[number]
+
         try:
-            yield _noting(receive, gone), learning
+            yield _noting(receive, end), learning
         finally:
-            for name in names:
-                del self._asking[name]
+            end()
+
+    def _cancel(self, place: bytes, id: str) -> None:
+        """End a call, unless two have this id: clients at one address that have no session may."""
+        calls = [call for call in self._asking.values() if (call.place, call.id) == (place, id)]
+        if len(calls) == 1:
+            calls[0].is_over.set()
 
     def check_attempts(self, scope: Scope) -> None:
         """Raises:
@@ -141,13 +171,13 @@ class Callers:
         return address is not None and any(address in network for network in self._proxies)
 
 
-def _noting(receive: Receive, gone: threading.Event) -> Receive:
-    """A `receive` that sets `gone` when the caller disconnects."""
+def _noting(receive: Receive, leave: Callable[[], None]) -> Receive:
+    """A `receive` that calls `leave` when the caller disconnects."""
 
     async def noting() -> Message:
         message = await receive()
         if message["type"] == "http.disconnect":
-            gone.set()
+            leave()
         return message
 
     return noting

@@ -1,6 +1,7 @@
 """What the numbers of a file mean stands in its header: white is white in any depth, polarity and transparency."""
 
 import io
+import itertools
 import struct
 import zlib
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ import numpy as np
 import PIL.Image
 import pytest
 from pictures import encoded
+from PIL import ImageChops, ImageStat
 from test_images import png_file, row, words
 
 from llava_demo.errors import InvalidImage
@@ -150,6 +152,49 @@ def test_colours_that_stand_apart_are_read(
     shorts = {259: 1, 262: photometric, 277: len(red), 278: 1, 284: 2}
     tags = {256: (4, [2]), 257: (4, [1]), 258: (3, [bits] * len(red))} | {tag: (3, [n]) for tag, n in shorts.items()}
     assert row(tiff_file({**tags, **more}, strips, order)) == [(255, 0, 0), WHITE]
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("is_packed", [False, True])
+@pytest.mark.parametrize("photometric", [0, 1])
+def test_grey_of_16_bits_with_transparency_is_read(photometric: int, is_packed: bool, order: str) -> None:
+    greys = [grey if photometric else 0xFFFF - grey for grey in (0, 0x8000, 0xFFFF, 0)]
+    data = struct.pack(f"{order}8H", *itertools.chain(*zip(greys, (0xFFFF, 0xFFFF, 0xFFFF, 0), strict=True)))
+    shorts = {259: 8 if is_packed else 1, 262: photometric, 277: 2, 278: 1, 338: 2}
+    tags = {256: (4, [4]), 257: (4, [1]), 258: (3, [16, 16])} | {tag: (3, [value]) for tag, value in shorts.items()}
+    seen = row(tiff_file(tags, [zlib.compress(data) if is_packed else data], order))
+    assert (seen[0], *seen[2:]) == (BLACK, WHITE, WHITE)
+    assert 127 <= seen[1][0] <= 128
+
+
+def test_grey_and_transparency_that_stand_apart_in_16_bits_are_no_noise() -> None:
+    strips = [struct.pack("<2H", 0, 0xFFFF), struct.pack("<2H", 0xFFFF, 0xFFFF)]
+    shorts = {259: 1, 262: 1, 277: 2, 278: 1, 284: 2, 338: 2}
+    tags = {256: (4, [2]), 257: (4, [1]), 258: (3, [16, 16])} | {tag: (3, [value]) for tag, value in shorts.items()}
+    with pytest.raises(InvalidImage):
+        row(tiff_file(tags, strips, "<"))
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"exif": True}, {"restart_marker_rows": 1}], ids=str)
+@pytest.mark.parametrize("missing", [1, 2, 40, 0.3])
+def test_a_jpeg_whose_last_bytes_are_missing_is_seen_as_in_a_browser(options: dict[str, Any], missing: float) -> None:
+    picture = PIL.Image.effect_noise((200, 160), 90)
+    exif = PIL.Image.Exif()
+    exif[0x010E] = "\xff\xd9 a thumbnail ends here"
+    data = encoded(picture, "JPEG", **options | ({"exif": exif.tobytes()} if "exif" in options else {}))
+    cut = data[: -int(missing if missing >= 1 else missing * len(data))]
+    whole, seen = (Image.from_bytes(each).pixels.convert("L") for each in (data, cut))
+    assert seen.size == whole.size
+    upper = (0, 0, 200, 80)
+    difference = ImageStat.Stat(ImageChops.difference(whole.crop(upper), seen.crop(upper))).mean[0]
+    assert difference == 0 or ("progressive" in options and difference < 40)  # the last scans bring details
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_a_jpeg_that_is_mostly_missing_is_refused_with_the_reason(mode: str) -> None:
+    data = encoded(PIL.Image.effect_noise((200, 160), 90).convert(mode), "JPEG")
+    with pytest.raises(InvalidImage, match="cut off: less than half of it is there"):
+        assert Image.from_bytes(data[: len(data) // 3]).pixels
 
 
 @pytest.mark.parametrize(("across", "down"), [(1, 1), (2, 1), (2, 2), (4, 2)])

@@ -466,7 +466,7 @@ def test_mcp_callers_are_the_same_when_gradio_asks_itself() -> None:
     async def leaving() -> Message:
         return {"type": "http.disconnect"}
 
-    with callers.asked_through_mcp(scope, leaving) as receive:
+    with callers.asked_through_mcp(scope, leaving, {}) as receive:
         again: Scope = {"type": "http", "path": "/gradio_api/queue/join", "method": "POST", "client": ("127.0.0.1", 1)}
         again["headers"] = list(scope["headers"])  # type: ignore[call-overload]
         callers.name(again)

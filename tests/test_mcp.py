@@ -13,7 +13,13 @@ import pytest
 from mcp import ClientSession
 from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
-from mcp.types import CallToolResult, TextContent
+from mcp.types import (
+    CallToolResult,
+    CancelledNotification,
+    CancelledNotificationParams,
+    ClientNotification,
+    TextContent,
+)
 from servers import Server, serving
 
 from llava_demo.chat import KNOBS
@@ -124,6 +130,27 @@ def test_the_older_transport_answers_in_its_own_stream(miniature: Server, image:
     result = asyncio.run(run())
     assert result.isError == (image != DATA_URL)
     assert words in text_of(result)
+
+
+@pytest.mark.parametrize("connect", [streamable_http_client, sse_client])
+def test_a_call_that_is_cancelled_frees_the_engine_while_the_client_stays(tiny: Server, connect: Any) -> None:
+    async def run() -> None:
+        address = f"{tiny.url}gradio_api/mcp/" + ("sse" if connect is sse_client else "")
+        async with connect(address) as (read, write, *_), ClientSession(read, write) as session:
+            await session.initialize()
+            arguments = {"image": DATA_URL, "prompt": "Hello", "max_tokens": 900, "temperature": 0}
+            call = asyncio.gather(session.call_tool("ask", arguments), return_exceptions=True)
+            await asyncio.to_thread(tiny.wait_until, running=1, waiting=0)
+            number = session._request_id - 1
+            notification = CancelledNotification(params=CancelledNotificationParams(requestId=number))
+            await session.send_notification(ClientNotification(notification))
+            await asyncio.to_thread(tiny.wait_until_free)
+            assert (await session.list_tools()).tools
+            call.cancel()
+            await asyncio.wait([call])
+
+    with tiny.slow(0.1):
+        asyncio.run(run())
 
 
 @pytest.mark.parametrize("form", ["{}", "file://{}"])

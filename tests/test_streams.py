@@ -19,7 +19,7 @@ from pictures import encoded
 from llava_demo.chat import ChatRequest, Completion, Message, SamplingParams
 from llava_demo.engines import complete, remote
 from llava_demo.engines.load import load_engine
-from llava_demo.errors import EngineBusy, GenerationFailed, InvalidRequest, PromptTooLong
+from llava_demo.errors import EngineBusy, EngineUnavailable, GenerationFailed, InvalidRequest, PromptTooLong
 from llava_demo.images import Image
 from llava_demo.settings import Settings
 
@@ -166,6 +166,15 @@ STREAMS = {
         {"choices": [{"delta": {"content": "A red cat."}, "finish_reason": "stop"}], "error": None}, indent=1
     ).replace("\n", "\ndata: ")
     + "\n\n",
+    "keep-alives in words": "data: ping\n\nevent: heartbeat\ndata: still here\n\ndata: null\n\n"
+    + event('{"content":"A red cat."}', '"stop"', f",{USAGE}"),
+    "names of events": "event: message\nid: 1\n" + event('{"content":"A red cat."}', '"stop"') + "event: done\n" + DONE,
+    "JSON lines": "".join(
+        text.removeprefix("data: ").replace("\n\n", "\n")
+        for text in (event('{"content":"A red"}'), event('{"content":" cat."}', '"stop"'))
+    ),
+    "an end without its blank line": event('{"content":"A red"}') + event('{"content":" cat."}', '"stop"').rstrip(),
+    "no stream": json.dumps({"choices": [{"message": {"content": "A red cat."}, "finish_reason": "stop"}]}, indent=1),
     "parts": event('{"content":[{"type":"text","text":"A red cat."}]}', '"stop"'),
 }
 
@@ -196,9 +205,20 @@ def test_a_character_that_a_server_cuts_through_is_whole() -> None:
     assert answer_to(event('{"content":"A \\ude00 cat"}', '"stop"')).text == "A \ufffd cat"
 
 
-@pytest.mark.parametrize("kind", ["text/plain", "application/json", "application/octet-stream"])
-def test_a_stream_is_known_by_its_first_bytes_whatever_its_label_is(kind: str) -> None:
-    assert answer_to(STREAMS["vLLM"], kind).text == "A red cat."
+@pytest.mark.parametrize("name", ["vLLM", "JSON lines", "no stream"])
+@pytest.mark.parametrize("kind", ["text/plain", "application/json", "application/x-ndjson", "application/octet-stream"])
+def test_a_stream_is_known_by_its_first_bytes_whatever_its_label_is(kind: str, name: str) -> None:
+    assert answer_to(STREAMS[name], kind).text == "A red cat."
+
+
+def test_a_web_page_in_place_of_an_answer_is_said_to_be_one() -> None:
+    with pytest.raises(EngineUnavailable, match="answers with a web page; is --remote-url right"):
+        answer_to("\n<!doctype html><title>Log in</title>", "text/html")
+
+
+def test_words_in_place_of_an_answer_are_no_answer() -> None:
+    with pytest.raises(GenerationFailed, match="broke off"):
+        answer_to("A red cat.", "text/plain")
 
 
 @pytest.mark.parametrize(("header", "seconds"), [("7", 7), ("1000000", 600), ("Wed, 21 Oct 2099 07:28:00 GMT", 5)])
@@ -245,6 +265,7 @@ def test_a_stream_without_an_end_broke_off(rest: str) -> None:
         ('{"error":"Model is overloaded","error_type":"overloaded"}', EngineBusy),
         ('{"error":{"message":"boom","type":"server_error"}}', GenerationFailed),
         ('{"error":"boom"}', GenerationFailed),
+        ("boom", GenerationFailed),
     ],
 )
 def test_an_error_within_a_stream_is_told_as_what_it_is(error: str, kind: type[Exception]) -> None:

@@ -10,17 +10,17 @@ import json
 import logging
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import PurePath
 from typing import Any
 
 import httpx
 import PIL.Image
-from httpx_sse import EventSource
 
 from llava_demo.chat import ChatRequest, Chunk
 from llava_demo.engines import EngineInfo, EngineStatus
+from llava_demo.engines.events import events_of
 from llava_demo.engines.jobs import SHUTTING_DOWN, Job, check_pictures
 from llava_demo.engines.turns import Turns
 from llava_demo.engines.upstreams import Upstream, Upstreams
@@ -184,7 +184,7 @@ class RemoteEngine:
                         self._upstreams.saw(upstream, is_up=False)
                     raise error_from(answer.status_code, _json_of(await answer.aread()), _retry_after_s(answer))
                 self._upstreams.saw(upstream, is_up=True)
-                async for data in _events_of(answer):
+                async for data in events_of(answer):
                     yield reader.chunk_from(data)
                     if reader.is_done:
                         break
@@ -250,33 +250,6 @@ class RemoteEngine:
 def _begin(job: Job) -> None:
     with suppress(RuntimeError):  # its event loop is closed, and its caller gone
         job.loop.call_soon_threadsafe(job.turn.set)
-
-
-async def _events_of(answer: httpx.Response) -> AsyncIterator[str]:
-    """The data of each event; of an answer that is no stream, its body. Servers mislabel either.
-
-    Raises:
-        httpx.HTTPError: the connection broke.
-    """
-    answer.encoding = "utf-8-sig"  # server-sent events have no other, and may begin with a byte order mark
-    if "text/event-stream" not in answer.headers.get("content-type", ""):
-        await answer.aread()
-        if not answer.text.lstrip().startswith(("data:", "event:", ":")):
-            yield answer.text
-            return
-        answer.headers["content-type"] = "text/event-stream"
-    async with aclosing(EventSource(answer).aiter_sse()) as events:
-        async for event in events:
-            try:
-                json.loads(event.data)
-            except (
-                ValueError,
-                RecursionError,
-            ):  # [DONE]; or several events without the blank line that ends each
-                for line in event.data.split("\n"):
-                    yield line
-            else:
-                yield event.data
 
 
 def _shown_name(model: str | None) -> str:

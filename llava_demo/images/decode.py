@@ -18,6 +18,7 @@ from llava_demo.errors import ImageTooLarge, InvalidImage
 from llava_demo.images.opened import (
     BITS,
     COLOUR_MAP,
+    COMPRESSION,
     DECODER_ERRORS,
     FLOAT,
     MIME_TYPES,
@@ -29,6 +30,7 @@ from llava_demo.images.opened import (
     TILE_WIDTH,
     opened,
     tag_of,
+    with_end,
 )
 
 if TYPE_CHECKING:
@@ -115,6 +117,8 @@ def pixels_of(data: bytes, fit: Fit | None = None) -> PIL.Image.Image:
     try:
         picture = opened(data)
         picture.load()
+        if picture.format == "JPEG" and with_end(data) is not data:
+            _check_rest(picture)
         _turn_upright(picture)
         picture = _on_white(_shrunk(_eight_bits(picture, data)))
         return _fitted(picture, fit) if fit else picture
@@ -122,6 +126,17 @@ def pixels_of(data: bytes, fit: Fit | None = None) -> PIL.Image.Image:
         raise
     except DECODER_ERRORS as error:
         raise InvalidImage("The picture is damaged or cut off: its pixels cannot be decoded.") from error
+
+
+def _check_rest(picture: PIL.Image.Image) -> None:
+    """Raises:
+    InvalidImage: less than half of a JPEG that was cut off is there; libjpeg leaves the others grey.
+    """
+    import numpy as np
+
+    lower = np.asarray(picture)[picture.height // 2 :].astype(np.int16)
+    if (np.abs(lower - 128) <= 1).all():
+        raise InvalidImage("The picture is cut off: less than half of it is there.")
 
 
 def _is_plain(picture: PIL.Image.Image) -> bool:
@@ -175,6 +190,8 @@ def _shrunk(picture: PIL.Image.Image) -> PIL.Image.Image:
 def _eight_bits(picture: PIL.Image.Image, data: bytes) -> PIL.Image.Image:
     """The picture with numbers from 0 to 255, and a see-through colour in the same numbers."""
     key = picture.info.get("transparency")
+    if picture.mode == "RGBA" and tag_of(picture, PHOTOMETRIC, 2) < 2:
+        return _grey_and_alpha(picture, is_big_endian=data.startswith(b"MM") and tag_of(picture, COMPRESSION, 1) == 1)
     if picture.mode[0] in "IF" or (picture.mode == "L" and tag_of(picture, SAMPLE_FORMAT, 1) == SIGNED):
         return _grey_of_numbers(picture, key)
     if picture.format == "PNG" and picture.mode == "L" and isinstance(key, int):
@@ -232,6 +249,14 @@ def _grey_of_numbers(picture: PIL.Image.Image, key: Any) -> PIL.Image.Image:
     if isinstance(key, int):
         grey[values == key] = 255
     return PIL.Image.fromarray(grey)
+
+
+def _grey_and_alpha(picture: PIL.Image.Image, is_big_endian: bool) -> PIL.Image.Image:
+    """Grey of 16 bits with transparency, which was opened as four bytes a pixel."""
+    grey, alpha = (picture.getchannel(band) for band in ("RB" if is_big_endian else "GA"))
+    if tag_of(picture, PHOTOMETRIC, 1) == 0:  # WhiteIsZero
+        grey = PIL.ImageOps.invert(grey)
+    return PIL.Image.merge("LA", (grey, alpha))
 
 
 def _white_of(picture: PIL.Image.Image, values: "np.ndarray[Any, Any]") -> float:

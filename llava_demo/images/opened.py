@@ -1,6 +1,7 @@
 """A picture's file, opened by Pillow: the kinds that are taken, and what must be put right before it reads them."""
 
 import io
+import re
 import struct
 import zlib
 from functools import cache
@@ -44,8 +45,11 @@ DECODER_ERRORS = (
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_PIXELS = frozenset((b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"))
 _MAX_EXIF_BYTES = 2**20
+# Those with a length behind them, and the end; the others stand among the pixels (ITU-T T.81, B.1.1.3).
+_JPEG_MARKER = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]", re.DOTALL)
+_JPEG_END = b"\xff\xd9"
 # TIFF's tags
-BITS, PHOTOMETRIC, _PLANES, COLOUR_MAP, TILE_WIDTH, TILE_LENGTH = 258, 262, 284, 320, 322, 323
+BITS, COMPRESSION, PHOTOMETRIC, _PLANES, COLOUR_MAP, TILE_WIDTH, TILE_LENGTH = 258, 259, 262, 284, 320, 322, 323
 SAMPLE_FORMAT, MOST = 339, 341
 SIGNED, FLOAT = 2, 3  # sample formats
 _YCBCR = 6  # photometric
@@ -70,6 +74,8 @@ def formats() -> list[str]:
             kinds.setdefault((order, polarity, (SIGNED,), 1, (16,), ()), ("I", f"I;16{end}S"))
             kinds.setdefault((order, polarity, (SIGNED,), 1, (32,), ()), ("I", f"I;32{end}S"))
             kinds.setdefault((order, polarity, (FLOAT,), 1, (64,), ()), ("F", f"F;64{end}F"))
+            for alpha in (0, 1, 2):  # grey and its transparency, two bytes each, which `decode` puts together
+                kinds.setdefault((order, polarity, (1,), 1, (16, 16), (alpha,)), ("RGBA", "RGBA"))
     return list(MIME_TYPES)
 
 
@@ -80,7 +86,8 @@ def opened(data: bytes) -> PIL.Image.Image:
         InvalidImage: it is no picture, or one of a kind that is not taken; in words for its sender.
     """
     try:
-        picture = PIL.Image.open(io.BytesIO(_without_metadata(_with_whole_palette(data))), formats=formats())
+        readable = _without_metadata(_with_whole_palette(with_end(data)))
+        picture = PIL.Image.open(io.BytesIO(readable), formats=formats())
         is_wide = tag_of(picture, _PLANES, 1) == 2 and tag_of(picture, BITS, 8) > 8
         if is_wide or tag_of(picture, PHOTOMETRIC, 1) == _YCBCR:
             # Not compressed, Pillow 12 unpacks them itself: it misreads the former and takes the latter for cut off.
@@ -92,6 +99,25 @@ def opened(data: bytes) -> PIL.Image.Image:
         return picture
     except DECODER_ERRORS as error:
         raise InvalidImage(f"This is {_name_of_what_is_no_picture(data)}; send a {_WANTED} picture.") from error
+
+
+def with_end(data: bytes) -> bytes:
+    """A JPEG whose end was cut off, with an end after what is whole of it; other files as they are.
+
+    Browsers show such a picture, grey where it is missing, and so libjpeg decodes one that has an end. Other formats
+    are refused: of what browsers show of them, too, Pillow 12 decodes nothing or cannot tell how much.
+    """
+    if not data.startswith(b"\xff\xd8\xff"):
+        return data
+    at = 2
+    while marker := _JPEG_MARKER.search(data, at):
+        if marker[0] == _JPEG_END:
+            return data
+        start = marker.start()
+        at = start + 2 + int.from_bytes(data[start + 2 : start + 4])
+        if at > len(data):
+            return data[:start] + _JPEG_END
+    return data + _JPEG_END
 
 
 def tag_of(picture: PIL.Image.Image, tag: int, default: Any) -> Any:
@@ -143,5 +169,5 @@ def _name_of_what_is_no_picture(data: bytes) -> str:
         return "a video, or a damaged picture"
     if data.startswith((b"II*\0", b"MM\0*", b"\xff\xd8\xff")):
         kind = "JPEG" if data[0] == 0xFF else "TIFF"
-        return f"a {kind} that is damaged, or of a rare kind (other than 8 or 16 bits a colour)"
+        return f"a {kind} that is damaged, or of a rare kind, as of 12 bits a colour"
     return "not a picture that can be read"

@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llava_demo.api import demo_error, is_rest, unrouted
-from llava_demo.callers import Callers
+from llava_demo.callers import CANCELLED, Callers
 from llava_demo.errors import DemoError, InvalidRequest, RequestTooLarge, UnknownRoute
 from llava_demo.images import ImageLimits
 from llava_demo.log import place_of
@@ -173,7 +173,9 @@ class Guard:
                 receive = body.replayed(json.dumps(to_be_refused(call, words)).encode())
             else:
                 app = JSONResponse(refused(call, words))
-        with rules.callers.asked_through_mcp(scope, receive) as receive_noting:
+        if isinstance(call, dict) and call.get("method") == CANCELLED:
+            app = Response(status_code=202)  # mcp 1.26 ends the whole session when the call then returns
+        with rules.callers.asked_through_mcp(scope, receive, call) as receive_noting:
             await app(scope, receive_noting, answer.send)
 
     async def _upload(self, scope: Scope, body: Body, answer: "_Answer") -> None:

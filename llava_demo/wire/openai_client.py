@@ -96,10 +96,10 @@ class AnswerReader:
             DemoError: the event is an error, or nothing that can be read.
             UnsupportedParameter: the first text lacks the log-probabilities that were asked for.
         """
-        if not data.strip():
-            return Chunk()
         if data.strip() == "[DONE]":
             self.is_done = True
+            return Chunk()
+        if not data.lstrip().startswith(("{", "[")):  # nothing, or a keep-alive in words: ping
             return Chunk()
         event = _event_from(data)
         try:
