@@ -1,13 +1,17 @@
 """Fixtures for all tests: tiny checkpoints, running servers, one browser."""
 
 import atexit
+import functools
 import logging
 import os
 import shutil
 import signal
+import ssl
 import tempfile
 from collections.abc import Generator, Iterator
+from typing import Any
 
+import httpx
 import pytest
 
 from llava_demo.environment import quick_imports
@@ -51,6 +55,22 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection() -> Generator[None, object, object]:
     with quick_imports():
         return (yield)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def certificates_are_read_once() -> Iterator[None]:
+    """httpx 0.28 reads those of all authorities for each client and each `httpx.get`: 30 ms, and a call takes one."""
+
+    @functools.cache
+    def known(*_: str | None, **options: Any) -> ssl.SSLContext:
+        return httpx.create_ssl_context(**options)
+
+    def context(**options: Any) -> ssl.SSLContext:
+        return known(*map(os.environ.get, ("SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE")), **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("httpx._transports.default.create_ssl_context", context)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

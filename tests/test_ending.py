@@ -76,8 +76,8 @@ def test_running_answers_finish_new_ones_are_refused_and_uploads_are_deleted(
     assert folder in Path(uploaded[0]).parents
     begun = [threading.Event(), threading.Event()]
     with ThreadPoolExecutor() as threads:
-        by_rest = threads.submit(streamed, server, 900, begun[0])
-        by_gradio = threads.submit(grown, server, 900, begun[1])
+        by_rest = threads.submit(streamed, server, 300, begun[0])
+        by_gradio = threads.submit(grown, server, 300, begun[1])
         assert all(each.wait(SECONDS) for each in begun)
         half = half_sent(server)
         server.process.send_signal(getattr(signal, name))

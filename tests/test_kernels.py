@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("triton")
 ROOT = Path(__file__).parents[1]
 INTERPRETED = ("tests/interpreted_kernels.py", "tests/interpreted_nf4.py")
+LIGHTLY = ("--noconftest", "-p", "no:cacheprovider", "-p", "no:schemathesis", "-p", "no:hypothesispytest")
 # T4, A100, L4 and H100; blocks smaller than in use, since ptxas takes 10 s for 128 keys
 COMPILE = """
 import triton
@@ -53,7 +54,7 @@ def run(arguments: list[str], **environment: str) -> str:
 
 def test_in_the_interpreter_they_compute_what_torch_computes() -> None:
     """In a process of its own: triton reads the variable once, as it is imported."""
-    run(["-m", "pytest", "-q", "-p", "no:cacheprovider", *INTERPRETED], TRITON_INTERPRET="1")
+    run(["-m", "pytest", "-q", *LIGHTLY, *INTERPRETED], TRITON_INTERPRET="1")
 
 
 def test_they_compile_for_each_kind_of_card(tmp_path: Path) -> None:
