@@ -23,9 +23,10 @@ import transformers.models.llava.modeling_llava, transformers.models.clip.modeli
 from llava_demo.__main__ import main
 from llava_demo.engines import checkpoint, load
 from llava_demo.engines.batched import engine, memory
-from llava_demo.model import device, llava
+from llava_demo.model import device, llava, native
 
 device.SMALL_BYTES = 0  # so that the tiny checkpoint counts as a real one
+native.library()  # compiled once, not by each child
 hub.DOWNLOAD_CHUNK_SIZE = 50_000  # what came of an unfinished chunk is dropped
 for line in sys.stdin:  # a start each, in a process of its own that has imported everything
     start = json.loads(line)
