@@ -45,14 +45,17 @@ def chosen_checkpoint(model: str, hardware: "Hardware") -> Checkpoint:
     """What `--model` means on this machine.
 
     Raises:
-        EngineUnavailable: a Hub id was asked for, and it is neither on the Hub, as far as it can be reached, nor here.
+        EngineUnavailable: the folder holds no checkpoint, or what was asked for is neither on the Hub, as far as it can
+            be reached, nor here.
     """
     if model == "auto":
         return _automatic(hardware)
     if model == "miniature":
         return miniature("The built-in miniature, as asked.")
-    if Path(model).is_dir():
-        return Checkpoint(model, "The checkpoint in this folder, as asked.", nbytes=_weight_bytes(Path(model)))
+    if (folder := Path(model)).is_dir():
+        if not (folder / "config.json").is_file():
+            raise EngineUnavailable(f"The folder {folder.name} has no config.json: it is no checkpoint.")
+        return Checkpoint(model, "The checkpoint in this folder, as asked.", nbytes=_weight_bytes(folder))
     return _on_hub(model, f"{model}, as asked.")
 
 
