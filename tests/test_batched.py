@@ -547,6 +547,43 @@ def test_the_queue_is_bounded_and_first_come_first_served(tiny_llava: Llava) -> 
     asyncio.run(engine.aclose())
 
 
+def test_it_sleeps_while_the_request_whose_turn_it_is_is_read(
+    tiny_llava: Llava, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one is ready, and steps without requests would take the reader's time."""
+    engine, gate = batched_engine_of(tiny_llava, requests=1), Gate()
+    engine.batch.model.register_forward_pre_hook(gate)
+    is_reading, may_read, starts = threading.Event(), threading.Event(), []
+    prompt, start = engine.images.prompt, engine.batch.start
+
+    def slow_prompt(messages: tuple[Message, ...], *rest: Any) -> Prompt:
+        if messages[0].text == "slow":
+            is_reading.set()
+            assert may_read.wait(PATIENCE_S)
+        return prompt(messages, *rest)
+
+    monkeypatch.setattr(engine.images, "prompt", slow_prompt)
+    monkeypatch.setattr(engine.batch, "start", lambda: starts.append(0) or start())
+
+    async def scenario() -> None:
+        first = asyncio.ensure_future(complete(engine, replace(request(), caller="one")))
+        await until(gate.reached.is_set)
+        ready = asyncio.ensure_future(complete(engine, replace(request(), caller="one")))
+        await until(lambda: engine.status().waiting == 1)
+        slow = asyncio.ensure_future(complete(engine, replace(request((Message("user", "slow"),)), caller="another")))
+        await until(is_reading.is_set)
+        gate.open()
+        await first
+        before = len(starts)
+        await asyncio.sleep(0.1)
+        assert len(starts) <= before + 1
+        may_read.set()
+        await asyncio.gather(ready, slow)
+
+    asyncio.run(scenario())
+    asyncio.run(engine.aclose())
+
+
 def test_who_has_an_answer_finds_the_place_free(tiny_llava: Llava) -> None:
     engine = batched_engine_of(tiny_llava, max_queue=0, requests=1)
 

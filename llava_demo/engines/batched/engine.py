@@ -203,7 +203,7 @@ class BatchedEngine(JobEngine):
     def _has_work(self) -> bool:
         """Wait for something to do; False when the engine is closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._ready or self._chats or self._refusal)
+            self._changed.wait_for(lambda: self._chats or self._refusal or self._queue.first() in self._ready)
             return self._refusal is None
 
     def _drop_cancelled(self) -> None:
