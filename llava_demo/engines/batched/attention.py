@@ -137,7 +137,7 @@ class Cache:
 
     def piece(self, span: Span) -> tuple[_Piece | None, bool]:
         """The piece of a decoding request, and whether it must be filled from the pages; None where there are none."""
-        if self._pieces is None or span.queries > 1:
+        if self._pieces is None or span.queries > 1 or not span.is_drawn:  # the last layer would not fill it
             return None, True
         piece = self._pieces.get(span.request)
         is_new = piece is None or piece.tokens != span.past or span.past == piece.storage[0].shape[2]
