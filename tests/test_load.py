@@ -88,7 +88,7 @@ def test_what_is_neither_a_folder_nor_an_id_is_refused() -> None:
 
 
 def test_a_folder_without_a_checkpoint_is_refused_and_its_path_not_told(tmp_path: Path) -> None:
-    with pytest.raises(EngineUnavailable, match="could not be loaded") as caught:
+    with pytest.raises(EngineUnavailable, match="is no checkpoint") as caught:
         load_engine(Settings(model=str(tmp_path)))
     assert str(tmp_path.parent) not in str(caught.value)
 
