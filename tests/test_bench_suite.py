@@ -1,6 +1,7 @@
 """The bench's suite for a GPU, dry: everything runs on a CPU as well. No test looks at how fast anything was."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,20 @@ from examples.bench.command import main
 from examples.bench.figures import NEW_PICTURE
 from examples.bench.suite_gpu import TURNS, VARIANTS, WAYS
 
+# Beside these a bare GPU machine lacks what the head of `suite_gpu` names
+NOT_NEEDED = ("gradio", "fastapi", "starlette", "uvicorn", "spaces", "mcp", "pygments", "matplotlib", "httpx_sse")
 
+
+@pytest.fixture
+def bare_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that are started now cannot import what a suite does not need."""
+    (tmp_path / "site").mkdir()
+    code = f"import sys\nsys.modules |= dict.fromkeys({NOT_NEEDED})  # None: importing it is an error\n"
+    (tmp_path / "site" / "sitecustomize.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"), prepend=os.pathsep)
+
+
+@pytest.mark.usefixtures("bare_machine")
 def test_the_suite_for_a_gpu_runs_dry_on_any_machine(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,6 @@ from dataclasses import fields
 from pathlib import Path
 
 from examples.bench.figures import NEW_PICTURE, Figure, gain
-from examples.bench.plot import plot
 from examples.bench.run import OURS, PLAIN, Result
 
 JSON_NAME, TABLE_NAME, PLOT_NAME = "bench.json", "bench.md", "bench.png"
@@ -60,6 +59,8 @@ def ceiling(result: Result) -> str:
 
 def write(result: Result, folder: Path) -> list[Path]:
     """Write the run into `folder` as JSON, Markdown and a plot; returns the three paths."""
+    from examples.bench.plot import plot  # and matplotlib, which a machine that only measures need not have
+
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / name for name in (JSON_NAME, TABLE_NAME, PLOT_NAME)]
     paths[0].write_text(json.dumps(result.as_json(), indent=1) + "\n", encoding="utf-8")

@@ -4,8 +4,9 @@ First right answers, then each precision (speed, roofline, kernels), then what e
 part takes less than two minutes on a 7B; `generate` is asked few chats for that. The suite runs on a CPU as well, where
 only its own working can be seen. A part that fails is a row that says why.
 
-Nothing of Gradio is imported. A machine without a network needs, beside torch, our versions of transformers,
-accelerate, tokenizers, bitsandbytes, Pillow, pi_heif, jinja2, psutil, tqdm, pydantic-settings and annotated-types.
+Neither Gradio nor matplotlib is imported. A machine without a network needs, beside torch, our versions of
+transformers, accelerate, tokenizers, bitsandbytes, Pillow, pi_heif, jinja2, psutil, tqdm, pydantic-settings,
+annotated-types, llguidance and prometheus_client.
 """
 
 import json
