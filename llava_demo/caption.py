@@ -12,7 +12,7 @@ import sys
 import zipfile
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, aclosing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", 
 READ_AHEAD = 8  # pictures that are decoded while others are answered
 ON_CPU, ON_GPU = 16, 64  # answered at once, unless the operator says otherwise
 TRIES = 5  # attempts for a picture while the engine does not answer; then the run ends
+NAMED = 5  # broken files in the summary
 FIELDS = ("file", "caption", "error")
 
 
@@ -115,14 +116,15 @@ def _zipped(path: Path) -> Iterator[Source]:
 # --- where captions go: what is there says what is done
 
 
-def done_in(out: Path) -> set[str]:
-    """The names in a file of rows. A last row that was not finished, since the program was killed, is cut off.
+def done_in(out: Path) -> dict[str, str]:
+    """The names in a file of rows, each with its error or "". A last row that is not whole, since the program was
+    killed, is cut off.
 
     Raises:
         InvalidRequest: the file holds something else.
     """
     if not out.exists():
-        return set()
+        return {}
     data = out.read_bytes()
     whole = data[: data.rfind(b"\n") + 1]
     if len(whole) < len(data):
@@ -130,8 +132,9 @@ def done_in(out: Path) -> set[str]:
     try:
         text = whole.decode()
         if out.suffix == ".csv":
-            return {row["file"] for row in csv.DictReader(io.StringIO(text))}
-        return {json.loads(line)["file"] for line in text.splitlines()}
+            return {row["file"]: row["error"] for row in csv.DictReader(io.StringIO(text))}
+        rows = map(json.loads, text.splitlines())
+        return {row["file"]: row.get("error", "") for row in rows}
     except (ValueError, KeyError, TypeError) as error:
         raise InvalidRequest(f"{out} is there, and holds no captions; choose another name with --out.") from error
 
@@ -239,7 +242,7 @@ class Captions:
     waiting: list[Source]
     out: Path | None  # None: beside the pictures
     done: int  # before this run
-    errors: int = 0  # in this run
+    failed: list[str] = field(default_factory=list)  # those of them that have no caption, by name
 
     @classmethod
     def of(cls, places: Sequence[str], out: Path | None) -> "Captions":
@@ -249,10 +252,11 @@ class Captions:
             if any(source.path is None for source in sources):
                 raise InvalidRequest("--beside needs pictures on disk; for a ZIP file choose --out.")
             waiting = [s for s in sources if s.path and not text_beside(s.path).exists()]
-        else:
-            done = done_in(out)
-            waiting = [source for source in sources if source.name not in done]
-        return cls(waiting, out, len(sources) - len(waiting))
+            return cls(waiting, out, len(sources) - len(waiting))
+        done = done_in(out)
+        waiting = [source for source in sources if source.name not in done]
+        failed = [source.name for source in sources if done.get(source.name)]
+        return cls(waiting, out, len(sources) - len(waiting), failed)
 
     async def write_all(self, engine: Engine, asked: Asked, at_once: int | None) -> None:
         """Caption what waits, with a bar that estimates the end; the engine is closed at last."""
@@ -264,7 +268,7 @@ class Captions:
                 async with aclosing(captioned(engine, self.waiting, asked, into, at_once)) as rows:
                     async for row in rows:
                         self.done += 1
-                        self.errors += bool(row.error)
+                        self.failed += [row.source.name] if row.error else []
                         bar.update()
         finally:
             sys.stderr.write(f"{self.summary(total)}\n")
@@ -272,7 +276,11 @@ class Captions:
 
     def summary(self, total: int | None = None) -> str:
         where = "beside them" if self.out is None else f"in {self.out}"
-        errors = f"; {self.errors} of this run could not be captioned" if self.errors else ""
+        errors = f"; {len(self.failed)} could not be captioned: {_some(self.failed)}" if self.failed else ""
         if total is not None and self.done < total:
             return f"{self.done} of {total} pictures are done, {where}{errors}. The same command goes on from there."
         return f"{self.done} pictures are done, {where}{errors}."
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")

@@ -1,6 +1,7 @@
 """The commands `serve`, `ask`, `caption` and `check`. Each imports what is heavy when it runs."""
 
 import asyncio
+import errno
 import io
 import os
 import sys
@@ -14,6 +15,7 @@ from llava_demo import __version__, log
 from llava_demo.chat import KNOBS, MAX_SEED, MAX_STOP_STRINGS, ChatRequest, Message, SamplingParams, number_from
 from llava_demo.environment import (
     check_folder,
+    check_limits,
     claim_upload_folder,
     drop_variables,
     quick_imports,
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 CAPTION_PROMPT = "Describe this picture in one sentence."
 CAPTION_SAMPLING = SamplingParams(temperature=0, max_tokens=200)
 CAPTIONS = "captions.jsonl"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.EROFS)  # the user's to mend
 INTERRUPTED = 130  # what shells report for Ctrl-C: 128 + SIGINT
 
 
@@ -51,10 +54,15 @@ def run(command: Command, arguments: Sequence[str], program: str) -> int:
     _prepare_streams()
     try:
         check_folder()
+        check_limits()
         return command(arguments, program)
     except (SettingError, DemoError) as error:
         return _failed(program, error, 2 if isinstance(error, SettingError) else 1)
+    except MemoryError:
+        return _failed(program, "There is too little memory.", 1)
     except (ValueError, RuntimeError) as error:
+        if "start new thread" in str(error):  # Python's words where the system refuses one
+            return _failed(program, "No more threads can be started; raise ulimit -u, or the container's limit.", 1)
         if not (names := unusable_variables(error)):
             raise
         return _failed(program, f"{' or '.join(names)} has a value that a library cannot use; unset it or mend it.", 2)
@@ -64,9 +72,9 @@ def run(command: Command, arguments: Sequence[str], program: str) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:  # a folder of a library's, as TORCHINDUCTOR_CACHE_DIR, that cannot be made
-        if error.filename is None:
+        if error.filename is None and error.errno not in _FULL:
             raise
-        return _failed(program, f"{error.filename} cannot be used: {error.strerror}.", 1)
+        return _failed(program, f"{error.filename or 'A file'} cannot be used: {error.strerror}.", 1)
 
 
 def _prepare_streams() -> None:
@@ -80,6 +88,7 @@ def _prepare_streams() -> None:
 
 def serve(arguments: Sequence[str], program: str) -> int:
     settings = Settings.from_command_line(arguments, program)
+    check_limits(file_bytes=settings.image_limits.max_bytes)
     reach_own_address(settings.host)  # before Gradio is imported, which makes HTTP clients
     _announce("Starting: the page is up in a few seconds.")
     try:

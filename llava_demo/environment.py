@@ -25,6 +25,8 @@ _FOLDER = "llava_demo-"
 _OF_USE = ("GRADIO_TEMP_DIR", "GRADIO_ROOT_PATH", "GRADIO_ANALYTICS_ENABLED", "GRADIO_SHARE_SERVER_ADDRESS")
 _OURS = {"GRADIO_SERVER_NAME": "--host", "GRADIO_SERVER_PORT": "--port", "GRADIO_SHARE": "--share"}
 _OTHERS = ("WEB_CONCURRENCY",)
+LEAST_HANDLES = 64
+LEAST_ADDRESSES = 2 * 2**30  # torch, Gradio and the miniature map 1.8 GB
 
 
 def drop_variables() -> list[str]:
@@ -76,6 +78,32 @@ def quick_imports() -> Iterator[None]:
             atexit.register(gc.unfreeze)  # or triton's binding, at the very end, lists what it takes for leaked
         if is_collecting:
             gc.enable()
+
+
+def check_limits(file_bytes: int = 0) -> None:
+    """Raise the limits of `ulimit` as far as this user may; `file_bytes` is the largest file that will be written.
+
+    Raises:
+        SettingError: one is so low that a library would end the start with a traceback, or without a word.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    wanted = {
+        "n": (resource.RLIMIT_NOFILE, LEAST_HANDLES, "open files"),
+        "v": (resource.RLIMIT_AS, LEAST_ADDRESSES, "bytes of addresses"),
+        "d": (resource.RLIMIT_DATA, LEAST_ADDRESSES, "bytes of data"),
+        "f": (resource.RLIMIT_FSIZE, file_bytes, "bytes in a file"),
+    }
+    for letter, (name, least, what) in wanted.items():
+        soft, hard = resource.getrlimit(name)
+        if soft == resource.RLIM_INFINITY or soft >= least:
+            continue
+        if hard == resource.RLIM_INFINITY or hard >= least:
+            resource.setrlimit(name, (least if letter == "n" else hard, hard))
+        else:
+            raise SettingError(f"ulimit -{letter} allows {hard:,} {what}; at least {least:,} are needed.")
 
 
 def unusable_variables(error: Exception) -> list[str]:

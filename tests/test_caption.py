@@ -69,7 +69,9 @@ def test_a_run_that_was_killed_goes_on_and_does_nothing_twice(
     assert sum("caption" in row for row in rows) == COUNT - len(BROKEN)
     capsys.readouterr()
     assert main(command) == 0
-    assert "200 pictures are done" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "200 pictures are done" in told
+    assert "3 could not be captioned: 003.png, 077.png, 150.png." in told
     assert rows_of(out) == rows
 
 
@@ -99,7 +101,7 @@ def test_a_folder_becomes_rows_and_errors_are_rows_too(folder: Path, tmp_path: P
     assert rows["broken.jpg"].keys() == {"error"}
 
 
-def test_csv_lists_and_patterns(folder: Path, tmp_path: Path) -> None:
+def test_csv_lists_and_patterns(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     listed, out = tmp_path / "list.txt", tmp_path / "c.csv"
     listed.write_text("pictures/star.png\npictures/gone.png\n")
     assert caption(listed, str(folder / "b*.jpg"), "--out", out) == 0
@@ -108,7 +110,10 @@ def test_csv_lists_and_patterns(folder: Path, tmp_path: Path) -> None:
     assert rows["pictures/star.png"]["caption"] == STAR
     assert rows["pictures/gone.png"]["error"] == "No such file or directory"
     assert rows[str(folder / "broken.jpg")]["error"]
+    capsys.readouterr()
     assert caption(listed, "--out", out) == 0
+    assert "2 pictures are done" in (told := capsys.readouterr().err)
+    assert "1 could not be captioned: pictures/gone.png." in told
     assert len(out.read_text().splitlines()) == 4
 
 

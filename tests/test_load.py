@@ -62,6 +62,13 @@ def test_auto_without_the_hub_is_the_miniature_and_says_so() -> None:
 
 
 @pytest.mark.usefixtures("no_hub")
+def test_without_the_hub_no_download_is_offered_that_cannot_happen() -> None:
+    assert f"Where the Hub can be reached: LLaVA-1.5-7B, too, runs without a GPU, with --model {LLAVA_7B}" in (
+        chosen_checkpoint("auto", CPU).reason
+    )
+
+
+@pytest.mark.usefixtures("no_hub")
 def test_an_id_that_was_asked_for_is_never_replaced() -> None:
     with pytest.raises(EngineUnavailable, match=r"llava-1.5-13b-hf is no folder here.*cannot be reached"):
         chosen_checkpoint("llava-hf/llava-1.5-13b-hf", L4)

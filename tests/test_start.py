@@ -1,6 +1,8 @@
 """The server starts whatever its user's surroundings are, or one line says what to change."""
 
+import errno
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ from processes import ROOT, START_LIMIT_S, other_server
 
 from llava_demo import cli
 from llava_demo.__main__ import main
-from llava_demo.environment import claim_upload_folder, drop_variables
+from llava_demo.environment import check_limits, claim_upload_folder, drop_variables
 
 BARE = {"PATH": "/usr/bin:/bin"}  # as of `env -i`
 NOWHERE = "127.0.0.1:9"
@@ -133,6 +135,50 @@ def test_a_folder_of_a_library_that_cannot_be_made_is_one_line(capsys: pytest.Ca
     told = capsys.readouterr().err
     assert len(told.splitlines()) == 1
     assert told.startswith("the program: /proc/nowhere") and "cannot be used" in told
+
+
+@pytest.mark.parametrize(
+    ("limit", "words"),
+    [
+        ("-f 0", "ulimit -f allows 0 bytes in a file; at least 20,971,520 are needed"),
+        ("-n 16", "ulimit -n allows 16 open files; at least 64"),
+        ("-v 1500000", "ulimit -v allows 1,536,000,000 bytes of addresses; at least 2,147,483,648"),
+    ],
+)
+def test_a_limit_below_what_a_server_needs_is_one_line(limit: str, words: str) -> None:
+    """Gradio ended with 40 lines, or with none where standard error is a file."""
+    command = f"ulimit {limit} && exec {sys.executable} -m llava_demo serve --model miniature"
+    environment = BARE | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["/bin/sh", "-c", command], env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    assert words in done.stderr
+
+
+def test_a_soft_limit_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    raised: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (16, 4096) if not raised else (-1, -1))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: raised.append(limits))
+    check_limits()
+    assert raised == [(64, 4096)]
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (RuntimeError("can't start new thread"), "No more threads can be started; raise ulimit -u"),
+        (MemoryError(), "There is too little memory."),
+        (OSError(errno.ENOSPC, "No space left on device"), "A file cannot be used: No space left on device."),
+    ],
+    ids=["threads", "memory", "disk"],
+)
+def test_what_a_machine_lacks_is_one_line(error: Exception, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def command(*_: object) -> int:
+        raise error
+
+    assert cli.run(command, [], "the program") == 1
+    told = capsys.readouterr().err
+    assert len(told.splitlines()) == 1
+    assert words in told
 
 
 def test_a_folder_that_is_gone_is_one_line(tmp_path: Path) -> None:

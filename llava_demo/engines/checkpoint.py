@@ -94,7 +94,7 @@ def _automatic(hardware: "Hardware") -> Checkpoint:
     from llava_demo.engines.batched.memory import free_ram
 
     why = hardware.why_no_gpu
-    better = f"LLaVA-1.5-7B runs here, too, with --model {LLAVA_7B}: {LLAVA_7B_ON_CPU}."
+    better = f"LLaVA-1.5-7B, too, runs without a GPU, with --model {LLAVA_7B}: {LLAVA_7B_ON_CPU}."
     free = free_ram()
     if free < SMALL_LLAVA_BYTES:
         needed = SMALL_LLAVA_BYTES / 2**30
@@ -105,7 +105,7 @@ def _automatic(hardware: "Hardware") -> Checkpoint:
     try:
         return _on_hub(SMALL_LLAVA, f"{SMALL_LLAVA}, the largest that is pleasant on a CPU: {why}. {better}")
     except EngineUnavailable as error:
-        return miniature(f"The built-in miniature: {why}, and {error} {better}")
+        return miniature(f"The built-in miniature: {why}, and {error} Where the Hub can be reached: {better}")
 
 
 def _automatic_on_gpu(hardware: "Hardware") -> Checkpoint:
@@ -140,7 +140,7 @@ def _on_hub(model: str, reason: str) -> Checkpoint:
             raise EngineUnavailable(
                 f"{model} is no folder here, was never loaded from the Hub, and the Hub cannot be reached."
             ) from error
-    here = Checkpoint(model, f"{reason} The Hub cannot be reached; this is the copy that was loaded before.")
+    here = Checkpoint(model, f"{reason} The Hub cannot be reached now; this is the copy that was loaded before.")
     return replace(here, nbytes=_weight_bytes(files_of(here)))
 
 
