@@ -57,6 +57,19 @@ def pytest_collection() -> Generator[None, object, object]:
         return (yield)
 
 
+# The files that take longest, 25 to 40 s of a CPU each. Begun as the last ones, they would leave the other cores idle.
+LONGEST = [
+    *("test_giving_pictures", "test_miniature_truth", "test_ending", "test_load_tools", "test_readme", "test_remote"),
+    *("test_browser", "test_browser_turns", "test_bench", "test_workers", "test_start", "test_browser_keeping"),
+    *("test_bench_suite", "test_engines_agree", "test_examples", "test_first_run", "test_main", "test_kernels"),
+]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(LONGEST)))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def certificates_are_read_once() -> Iterator[None]:
     """httpx 0.28 reads those of all authorities for each client and each `httpx.get`: 30 ms, and a call takes one."""
