@@ -21,13 +21,13 @@ Network = IPv4Network | IPv6Network
 
 WRONG_KEYS = 10  # wrong keys a caller may try at once; one more every KEY_S seconds
 KEY_S = 6.0
-CANCELLED = "notifications/cancelled"  # of the Model Context Protocol
-SESSION_CALLS = 64  # of a session's calls that can be cancelled, the last ones
+CANCELLED = "notifications/cancelled"  # as the Model Context Protocol has it
+SESSION_CALLS = 64  # the last calls of a session can be cancelled, up to this many
 
 _SCOPE_KEY = "llava_demo.caller"
 _GONE_KEY = "llava_demo.caller_is_gone"
 _HEADER = b"x-llava-demo-caller"
-_SESSION = re.compile(rb"session_id=([0-9a-f]{32})")  # of MCP over SSE
+_SESSION = re.compile(rb"session_id=([0-9a-f]{32})")  # as MCP over SSE has it
 _SITE_BITS = 64  # network part of an IPv6 address; a caller can vary the rest
 
 

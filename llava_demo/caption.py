@@ -33,7 +33,7 @@ FIELDS = ("file", "caption", "error")
 
 
 @dataclass(frozen=True)
-class Source:
+class PictureFile:
     """A picture that is to be captioned, by the name that its row gets; `path` is None inside a ZIP."""
 
     name: str
@@ -45,7 +45,7 @@ class Source:
 class Row:
     """What came of a picture: a caption, or why there is none."""
 
-    source: Source
+    source: PictureFile
     caption: str = ""
     error: str = ""
 
@@ -62,7 +62,7 @@ class Asked:
 Write = Callable[[Row], None]
 
 
-def sources_of(places: Sequence[str]) -> list[Source]:
+def sources_of(places: Sequence[str]) -> list[PictureFile]:
     """The pictures in folders (and below), ZIP files, lists (.txt, a path a line), glob patterns, and picture files.
 
     Raises:
@@ -72,11 +72,11 @@ def sources_of(places: Sequence[str]) -> list[Source]:
     return list(found.values())
 
 
-def _sources(place: str) -> Iterable[Source]:
+def _sources(place: str) -> Iterable[PictureFile]:
     path = Path(place)
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-        found = [Source(file.relative_to(path).as_posix(), file.read_bytes, file) for file in files]
+        found = [PictureFile(file.relative_to(path).as_posix(), file.read_bytes, file) for file in files]
     elif path.suffix.lower() == ".zip" and path.is_file():
         found = list(_zipped(path))
     elif path.suffix.lower() == ".txt" and path.is_file():
@@ -92,11 +92,11 @@ def _sources(place: str) -> Iterable[Source]:
     return found
 
 
-def _file(path: Path, name: str) -> Source:
-    return Source(name, path.read_bytes, path)
+def _file(path: Path, name: str) -> PictureFile:
+    return PictureFile(name, path.read_bytes, path)
 
 
-def _zipped(path: Path) -> Iterator[Source]:
+def _zipped(path: Path) -> Iterator[PictureFile]:
     try:
         with zipfile.ZipFile(path) as archive:
             names = [info.filename for info in archive.infolist() if not info.is_dir()]
@@ -110,7 +110,7 @@ def _zipped(path: Path) -> Iterator[Source]:
 
         return read
 
-    return (Source(name, reader(name)) for name in sorted(names) if Path(name).suffix.lower() in SUFFIXES)
+    return (PictureFile(name, reader(name)) for name in sorted(names) if Path(name).suffix.lower() in SUFFIXES)
 
 
 # --- where captions go: what is there says what is done
@@ -187,7 +187,7 @@ def texts_beside(told: Callable[[str], Any]) -> Iterator[Write]:
 
 
 async def captioned(
-    engine: Engine, sources: Sequence[Source], asked: Asked, into: AbstractContextManager[Write], at_once: int
+    engine: Engine, sources: Sequence[PictureFile], asked: Asked, into: AbstractContextManager[Write], at_once: int
 ) -> AsyncGenerator[Row, None]:
     """Caption `sources`, `at_once` at a time; each row is written, then yielded, in the order in which they are ready.
 
@@ -211,7 +211,7 @@ async def captioned(
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _row(engine: Engine, source: Source, asked: Asked) -> Row:
+async def _row(engine: Engine, source: PictureFile, asked: Asked) -> Row:
     try:
         image = await asyncio.to_thread(lambda: Image.from_bytes(source.read(), asked.limits))
         message = Message("user", asked.prompt, (image,))
@@ -239,7 +239,7 @@ async def _answer(engine: Engine, request: ChatRequest) -> str:
 class Captions:
     """A run: what waits, where captions go, and what was done before and now."""
 
-    waiting: list[Source]
+    waiting: list[PictureFile]
     out: Path | None  # None: beside the pictures
     done: int  # before this run
     failed: list[str] = field(default_factory=list)  # those of them that have no caption, by name

@@ -1,6 +1,7 @@
 """The shape of the code: imports go one way, and nothing grows out of sight."""
 
 import ast
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -125,3 +126,9 @@ def test_two_modules_read_the_environment() -> None:
         if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv")
     }
     assert readers == {"llava_demo.settings", "llava_demo.environment"}  # the latter tells libraries by variables
+
+
+def test_no_two_classes_have_one_name() -> None:
+    nodes = (node for path in MODULES.values() for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    counts = Counter(node.name for node in nodes if isinstance(node, ast.ClassDef))
+    assert [name for name, count in counts.items() if count > 1] == []

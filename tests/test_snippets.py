@@ -21,7 +21,7 @@ from llava_demo.images import Image
 from llava_demo.ui.code import (
     JAVASCRIPT,
     PYTHON,
-    Call,
+    CodeRequest,
     Snippet,
     heredoc_string,
     json_string,
@@ -39,17 +39,17 @@ NASTY = (
 )
 
 
-def call_of(*messages: Message, **sampling: object) -> Call:
+def call_of(*messages: Message, **sampling: object) -> CodeRequest:
     request = ChatRequest(messages, SamplingParams(**sampling))  # type: ignore[arg-type]
     names = {image.digest: name for name, image in FILES.items()}
-    return Call(request, names, "http://127.0.0.1:7860", "miniature")
+    return CodeRequest(request, names, "http://127.0.0.1:7860", "miniature")
 
 
 ONE = call_of(Message("user", "What is this?", (RED,)))
 NAMES = [snippet.name for snippet in snippets_of(ONE)]
 
 
-def snippet(name: str, call: Call) -> Snippet:
+def snippet(name: str, call: CodeRequest) -> Snippet:
     return next(snippet for snippet in snippets_of(call) if snippet.name == name)
 
 
@@ -138,13 +138,13 @@ def test_a_seed_that_javascript_cannot_write_is_pointed_out() -> None:
 
 
 def test_keys_and_logins_are_asked_for_and_never_written() -> None:
-    locked = Call(ONE.request, ONE.file_names, "https://a.example/llava", "m", takes_login=True, takes_key=True)
+    locked = CodeRequest(ONE.request, ONE.file_names, "https://a.example/llava", "m", takes_login=True, takes_key=True)
     for each in snippets_of(locked):
         is_rest = each.name in ("OpenAI", "Responses", "Ollama", "Cloudflare", "curl")
         assert ("LLAVA_API_KEY" in each.code) == is_rest
         assert ('"user", "password"' in each.code) == (not is_rest)
         assert "https://a.example/llava" in each.code
-    shut = Call(ONE.request, ONE.file_names, "https://a.example", "m", takes_login=True)
+    shut = CodeRequest(ONE.request, ONE.file_names, "https://a.example", "m", takes_login=True)
     assert "no API key" in snippet("curl", shut).remark
 
 
@@ -208,7 +208,7 @@ def test_the_code_runs_and_asks_exactly_the_same(
 ) -> None:
     """The tiny model's answer to these depends on every token, and every knob is somewhere else than by default."""
     planned = CONVERSATIONS[conversation]
-    call = Call(planned.request, planned.file_names, tiny.url.rstrip("/"), "tiny")
+    call = CodeRequest(planned.request, planned.file_names, tiny.url.rstrip("/"), "tiny")
     for file, image in FILES.items():
         (tmp_path / file).write_bytes(image.data)
     code = snippet(name, call).code

@@ -133,8 +133,8 @@ def test_a_request_whose_picture_takes_long_ends_with_its_caller(tiny_engine: En
 
 def test_a_picture_is_decoded_once_for_all_who_look_at_it(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
-    answered = workers.Call.answered
-    monkeypatch.setattr(workers.Call, "answered", lambda call, limit: asked.append(limit) or answered(call, limit))
+    answered = workers.Decoding.answered
+    monkeypatch.setattr(workers.Decoding, "answered", lambda call, limit: asked.append(limit) or answered(call, limit))
     data, fit = png("orange", (700, 500)), Fit("pad", 336, PIL.Image.Resampling.BICUBIC)
     squares = [Image.from_bytes(data).square(fit) for _ in range(3)]
     asyncio.run(Image.from_bytes(data).decode(fit))

@@ -10,8 +10,7 @@ from transformers.utils.logging import set_tqdm_hook
 
 from llava_demo.engines.loading import Report
 
-# Of a checkpoint in several formats, those that transformers takes only where there are no safetensors; it fetches them
-# by itself then.
+# Formats that transformers takes only where a checkpoint has no safetensors; it fetches them by itself then.
 OTHER_FORMATS = ["*.bin", "*.pt", "*.pth", "*.h5", "*.msgpack", "*.gguf", "*.onnx*", "original/*"]
 _GB = 1e9
 
@@ -46,23 +45,23 @@ def fetch(model: str, report: Report) -> None:
         OSError, huggingface_hub.errors.HfHubHTTPError: as the Hub raises them.
     """
 
-    class Bar(_Bar):
+    class BytesBar(_Bar):
         def tell(self) -> None:
             if self.counts_bytes:
                 report(f"fetching {self.done / _GB:.1f} of {self.total / _GB:.1f} GB")
 
-    snapshot_download(model, ignore_patterns=OTHER_FORMATS, tqdm_class=Bar)
+    snapshot_download(model, ignore_patterns=OTHER_FORMATS, tqdm_class=BytesBar)
 
 
 @contextmanager
 def weights_told(report: Report) -> Iterator[None]:
     """While it lasts, how many of a model's weights are loaded is reported."""
 
-    class Bar(_Bar):
+    class WeightsBar(_Bar):
         def tell(self) -> None:
             report(f"loading the weights, {self.done / self.total:.0%}")
 
-    before = set_tqdm_hook(lambda _, args, settings: Bar(*args, **settings))
+    before = set_tqdm_hook(lambda _, args, settings: WeightsBar(*args, **settings))
     try:
         yield
     finally:

@@ -30,7 +30,7 @@ from llava_demo.settings import SettingError, Settings
 from llava_demo.wire.openai_client import STREAMED, AnswerReader, error_from, request_json
 
 CONNECT_S = 3.0
-SILENCE_S = 180.0  # a question may stand in a cluster's line for minutes; vLLM says nothing meanwhile
+SILENCE_S = 180.0  # a question may wait in a cluster's queue for minutes; vLLM says nothing meanwhile
 MAX_RETRY_AFTER_S = 600  # longest pause of another server's that is passed on
 CHATS_AT_A_SERVER = 64  # requests sent to each at once; the others wait here, where callers take turns
 LLAVA_CONTEXT, LLAVA_IMAGE_TOKENS, LLAVA_SIDE, LLAVA_IMAGES = 4096, 576, 336, 6  # LLaVA-1.5's, and its like

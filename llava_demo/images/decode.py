@@ -200,7 +200,7 @@ def _eight_bits(picture: PIL.Image.Image, data: bytes) -> PIL.Image.Image:
     if picture.format == "PNG" and picture.mode == "RGB" and isinstance(key, tuple) and data[24] == 16:
         return _without_colour(picture, key, data)
     if picture.mode == "P" and (colours := _colour_map(picture)) and max(colours) < 256:
-        picture.putpalette(bytes(colours), "RGB;L")  # of a program that wrote 8 bits where the format has 16
+        picture.putpalette(bytes(colours), "RGB;L")  # some programs write 8 bits where the format has 16
     if picture.format == "BMP" and picture.mode == "RGBA" and picture.getchannel(3).getextrema() == (0, 0):
         return picture.convert("RGB")  # many programs leave the fourth byte at 0, and mean opaque
     return picture

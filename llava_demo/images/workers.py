@@ -41,7 +41,7 @@ class TookTooLong(InvalidImage):
     """Decoding was ended."""
 
 
-class Call:
+class Decoding:
     """One question about one file. `cancel` may be called from any thread, more than once, and at its end."""
 
     def __init__(self, data: bytes, **question: Any) -> None:
@@ -91,13 +91,13 @@ class Call:
 
 def header(data: bytes, limits: ImageLimits) -> Header:
     """`decode.header_of` in another process. Raises what it raises, or `TookTooLong`."""
-    answer, _ = _pools.headers.submit(Call(data, limits=asdict(limits)).answered, QUICK_S).result()
+    answer, _ = _pools.headers.submit(Decoding(data, limits=asdict(limits)).answered, QUICK_S).result()
     return Header(**answer)
 
 
 def pixels(data: bytes, fit: Fit | None = None) -> PIL.Image.Image:
     """`decode.pixels_of` in another process. Raises what it raises, or `TookTooLong`."""
-    call = Call(data, fit=fit and asdict(fit))
+    call = Decoding(data, fit=fit and asdict(fit))
     try:
         answer, body = _pools.quick.submit(call.answered, QUICK_S).result()
     except TookTooLong:
@@ -107,7 +107,7 @@ def pixels(data: bytes, fit: Fit | None = None) -> PIL.Image.Image:
 
 async def pixels_for_caller(data: bytes, fit: Fit | None = None) -> PIL.Image.Image:
     """The same for a caller that may disconnect: cancelling ends the work."""
-    call = Call(data, fit=fit and asdict(fit))
+    call = Decoding(data, fit=fit and asdict(fit))
     try:
         try:
             answer, body = await asyncio.wrap_future(_pools.quick.submit(call.answered, QUICK_S))

@@ -16,10 +16,10 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 COMPUTED = ("position_ids", "inv_freq")  # in older checkpoints, and not read
 MAX_LAYERS = 1000  # an empty model of 100,000 takes minutes and gigabytes of Python's objects
-MAX_SIDE = 4096  # of what a processor makes of any picture; one of 1,000,000 took 3 GB and 20 s, and then failed
+MAX_SIDE = 4096  # largest side a processor may ask for; one of 1,000,000 took 3 GB and 20 s, and then failed
 LARGE = 50_000_000  # weights: of a smaller model, those that are missing are named when it is loaded
 SLACK = 1.1  # times the stored numbers a config may describe: some that are not stored are computed
-KEPT_TOKENIZER = 0.9  # of the embeddings have a token, as a rule; the others pad a product to a round size
+KEPT_TOKENIZER = 0.9  # smallest share of embeddings with a token; the others pad a product to a round size
 
 _log = logging.getLogger(__name__)
 

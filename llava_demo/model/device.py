@@ -26,7 +26,7 @@ class Hardware:
     name: str
     capability: tuple[int, int] | None = None
     free_bytes: int = 0  # free GPU memory
-    why_no_gpu: str = "there is no CUDA GPU"  # where there is none, and the way out if it is a matter of software
+    why_no_gpu: str = "there is no CUDA GPU"  # and what to install, where software is all that is missing
     has_fast_int8: bool = False  # a CPU that multiplies 8-bit integers faster than float32
     index: int = 0  # the chosen GPU: of those that this torch has code for the one with the most free memory
 

@@ -28,7 +28,7 @@ from llava_demo.model.device import Plan, prefer_flash_to_cudnn
 from llava_demo.model.processor import config_of, processor_of
 from llava_demo.model.quantizer import Int8Config, keep, pack_weights
 
-# Of the model card of llava-hf/llava-1.5-7b-hf: USER: <image>\n<prompt> ASSISTANT:
+# As the card of llava-hf/llava-1.5-7b-hf has it: USER: <image>\n<prompt> ASSISTANT:
 MODEL_CARD_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] != 'system' %}{{ message['role'].upper() + ': ' }}{% endif %}"
@@ -67,7 +67,7 @@ class Llava:
         )
         self.context_tokens: int = model.config.get_text_config().max_position_embeddings
         self.image_token_id: int = model.config.image_token_id
-        self.vocabulary: int = model.get_output_embeddings().out_features  # as many logits there are
+        self.vocabulary: int = model.get_output_embeddings().out_features  # number of logits
         picture = PIL.Image.new("RGB", (640, 480))
         values = self._pixel_values(picture)
         if values.ndim not in (4, 5):

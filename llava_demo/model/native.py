@@ -64,7 +64,7 @@ class Layer(ctypes.Structure):
         return cls((Linear * 7)(*linears), weights, norms[0].variance_epsilon)
 
 
-class Pages(ctypes.Structure):
+class LayerPages(ctypes.Structure):
     """A layer's keys and values: int8 (2, tokens, heads, width), and their steps, (2, tokens, heads)."""
 
     _fields_ = (
@@ -77,7 +77,7 @@ class Pages(ctypes.Structure):
     )
 
     @classmethod
-    def of(cls, digits: Tensor, steps: Tensor, page_tokens: int) -> "Pages":
+    def of(cls, digits: Tensor, steps: Tensor, page_tokens: int) -> "LayerPages":
         """Pages of tensors that the caller keeps."""
         return cls(digits.data_ptr(), steps.data_ptr(), *digits.shape[1:], page_tokens)
 
@@ -113,8 +113,8 @@ _ARGUMENTS: dict[str, Sequence[Any]] = {
     "linear": (POINTER(Linear), c_void_p, c_long, c_void_p, c_int),
     "gated": (c_void_p, c_void_p, c_long, c_long, c_int),
     "add_norm": (c_void_p, c_void_p, c_void_p, c_float, c_void_p, c_long, c_long, c_int),
-    "write_rotated": (POINTER(Pages), c_long, *[c_void_p] * 3, POINTER(Positions), c_long, c_int),
-    "attend": (POINTER(Pages), c_long, c_void_p, POINTER(Requests), c_void_p, c_int),
+    "write_rotated": (POINTER(LayerPages), c_long, *[c_void_p] * 3, POINTER(Positions), c_long, c_int),
+    "attend": (POINTER(LayerPages), c_long, c_void_p, POINTER(Requests), c_void_p, c_int),
     "decode": (c_void_p, c_long, c_void_p, c_void_p, c_void_p, POINTER(Positions), POINTER(Requests), c_int),
 }
 
@@ -203,7 +203,7 @@ def gated(gate: Tensor, up: Tensor) -> Tensor:
     return gate
 
 
-def write_rotated(pages: Pages, heads: Sequence[Tensor], positions: Positions) -> None:
+def write_rotated(pages: LayerPages, heads: Sequence[Tensor], positions: Positions) -> None:
     """Rotate queries in place; write rotated keys, and values, to their places.
 
     `heads` are queries, keys and values, each (rows, heads, width).
@@ -212,7 +212,7 @@ def write_rotated(pages: Pages, heads: Sequence[Tensor], positions: Positions) -
     _call("write_rotated", pages, heads[0].shape[1] // pages.heads, *pointers, positions, len(heads[0]))
 
 
-def attend(pages: Pages, query: Tensor, requests: Requests, y: Tensor) -> None:
+def attend(pages: LayerPages, query: Tensor, requests: Requests, y: Tensor) -> None:
     """Rows of rotated queries attend to their keys; fills the same rows of `y`, both (rows, heads, width).
 
     Raises:
@@ -223,7 +223,7 @@ def attend(pages: Pages, query: Tensor, requests: Requests, y: Tensor) -> None:
 
 
 def decode(
-    pages: Sequence[Pages], positions: Positions, requests: Requests, layers: Sequence[Layer], hidden: Tensor
+    pages: Sequence[LayerPages], positions: Positions, requests: Requests, layers: Sequence[Layer], hidden: Tensor
 ) -> Tensor:
     """One row of each request, (n, width), through all layers: the last MLP adds what is returned to `hidden`.
 

@@ -71,7 +71,7 @@ class Launch:
         return inputs % (2 * self.nbytes * self.parts) == 0
 
 
-# Of 13 that were tried on an H200 those for few, many and very few output channels. Each is compiled for 16, 32 and 64
+# The best of 13 on an H200, for few, many and very few output channels. Each is compiled for 16, 32 and 64
 # rows, which takes a second or two.
 LAUNCHES = (
     Launch(channels=32, nbytes=128, parts=1, warps=4, stages=3),

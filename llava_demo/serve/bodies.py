@@ -89,7 +89,7 @@ class Bodies:
         self.in_memory, self.on_disk = Held(limits.total_bytes), Held(UPLOAD_BYTES)
 
     @contextmanager
-    def counted(self, scope: Scope, receive: Receive, is_rest: bool) -> Iterator["Body"]:
+    def counted(self, scope: Scope, receive: Receive, is_rest: bool) -> Iterator["IncomingBody"]:
         """The body of a request; its bytes count until the block ends.
 
         Raises:
@@ -97,14 +97,14 @@ class Bodies:
         """
         path: str = scope["path"]
         held = self.on_disk if path.startswith("/gradio_api/upload") else self.in_memory
-        body = Body(held, scope, receive, self.limits.most(path, is_rest), self._gate)
+        body = IncomingBody(held, scope, receive, self.limits.most(path, is_rest), self._gate)
         try:
             yield body
         finally:
             held.drop(body.caller, body.held_bytes)
 
 
-class Body:
+class IncomingBody:
     """One request's body on its way; `receive` is an ASGI `receive` that refuses what is over a limit.
 
     All ways of reading it raise:

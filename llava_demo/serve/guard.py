@@ -24,7 +24,7 @@ from llava_demo.callers import CANCELLED, Callers
 from llava_demo.errors import DemoError, InvalidRequest, RequestTooLarge, UnknownRoute
 from llava_demo.images import ImageLimits
 from llava_demo.log import place_of
-from llava_demo.serve.bodies import Bodies, Body, check_json
+from llava_demo.serve.bodies import Bodies, IncomingBody, check_json
 from llava_demo.serve.gate import Gate
 from llava_demo.serve.origins import Origins
 from llava_demo.serve.uploads import UploadFolder
@@ -123,7 +123,7 @@ class Guard:
             except InvalidRequest as error:  # Starlette first tells of an exception with a 500, which is refused too
                 raise (body.refusal or error) from None
 
-    async def _answered(self, scope: Scope, body: Body, answer: "_Answer") -> None:
+    async def _answered(self, scope: Scope, body: IncomingBody, answer: "_Answer") -> None:
         path, is_post = scope["path"], scope["method"] == "POST"
         if is_post and path.startswith("/gradio_api/upload"):
             await self._upload(scope, body, answer)
@@ -139,7 +139,7 @@ class Guard:
         else:
             await self._app(scope, body.receive, answer.send)
 
-    async def _checked_json(self, path: str, body: Body) -> tuple[Any, Receive]:
+    async def _checked_json(self, path: str, body: IncomingBody) -> tuple[Any, Receive]:
         data = await body.whole()
         value = await asyncio.to_thread(check_json, data) if len(data) > _SMALL_BYTES else check_json(data)
         if not path.startswith("/gradio_api/mcp"):
@@ -166,7 +166,7 @@ class Guard:
         if "data" in value and not isinstance(value["data"], list):
             raise InvalidRequest("data must be a list, one value for each input.", "data")
 
-    async def _tool(self, call: Any, scope: Scope, body: Body, receive: Receive, answer: "_Answer") -> None:
+    async def _tool(self, call: Any, scope: Scope, body: IncomingBody, receive: Receive, answer: "_Answer") -> None:
         rules, app = self._rules, self._app
         if words := await asyncio.to_thread(refusal_of_call, call, rules.limits):
             if "/messages" in scope["path"]:  # the client of a session over SSE reads no answer but the session's
@@ -178,7 +178,7 @@ class Guard:
         with rules.callers.asked_through_mcp(scope, receive, call) as receive_noting:
             await app(scope, receive_noting, answer.send)
 
-    async def _upload(self, scope: Scope, body: Body, answer: "_Answer") -> None:
+    async def _upload(self, scope: Scope, body: IncomingBody, answer: "_Answer") -> None:
         """Have Gradio write the files, then look at them; what is no picture is deleted and refused."""
         uploads = self._rules.uploads
         await asyncio.to_thread(uploads.make_room, body.caller)

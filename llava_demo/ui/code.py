@@ -38,7 +38,7 @@ class Snippet:
 
 
 @dataclass(frozen=True)
-class Call:
+class CodeRequest:
     """A request to a running demo, to be repeated from code."""
 
     request: ChatRequest
@@ -83,7 +83,7 @@ class Call:
         return [*parts, *text] if parts else message.text
 
 
-def snippets_of(call: Call) -> list[Snippet]:
+def snippets_of(call: CodeRequest) -> list[Snippet]:
     """One for each client, the plainest first."""
     shut = _SHUT if call.takes_login and not call.takes_key else ""
     rounded = "JavaScript rounds a seed this large." if (call.request.sampling.seed or 0) > MAX_SAFE_INTEGER else ""
@@ -104,7 +104,7 @@ def snippets_of(call: Call) -> list[Snippet]:
 # --- Python
 
 
-def _gradio_client(call: Call) -> str:
+def _gradio_client(call: CodeRequest) -> str:
     name, arguments = call.for_gradio(lambda file: Code(f"handle_file({python_string(file)})"))
     login = ', auth=("user", "password")' if call.takes_login else ""
     return f"""# pip install gradio_client
@@ -130,7 +130,7 @@ def picture(path):
 """
 
 
-def _openai_client(call: Call, part: str) -> str:
+def _openai_client(call: CodeRequest, part: str) -> str:
     modules = ["base64", "mimetypes"] * bool(call.files()) + ["os"] * call.takes_key
     imports = "".join(f"import {module}\n" for module in modules) + "\n" * bool(modules)
     return f"""# pip install openai
@@ -139,7 +139,7 @@ def _openai_client(call: Call, part: str) -> str:
 client = OpenAI(base_url={python_string(call.url + "/v1")}, api_key={_key(call)})"""
 
 
-def _openai(call: Call) -> str:
+def _openai(call: CodeRequest) -> str:
     arguments = {"model": call.model, "messages": call.turns(_picture)}
     return f"""{_openai_client(call, '{"type": "image_url", "image_url": {"url": url}}')}
 completion = client.chat.completions.create(
@@ -149,7 +149,7 @@ print(completion.choices[0].message.content)
 """
 
 
-def _responses(call: Call) -> str:
+def _responses(call: CodeRequest) -> str:
     def item(turn: dict[str, Any]) -> dict[str, Any]:
         parts = turn["content"] if isinstance(turn["content"], list) else []
         typed = [part | {"type": "input_text"} if isinstance(part, dict) else part for part in parts]
@@ -167,7 +167,7 @@ print(response.output_text)
 """
 
 
-def _ollama(call: Call) -> str:
+def _ollama(call: CodeRequest) -> str:
     names = {"max_tokens": "num_predict", "repetition_penalty": "repeat_penalty"}
     options = {names.get(name, name): value for name, value in call.knobs.items()}
     messages = [_ollama_message(call, message) for message in call.request.messages]
@@ -184,7 +184,7 @@ print(answer.message.content)
 """
 
 
-def _ollama_message(call: Call, message: Message) -> dict[str, Any]:
+def _ollama_message(call: CodeRequest, message: Message) -> dict[str, Any]:
     files = [call.file_names[image.digest] for image in message.images]
     return {"role": message.role, "content": message.text} | ({"images": files} if files else {})
 
@@ -193,7 +193,7 @@ def _picture(file: str) -> "Code":
     return Code(f"picture({python_string(file)})")
 
 
-def _cloudflare(call: Call) -> str:
+def _cloudflare(call: CodeRequest) -> str:
     messages = [{"role": message.role, "content": message.text} for message in call.request.messages]
     words = {"messages": messages} if len(messages) > 1 else {"prompt": messages[0]["content"]}
     image = Code(f"list(Path({python_string(call.files()[0])}).read_bytes())")
@@ -212,7 +212,7 @@ print(answer["description"])
 """
 
 
-def _key(call: Call) -> str:
+def _key(call: CodeRequest) -> str:
     return f'os.environ["{KEY_VARIABLE}"]' if call.takes_key else '"none"'
 
 
@@ -226,7 +226,7 @@ def _arguments(arguments: dict[str, Any]) -> str:
 # --- JavaScript and the shell
 
 
-def _gradio_client_in_javascript(call: Call) -> str:
+def _gradio_client_in_javascript(call: CodeRequest) -> str:
     name, arguments = call.for_gradio(lambda file: Code(f"handle_file({json_string(file)})"))
     login = ', { auth: ["user", "password"] }' if call.takes_login else ""
     return f"""// npm install @gradio/client
@@ -238,7 +238,7 @@ console.log(result.data[0]);
 """
 
 
-def _curl(call: Call) -> str:
+def _curl(call: CodeRequest) -> str:
     """OpenAI's interface. The body goes through a pipe, since a picture is longer than a command may be."""
 
     def picture(name: str) -> dict[str, Any]:

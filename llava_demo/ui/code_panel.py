@@ -17,7 +17,7 @@ from llava_demo.errors import InvalidRequest
 from llava_demo.images import Image
 from llava_demo.settings import Settings
 from llava_demo.ui import conversation
-from llava_demo.ui.code import Call, Snippet, snippets_of
+from llava_demo.ui.code import CodeRequest, Snippet, snippets_of
 from llava_demo.ui.controls import SamplingControls
 from llava_demo.ui.conversation import Entry
 from llava_demo.ui.examples import Examples
@@ -49,7 +49,7 @@ class CodePanel:
         is_empty = not history and not box["text"].strip() and not box["files"]
         return panel_html(snippets_of(call), _NOTHING_YET if is_empty else _files_hint(call.files()))
 
-    def _call(self, url: str, box: dict[str, Any], history: list[Entry], knobs: tuple[Any, ...]) -> Call:
+    def _call(self, url: str, box: dict[str, Any], history: list[Entry], knobs: tuple[Any, ...]) -> CodeRequest:
         names: dict[str, str] = {}
 
         def read(path: str) -> Image:
@@ -59,7 +59,7 @@ class CodePanel:
 
         messages = conversation.messages_from(self._asked(box, history), read)
         last = max((index for index, message in enumerate(messages) if message.role == "user"), default=-1)
-        return Call(
+        return CodeRequest(
             request=ChatRequest(messages[: last + 1], self._controls.sampling_from(knobs)),
             file_names=names,
             url=url,

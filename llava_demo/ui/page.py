@@ -15,7 +15,7 @@ from llava_demo.ui.controls import SamplingControls
 from llava_demo.ui.endpoints import add_endpoints
 from llava_demo.ui.examples import Examples
 from llava_demo.ui.handlers import IDLE, Handlers
-from llava_demo.ui.pictures import Pictures, chips_html, giving_html
+from llava_demo.ui.pictures import PictureQuestions, chips_html, giving_html
 from llava_demo.ui.sharing import Sharing, SharingPanel
 from llava_demo.ui.uploads import KEEP_UPLOADS_S, ReadUploads, leave_addresses_alone
 
@@ -70,7 +70,7 @@ def build_page(engine: Engine, settings: Settings) -> gr.Blocks:
         answering = _connect(handlers, parts, controls.components)
         _connect_keeping(parts, answering)
         _connect_settings(controls)
-        Pictures(engine, settings.image_limits).connect(box, refusal)
+        PictureQuestions(engine, settings.image_limits).connect(box, refusal)
         _connect_what_answers(page, engine, examples, (served, about, chat), controls)
         code = CodePanel(engine, settings, controls, examples, read_image)
         _connect_code(code, [box, chat, *controls.components])

@@ -45,7 +45,7 @@ _CHIPS = {
 }
 
 
-class Pictures:
+class PictureQuestions:
     """Answers questions of the form `{"id", "ask": "check" | "seen", "path"}`, several in one event."""
 
     def __init__(self, engine: Engine, limits: ImageLimits) -> None:

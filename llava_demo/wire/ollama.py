@@ -159,7 +159,7 @@ class OllamaShowRequest(Body):
 # --- the answer
 
 
-class AnswerJSON(TypedDict):
+class ReplyJSON(TypedDict):
     role: Literal["assistant"]
     content: str
 
@@ -182,7 +182,7 @@ class OllamaAnswer(EndJSON):
 
     model: str
     created_at: str
-    message: NotRequired[AnswerJSON]
+    message: NotRequired[ReplyJSON]
     response: NotRequired[str]
     logprobs: NotRequired[list[TokenJSON]]
 

@@ -86,7 +86,7 @@ class AnswerReader:
         self._finish_reason: FinishReason | None = None
         self._usage: Usage | None = None
         self._pieces = 0  # with text
-        self._half = ""  # of a character beyond 16 bits, which servers in JavaScript may cut through
+        self._half = ""  # first half of a character beyond 16 bits: servers in JavaScript may cut it in two
         self.is_done = False  # `[DONE]` came
 
     def chunk_from(self, data: str) -> Chunk:

@@ -80,10 +80,10 @@ class Cache:
         self.layers = [torch.empty(size, dtype=dtype, device=self.device) for _ in range(shape.layers)]
         self._scales = [torch.empty(size[:-1]) for _ in self.layers] if shape.is_int8 else []
         self.can_flash = can_flash(shape.device, shape.dtype)
-        self.native: Sequence[native.Pages] = ()  # of each layer, where `native.c` attends
+        self.native: Sequence[native.LayerPages] = ()  # one for each layer, where `native.c` attends
         if shape.is_int8 and native.library() is not None:
             numbers = zip(self.layers, self._scales, strict=True)
-            self.native = native.in_one_piece([native.Pages.of(*layer, PAGE_TOKENS) for layer in numbers])
+            self.native = native.in_one_piece([native.LayerPages.of(*layer, PAGE_TOKENS) for layer in numbers])
         self._pieces: dict[Request, _Piece] | None = {} if shape.has_pieces else None
         self._buffers: dict[tuple[int, torch.dtype], Tensor] = {}  # reused: fresh memory costs page faults
 
@@ -272,7 +272,7 @@ class _Decoding:
         rows = [row for row, *_ in mine], [drawn for _, drawn, _ in mine]
         self.requests, self._last = (native.Requests.of(x, tables, keys) for x in rows)
 
-    def __call__(self, pages: native.Pages, query: Tensor, outputs: Tensor, is_last: bool) -> None:
+    def __call__(self, pages: native.LayerPages, query: Tensor, outputs: Tensor, is_last: bool) -> None:
         """Fill the rows of `outputs`, (rows, heads, width); in the last layer only drawn rows are there."""
         if self.requests.count:
             native.attend(pages, query, self._last if is_last else self.requests, outputs)
