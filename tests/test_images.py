@@ -264,8 +264,17 @@ REFUSED = {
     "SVG with a prologue": (b"\xef\xbb\xbf<?xml version='1.0'?>\n<!-- me -->\n<SVG/>", "This is an SVG; send"),
     "web page": (b"<!DOCTYPE html><html><svg></svg></html>", "This is a web page; send"),
     "video": (b"\0\0\0\x18ftypmp42\0\0\0\0", "This is a video, or a damaged picture; send"),
+    "SVG in UTF-16": ("<?xml version='1.0'?><svg/>".encode("utf-16"), "This is an SVG; send"),
+    "JPEG XL": (b"\0\0\0\x0cJXL \r\n\x87\n", "This is a JPEG XL; send"),
+    "JPEG 2000": (b"\0\0\0\x0cjP  \r\n\x87\n", "This is a JPEG 2000; send"),
+    "Photoshop": (b"8BPS\0\1", "This is a Photoshop file; send"),
+    "raw": (b"II*\0\x10\0\0\0CR\2\0", "This is a camera's raw file; send"),
+    "icon": (b"\0\0\1\0\1\0", "This is an icon; send"),
+    "ZIP": (b"PK\3\4", "This is a ZIP file; send"),
+    "LFS": (b"version https://git-lfs.github.com/spec/v1\n", "This is a pointer of Git LFS, not its file; send"),
+    "half a WebP": (b"RIFF\xff\0\0\0WEBPVP8 ", "This is a WebP that is damaged or cut off; send"),
     "WebM": (b"\x1a\x45\xdf\xa3\x01\0\0\0", "This is a video, or a damaged picture; send"),
-    "only a PNG's signature": (b"\x89PNG\r\n\x1a\n", "not a picture that can be read"),
+    "only a PNG's signature": (b"\x89PNG\r\n\x1a\n", "This is a PNG that is damaged; send"),
 }
 
 

@@ -54,6 +54,33 @@ SAMPLE_FORMAT, MOST = 339, 341
 SIGNED, FLOAT = 2, 3  # sample formats
 _YCBCR = 6  # photometric
 
+_MARKUP = (b"<?xml", b"<!--", b"<!doctype svg", b"<svg")
+_RARE = "that is damaged, or of a rare kind, as of 12 bits a colour"
+_SIGNATURES = (  # what people send for a picture, or what a picture is packed in
+    (b"\x1a\x45\xdf\xa3", "a video, or a damaged picture"),  # WebM
+    (b"\xff\xd8\xff", f"a JPEG {_RARE}"),
+    (b"II*\0\x10\0\0\0CR", "a camera's raw file"),
+    (b"FUJIFILMCCD-RAW", "a camera's raw file"),
+    (b"II*\0", f"a TIFF {_RARE}"),
+    (b"MM\0*", f"a TIFF {_RARE}"),
+    (_PNG_SIGNATURE, "a PNG that is damaged"),
+    (b"GIF8", "a GIF that is damaged"),
+    (b"\xff\x0a", "a JPEG XL"),
+    (b"\0\0\0\x0cJXL ", "a JPEG XL"),
+    (b"\0\0\0\x0cjP  ", "a JPEG 2000"),
+    (b"\xff\x4f\xff\x51", "a JPEG 2000"),
+    (b"8BPS", "a Photoshop file"),
+    (b"\0\0\1\0", "an icon"),
+    (b"\0\0\2\0", "an icon"),
+    (b"%!PS", "a PostScript file"),
+    (b"v/1\x01", "an OpenEXR picture"),
+    (b"#?RADIANCE", "a Radiance HDR picture"),
+    (b"PK\3\4", "a ZIP file"),
+    (b"\x1f\x8b", "a file packed with gzip"),
+    (b"version https://git-lfs", "a pointer of Git LFS, not its file"),
+    (b"data:", "a data URL as text"),
+)
+
 
 @cache
 def formats() -> list[str]:
@@ -161,13 +188,14 @@ def _name_of_what_is_no_picture(data: bytes) -> str:
         return "an empty file"
     if b"%pdf-" in start:
         return "a PDF"
-    if start.startswith((b"<?xml", b"<!--", b"<!doctype svg", b"<svg")) and b"<svg" in data[:65_536].lower():
+    markup = data[:65_536].replace(b"\0", b"").lower()  # it may be in UTF-16
+    if markup.lstrip(b"\xff\xfe\xef\xbb\xbf \t\r\n").startswith(_MARKUP) and b"<svg" in markup:
         return "an SVG"
     if start.startswith((b"<!doctype html", b"<html")):
         return "a web page"
-    if data[4:8] == b"ftyp" or data[:4] == b"\x1a\x45\xdf\xa3":  # MP4, QuickTime and WebM; AVIF and HEIC were opened
-        return "a video, or a damaged picture"
-    if data.startswith((b"II*\0", b"MM\0*", b"\xff\xd8\xff")):
-        kind = "JPEG" if data[0] == 0xFF else "TIFF"
-        return f"a {kind} that is damaged, or of a rare kind, as of 12 bits a colour"
-    return "not a picture that can be read"
+    named = next((name for signature, name in _SIGNATURES if data.startswith(signature)), None)
+    if named is None and data[4:8] == b"ftyp":  # MP4 and QuickTime; AVIF and HEIC were opened
+        named = "a video, or a damaged picture"
+    if named is None and data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        named = "a WebP that is damaged or cut off"
+    return named or "not a picture that can be read"
