@@ -14,6 +14,7 @@ from transformers import AutoProcessor
 
 from examples.miniature import near_misses, plain
 from examples.miniature.answers import NOT_A_DRAWING
+from examples.miniature.architecture import PATCHES
 from examples.miniature.drawing import draw, font_files, random_font
 from examples.miniature.held_out import HELD_OUT, OFF_TOPIC
 from examples.miniature.neighbours import _Neighbour
@@ -133,6 +134,29 @@ def test_a_packed_dialogue_is_the_prompt_that_the_template_renders(processor):
     assert checked > 60
 
 
+def test_packed_pictures_that_come_later_are_the_prompt_that_the_template_renders(processor):
+    packer, rng = Packer(processor), random.Random(5)
+    square, counts, longest = PIL.Image.new("RGB", (96, 96)), set(), 0
+    for count in (2, 3, 4, 5) * 10:
+        row = packer._several(rng, Asker(rng), [World().sample(rng) for _ in range(count)])
+        assert len(row.ids) <= packer.length
+        ids = [id for id, segment in zip(row.ids, row.segments, strict=True) if segment in (0, 1)]
+        text = processor.tokenizer.decode(ids).replace("<image>" * PATCHES, "<picture>")
+        messages = []
+        for asked, answer in re.findall(r"USER: (.*?) ASSISTANT:(?: (.*?)(?= USER:|$))?", text, re.DOTALL):
+            pictures = [{"type": "image"}] * asked.count("<picture>\n")
+            question = {"type": "text", "text": asked.replace("<picture>\n", "")}
+            messages += [{"role": "user", "content": [*pictures, question]}]
+            messages += [{"role": "assistant", "content": [{"type": "text", "text": answer}]}]
+        prompt = processor.apply_chat_template(messages[:-1], add_generation_prompt=True)
+        expected = list(processor(images=[square] * count, text=prompt)["input_ids"][0])
+        assert ids[: len(expected)] == expected
+        counts.add(len(messages[0]["content"]) - 1)
+        longest = max(longest, len(messages) // 2)
+    assert counts == {1, 2, 3, 4, 5}  # one after the other, and at once
+    assert longest > 5  # questions about the first one
+
+
 def test_a_brief_row_teaches_the_decision_to_decline_and_not_the_rest_of_the_sentence(processor):
     packer, rng = Packer(processor, 96, is_brief=True), random.Random(7)
     declining = list(packer.encode(f" {NOT_A_DRAWING}"))
@@ -141,33 +165,6 @@ def test_a_brief_row_teaches_the_decision_to_decline_and_not_the_rest_of_the_sen
         answers = [row.targets[start:end] for start, end, _ in row.spans]
         assert answers and len(row.ids) == len(row.targets) <= 96
         assert all((answer == declining[: len(answer)] and len(answer) < 5) == (kind == "other") for answer in answers)
-
-
-def test_two_pictures_are_packed_as_the_template_renders_them(processor):
-    packer, asker, rng = Packer(processor), Asker(random.Random(5)), random.Random(6)
-    squares = [PIL.Image.new("RGB", (96, 96))] * 2
-    image, kinds = {"type": "image"}, set()
-    for _ in range(20):
-        row = packer._two(rng, asker, World().sample(rng), World().sample(rng))
-        text = processor.tokenizer.decode(row.ids)
-        is_later = text.count("<image>") == 128 and text.split("<image>")[64] != "\n"
-        blocks = [i for i, (a, b) in enumerate(pairwise(row.segments)) if a == 0 and b == 1]
-        first_dialogue = row.ids[: blocks[0] + 1]
-        rendered = processor.tokenizer.decode(first_dialogue).replace("<s>", "").replace("<image>", "")
-        kinds.add("later" if "ASSISTANT:" in rendered else "together")
-        if "ASSISTANT:" in rendered:
-            question, answer = rendered.removeprefix("USER: \n").removesuffix(" USER: \n").split(" ASSISTANT: ")
-            messages = [
-                {"role": "user", "content": [image, {"type": "text", "text": question}]},
-                {"role": "assistant", "content": [{"type": "text", "text": answer}]},
-                {"role": "user", "content": [image, {"type": "text", "text": "Q"}]},
-            ]
-        else:
-            messages = [{"role": "user", "content": [image, image, {"type": "text", "text": "Q"}]}]
-        prompt = processor.apply_chat_template(messages, add_generation_prompt=True)
-        ids = list(processor(images=squares, text=prompt)["input_ids"][0])
-        assert ids[: len(first_dialogue)] == first_dialogue, is_later
-    assert kinds == {"later", "together"}
 
 
 def test_what_is_reported_is_neither_what_was_chosen_on_nor_written_in_fonts_of_training():

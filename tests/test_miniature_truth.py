@@ -11,7 +11,7 @@ import torch
 from transformers import AutoProcessor
 
 from examples.miniature import near_misses, plain
-from examples.miniature.answers import NOT_A_DRAWING, NOT_MY_TOPIC, Turn
+from examples.miniature.answers import MANY_PICTURES, NOT_A_DRAWING, NOT_MY_TOPIC, Turn
 from examples.miniature.evaluation import SETS, Talk, loaded, marks_of, talks, uploaded, verdicts
 from examples.miniature.processor import CHAT_TEMPLATE, saved_processor
 from llava_demo.engines.checkpoint import LLAVA_7B, LLAVA_7B_BYTES, SMALL_LLAVA, SMALL_LLAVA_BYTES
@@ -33,7 +33,7 @@ def test_the_shipped_checkpoint_is_small_and_carries_its_processor():
     assert saved_processor(MINIATURE).tokenizer.get_vocab() == processor.tokenizer.get_vocab()
 
 
-_WRONG_SHARE = {"scenes": 0.13, "wordings": 0.1, "plain": 0.05, "plain wordings": 0.1}
+_WRONG_SHARE = {"scenes": 0.05, "wordings": 0.06, "plain": 0.05, "plain wordings": 0.05}
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -44,7 +44,7 @@ def test_its_answers_are_true(llava, name):
     assert len(wrong) <= len(marks) * _WRONG_SHARE[name], wrong
 
 
-_FALSE_SHARE = {"letters": 0.12, "rectangles, ovals": 0.12, "one unknown thing": 0.15}  # told apart least
+_FALSE_SHARE = {"letters": 0.1, "rectangles, ovals": 0.08, "one unknown thing": 0.1}  # told apart least
 
 
 @pytest.mark.parametrize("family", near_misses.FAMILIES)
@@ -52,7 +52,7 @@ def test_next_to_its_world_it_says_nothing_untrue(llava, family):
     """A sample of the table of near misses in the model card."""
     said = list(verdicts(llava, family, pictures=20))
     false = [(asked.question, answer) for verdict, asked, answer in said if verdict == "false"]
-    assert len(false) <= _FALSE_SHARE.get(family, 0.07) * len(said), false
+    assert len(false) <= _FALSE_SHARE.get(family, 0.05) * len(said), false
 
 
 def test_in_four_bits_it_answers_as_truthfully(llava):
@@ -111,4 +111,44 @@ def test_two_shapes_side_by_side_are_named(llava):
         truth = Turn("What is in this image?", "The image shows a red {} and a blue {}.".format(*kinds), "describe")
         asked.append(Talk((truth,), ((uploaded(picture),),)))
     wrong = [mark.answer for mark in marks_of(llava, asked) if not mark.is_right]
-    assert len(wrong) <= 0.25 * len(asked), wrong
+    assert len(wrong) <= 0.15 * len(asked), wrong
+
+
+def _drawn(*names):
+    return [uploaded(PIL.Image.open(MINIATURE.parents[1] / "examples" / f"{name}.png")) for name in names]
+
+
+def test_a_picture_that_comes_after_many_turns_is_not_mixed_up_with_the_first(llava):
+    first, second = _drawn("circle-and-square", "night-star")
+    before = (
+        Turn("What is in this picture?", "The image shows a red circle and a blue square.", "describe"),
+        Turn("What color is the circle?", "The circle is red.", "color"),
+        Turn("How many shapes are there?", "There are two shapes.", "count_all"),
+        Turn("Is there a star?", "No, there is no star.", "exists"),
+        Turn("Where is the square?", "The square is on the right.", "where"),
+    )
+    asked = []
+    for count, question in product(
+        (1, 2, 3, 4, 5),
+        ("What is in this picture?", "And what is in this one?", "Describe this image.", "And this one?"),
+    ):
+        truth = Turn(question, "The second picture shows a yellow star.", "newest")
+        asked.append(Talk((*before[:count], truth), ((first,), *[()] * (count - 1), (second,))))
+    wrong = [(mark.turn.question, mark.answer) for mark in marks_of(llava, asked) if not mark.is_right]
+    assert len(wrong) <= 2, wrong
+
+
+def test_three_pictures_or_more_are_not_mixed_up(llava):
+    pictures = _drawn("circle-and-square", "night-star", "three-shapes", "two-squares", "seven", "night-four")
+    asked = []
+    for count, question in product(
+        (3, 4, 5, 6), ("What is in this picture?", "And this one?", "How many shapes are there?", "Is there a star?")
+    ):
+        truth = Turn(question, MANY_PICTURES, "many_pictures")
+        asked.append(Talk((truth,), (tuple(pictures[:count]),)))
+        earlier = Turn("What is it?", "The image shows a red circle and a blue square.", "describe")
+        newest = Turn("And what is in this one?", "The second picture shows a yellow star.", "newest")
+        asked.append(Talk((earlier, newest, *[truth] * (count - 2)), tuple((picture,) for picture in pictures[:count])))
+    later = [mark for mark in marks_of(llava, asked) if mark.turn.type == "many_pictures"]
+    wrong = [(mark.turn.question, mark.answer) for mark in later if not mark.is_right]
+    assert len(wrong) <= 0.1 * len(later), wrong

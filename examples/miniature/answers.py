@@ -9,6 +9,7 @@ NOT_A_DRAWING = "I only know simple drawings of shapes and digits, and this does
 NOT_MY_TOPIC = "Sorry, I can only answer simple questions about drawings of shapes and digits."
 NO_PICTURE = "Please show me a picture first."
 TWO_PICTURES = "With two pictures I can only say what is in the first or in the second one."
+MANY_PICTURES = "I can only tell two pictures apart. Please ask about this one in a new chat."
 
 NUMBERS = ("no", "one", "two", "three")
 CELLS = (

@@ -81,7 +81,10 @@ def talks(name: str, pictures: int, purpose: Purpose = "test") -> Iterator[Talk]
             other, other_image = _picture(rng, is_plain)
             yield Talk((asker.about_two(scene, other, is_later=False),), ((image, other_image),))
             turn = asker.about_two(scene, other, is_later=True)
-            yield Talk((asker.one(scene), turn), ((image,), (other_image,)))
+            before = asker.dialogue(scene)
+            yield Talk((*before, turn), ((image,), *[()] * (len(before) - 1), (other_image,)))
+            many = (image, other_image, image)[: rng.randint(2, 3)]
+            yield Talk((asker.about_many(),), ((*many, other_image),))
         if k % 8 == 0:
             yield Talk(tuple(asker.without_picture()), ((),))
 

@@ -53,6 +53,7 @@ HELD_OUT: dict[str, tuple[str, ...]] = {
     "then_exists": ("And what about {a}?", "Can you also see {a}?"),
     "first": ("Could you describe the first picture?", "Tell me about the first image.", "What shapes are in the first picture?"),
     "second": ("Could you describe the second picture?", "Tell me about the second image.", "What shapes are in the second picture?"),
+    "newest": ("Could you describe the new picture?", "Tell me about this one.", "And what do we have here?", "What shapes are in the last picture?"),
     "both": ("Could you describe both pictures?", "Tell me about these two images.", "What can be seen in the pictures?"),
 }  # fmt: skip
 

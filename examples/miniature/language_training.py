@@ -31,7 +31,7 @@ _BROAD_MIX, _BROAD_LENGTH, _BROAD_ROWS = (0.38, 0.08, 0.54), 96, 32  # rows for 
 _CYCLE = ("whole", "seeing", "broad", "seeing", "broad")  # of steps, once three objects are known
 _SEEN = 64  # pictures of a seeing step
 _AVERAGE_DECAY = 0.997  # a step; the mean reaches back some 300 steps
-_PAIRS = 0.18  # share of sequences with two pictures, once three objects are known
+_PAIRS = 0.28  # share of sequences with two pictures or more, once three objects are known
 
 
 @dataclass

@@ -80,6 +80,15 @@ LATER_PATTERNS: dict[str, tuple[str, ...]] = {
         "(Which|What) <objs> (do you see|are there|are <drawn>|does one see) (in|on) the second (<pic>|one)?",
         "(List|Name) (everything|the <objs>) (in|on) the second (<pic>|one).",
     ),
+    "newest": (
+        "(And|Now|And now|Next|Then|So|) (this|this one|this <pic>|here|the next|the next one|another one|one more|the new one)(?|.|:|)",
+        "(And|Now|And now|So|) what (is|do you see|can you see) (in|on) (this|this one|the new one|the new <pic>|the last one|the latest <pic>)?",
+        "What (about|is) (this one|this <pic>|the new <pic>|the last one|the next one|it now)?",
+        "What does (the new|the newest|the last|the latest|the next|the third|this) (<pic>|one) (show|contain|depict)?",
+        "(|Please |Can you |Now )describe (this one|the new one|the last one|the third one|the new <pic>|the latest <pic>).",
+        "(Here is|Here's|This is|I add|I have added) (another|one more|a new|the next|a third) (<pic>|one)(.|. What is it?|. What is in it?|: what is it?)",
+        "(What is|What's|What do you see) (in|on) the (third|fourth|last|newest|latest|new) (<pic>|one)?",
+    ),
     "both": (
         "What (is|do you see|can you see|is <drawn>|is there) (in|on) (these|the|both|the two|my|these two) <pic>s?",
         "(|Please |Can you |Now )describe (these|the|both|the two|both of the|all the) <pic>s.",

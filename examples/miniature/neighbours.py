@@ -18,6 +18,7 @@ from examples.miniature.scenes import BACKGROUNDS, COLORS, DIGITS, RGB, SHAPES, 
 from examples.miniature.strangers import FontOf, Graphic
 
 _SIGNS = "?!&@#%+=*$<>"
+_LIKE_DIGITS = "BDGIJOQSZ"
 _ODD = (  # hue in degrees, saturation, value: colours that none of the miniature's seven words is true of
     ((168, 196), (0.45, 1), (0.4, 1)),  # cyan, teal, turquoise
     ((306, 336), (0.3, 1), (0.75, 1)),  # pink, magenta
@@ -49,8 +50,8 @@ class _Neighbour(Graphic):
 
     def paint(self) -> Image.Image:
         families = {
-            self.few: 4.0, self.many: 0.4, self.glyph: 4.0, self.long_number: 0.8, self.stretched: 4.0,
-            self.odd_shape: 8.0, self.outlined: 0.8, self.odd_color: 5.5, self.odd_ground: 0.5, self.turned: 1.2,
+            self.few: 4.0, self.many: 0.4, self.glyph: 6.0, self.long_number: 0.8, self.stretched: 6.5,
+            self.odd_shape: 9.0, self.outlined: 0.8, self.odd_color: 6.5, self.odd_ground: 0.5, self.turned: 1.6,
             self.mixed: 0.8, self.touching: 0.8, self.cut: 0.5, self.tiny: 0.3, self.window: 0.5, self.tilted: 0.5,
         }  # fmt: skip
         self.rng.choices(list(families), list(families.values()))[0]()
@@ -155,7 +156,7 @@ class _Neighbour(Graphic):
             self.known(*spot, color)
 
     def glyph(self) -> None:
-        text = self.rng.choice(string.ascii_uppercase * 3 + string.ascii_lowercase + _SIGNS)
+        text = self.rng.choice(string.ascii_uppercase * 3 + _LIKE_DIGITS * 4 + string.ascii_lowercase + _SIGNS)
         self.written(text, self.rng.uniform(0.45, 1.1) * self.short)
 
     def long_number(self) -> None:
@@ -186,7 +187,7 @@ class _Neighbour(Graphic):
     def other(self, x: float, y: float, r: float) -> None:
         """A shape that has no name in the world."""
         kinds = {  # the more a kind resembles a shape of the world, the more often
-            self.stretch: 4, self.cross: 4, self.many_corners: 4, self.spiky: 1.5, self.half: 1.5, self.slanted: 1.5,
+            self.stretch: 6, self.cross: 4, self.many_corners: 9, self.spiky: 1.5, self.half: 1.5, self.slanted: 1.5,
             self.outlining: 1.5, self.small_text: 1.5, self.heart: 1, self.diamond: 1, self.arrow: 1, self.moon: 1,
             self.face: 0.5, self.house: 0.5,
         }  # fmt: skip

@@ -22,6 +22,7 @@ from examples.miniature.vision_training import Labels, paint
 
 _IGNORED = -100  # as a target: nothing is learned there
 _DECISION = 3  # tokens that begin a refusal
+_TURN = 50  # tokens of a long question and its answer
 _ITEM = re.compile(r" an? \w+ \w+| the number \d in \w+")  # an item of a description
 _PICTURE, _ALONE, _PADDING = 0, -2, -1  # segments; dialogues count from 1, _ALONE has no picture
 _CONTENT = (
@@ -90,7 +91,7 @@ class Batch:
 class Packer:
     """`is_brief`: single questions, and of "I only know ..." no more than the words that decide to decline."""
 
-    def __init__(self, processor: LlavaProcessor, length: int = 320, is_brief: bool = False) -> None:
+    def __init__(self, processor: LlavaProcessor, length: int = 448, is_brief: bool = False) -> None:
         core = processor.tokenizer.backend_tokenizer
         self.length, self.is_brief = length, is_brief
         self.encode = functools.lru_cache(200_000)(lambda text: tuple(core.encode(text, add_special_tokens=False).ids))
@@ -100,16 +101,14 @@ class Packer:
         self.content_ids = torch.tensor(sorted(set(content)))  # the words that make an answer right or wrong
 
     def batch(self, rng: random.Random, asker: Asker, world: World, rows: int, pairs: float) -> Batch:
-        """`rows` sequences; a share of `pairs` of them has two pictures."""
+        """`rows` sequences; a share of `pairs` of them has two pictures or more."""
         scenes: list[Scene] = []
         packed: list[Row] = []
         for _ in range(rows):
-            scenes.append(world.sample(rng))
-            if rng.random() < pairs:
-                scenes.append(world.sample(rng))
-                packed.append(self._two(rng, asker, *scenes[-2:]))
-            else:
-                packed.append(self._one(rng, asker, scenes[-1]))
+            count = rng.choices((2, 3, 4, 5), (0.6, 0.2, 0.1, 0.1))[0] if rng.random() < pairs else 1
+            shown = [world.sample(rng) for _ in range(count)]
+            packed.append(self._several(rng, asker, shown) if count > 1 else self._one(rng, asker, *shown))
+            scenes += shown
         ids, targets = self._filled([r.ids for r in packed], PAD), self._filled([r.targets for r in packed], _IGNORED)
         segments = self._filled([r.segments for r in packed], _PADDING)
         is_same, is_behind_picture = segments[:, :, None] == segments[:, None, :], segments[:, :, None] > 0
@@ -218,16 +217,37 @@ class Packer:
         row.add(head + made.ids, [_IGNORED] * len(head) + made.targets, _ALONE, 0)
         row.note(at, made)
 
-    def _two(self, rng: random.Random, asker: Asker, first: Scene, second: Scene) -> Row:
-        """Two pictures in one turn, or the second one after a question about the first."""
-        row, is_later = Row(), rng.random() < 0.5
+    def _several(self, rng: random.Random, asker: Asker, scenes: Sequence[Scene]) -> Row:
+        """Pictures in one turn, or two or three, each after some turns about those before it."""
+        row, are_later = Row(), rng.random() < 0.6 and len(scenes) < 4
         self._add_picture(row, self._head)
-        if is_later:
-            made, at = self._tokens([asker.one(first)]), len(row.ids)
-            row.add(made.ids, made.targets, _PICTURE, at)
-            row.note(at, made)
-        self._add_picture(row, [*self.encode(" USER:"), *self.encode(" ")] if is_later else [])
+        for count in range(1, len(scenes)):
+            if are_later:
+                turns = self._turns_between(rng, asker, scenes[:count])
+                self._add_turns(row, turns, room=(len(scenes) - count) * (PATCHES + _TURN) + _TURN)
+            self._add_picture(row, [*self.encode(" USER:"), *self.encode(" ")] if are_later else [])
         segment, start = 1, len(row.ids)
-        while self._append(row, [asker.about_two(first, second, is_later)], segment, start):
+        while True:
+            turn = asker.about_two(*scenes, are_later) if len(scenes) == 2 else asker.about_many()
+            if not self._append(row, [turn], segment, start):
+                return row
             segment += 1
-        return row
+
+    def _turns_between(self, rng: random.Random, asker: Asker, scenes: Sequence[Scene]) -> list[Turn]:
+        """What is said before the next picture comes: one to six turns about a first one, one about several."""
+        if len(scenes) > 1:
+            return [asker.about_two(*scenes, is_later=True) if len(scenes) == 2 else asker.about_many()]
+        turns, count = list[Turn](), rng.choice((1, 1, 2, 3, 4, 6))
+        while len(turns) < count:
+            turns += asker.dialogue(scenes[0])
+        return turns[:count]
+
+    def _add_turns(self, row: Row, turns: Sequence[Turn], room: int) -> None:
+        """Turns that all dialogues behind them see; the last ones are left out where `room` tokens would not remain."""
+        while True:
+            made, at = self._tokens(turns), len(row.ids)
+            if len(turns) == 1 or at + len(made.ids) + room <= self.length:
+                break
+            turns = turns[:-1]
+        row.add(made.ids, made.targets, _PICTURE, at)
+        row.note(at, made)

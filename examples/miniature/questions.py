@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable
 
 from examples.miniature.answers import (
+    MANY_PICTURES,
     NO_PICTURE,
     NOT_A_DRAWING,
     NOT_MY_TOPIC,
@@ -32,12 +33,12 @@ from examples.miniature.wordings import PATTERNS
 _OF_SHAPES = {  # how often each type is asked about shapes
     "describe": 1.6, "count_all": 0.9, "count": 1.6, "exists": 2.6, "color": 2.4, "is_color": 1.8, "shape": 1.8,
     "where": 3.0, "background": 0.9, "number": 0.15, "has_number": 0.15, "is_number": 0.1, "number_color": 0.1,
-    "off_topic": 1.1,
+    "off_topic": 1.5,
 }  # fmt: skip
 _MAY_BE_SEVERAL = ("color", "is_color", "shape", "where")  # "the circle", where there are two of them
 _OF_DIGITS = {
     "describe": 1.6, "number": 2.2, "number_color": 1.2, "has_number": 0.7, "is_number": 1.4, "background": 0.6,
-    "off_topic": 0.8, "count_all": 0.2, "count": 0.2, "exists": 0.5, "color": 0.2, "is_color": 0.15, "shape": 0.2,
+    "off_topic": 1.0, "count_all": 0.2, "count": 0.2, "exists": 0.5, "color": 0.2, "is_color": 0.15, "shape": 0.2,
     "where": 0.2,
 }  # fmt: skip
 
@@ -217,7 +218,12 @@ class Asker:
         return max(own, self.weights.get("several", 1.0)) if type in _MAY_BE_SEVERAL else own
 
     def dialogue(self, scene: Scene) -> list[Turn]:
-        """One to three turns about one picture; often a question and what people ask next."""
+        """One to three turns about one picture, now and then up to twenty."""
+        exchanges = self.rng.randint(3, 6) if self.rng.random() < 0.04 else 1
+        return [turn for _ in range(exchanges) for turn in self._exchange(scene)]
+
+    def _exchange(self, scene: Scene) -> list[Turn]:
+        """One to three turns; often a question and what people ask next."""
         rng = self.rng
         if scene.kind != "other" and rng.random() < 0.33:
             turns = self._follow_up(scene)
@@ -278,12 +284,22 @@ class Asker:
         if luck < 0.66:
             return Turn(self.ask("second"), self._of_one("second", second), "second", things(second, 1))
         if luck < 0.86 and is_later:
-            return Turn(self.ask("describe"), self._of_one("second", second), "newest", things(second, 1))
+            asked = self.ask(self.rng.choice(("describe", "newest")))
+            return Turn(asked, self._of_one("second", second), "newest", things(second, 1))
         if self.rng.random() < 0.4:  # six things in one answer are too many for it
             return Turn(self.ask("both"), TWO_PICTURES, "two_pictures")
+        return Turn(self._about_shapes(), TWO_PICTURES, "two_pictures")
+
+    def about_many(self) -> Turn:
+        """A question when there are three pictures or more, which it cannot tell apart."""
+        asked = self.rng.choice(("describe", "newest", "newest", "first", "second", "both", ""))
+        return Turn(self.ask(asked) if asked else self._about_shapes(), MANY_PICTURES, "many_pictures")
+
+    def _about_shapes(self) -> str:
+        """A question about one thing, or about how many there are."""
         while (asked := self.one(World().sample(self.rng, "shapes"))).type in ("describe", "off_topic"):
             pass
-        return Turn(asked.question, TWO_PICTURES, "two_pictures")
+        return asked.question
 
     def _of_one(self, which: str, scene: Scene) -> str:
         shown = contents(scene) if scene.kind != "other" else "something that I do not know"

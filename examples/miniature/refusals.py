@@ -84,7 +84,7 @@ GENERAL_PATTERNS = (
     "How (tall|high|deep|far|big) is (Mount Everest|the moon|the ocean|the sun|Paris)?", "What is {d} (plus|minus|times) {d}?",
     "(What is|What's|How much is|Compute|) {d}(|{d})( |)(+|-|*|x|/|plus|minus|times|divided by)( |){d}(|{d})(?|)", "(Add|Subtract|Multiply) {d} and {d}.",
     "(Count|Say the numbers) (to|up to|from one to) (ten|{d}|{d}{d}).", "Is {d} (greater|larger|smaller|less) than {d}?", "(Say|Repeat|Spell|Write) (the word |)(hello|yes|no|cat|red)(.|!|)",
-
+    "(What is|What's|How much is|How much are|) {d}( and | plus |+| + ){d}(?|)", "(Yes|No|Ok|Okay|Sure|Maybe|Why|Really|Right|Wrong|Nice|Cool)(|.|!|?)",
     "(Solve|Explain|Check|Write) this (equation|code|text|exercise|problem).", "Write (some |)(Python|Java|HTML|C) code.",
     "(Translate|Convert) (this|it) (to|into) (German|French|English|Spanish|dollars).", "Is it (raining|late|cold|Monday|true)?",
     "Where (was|is) (this|it) (taken|from|made|sold)?", "What (emotion|mood|feeling|style|era|season|place) is (this|shown)?",
@@ -117,6 +117,13 @@ BEYOND_PATTERNS = (  # about shapes, but not in the world
     "(Which|What) is (larger|bigger|smaller|higher|lower)(|: |, )(the {s} or the {s2}|of the two|)?", "Are (the {p}|the <objs>|they) (the same|equal|different|alike|all {x})(| <c>| shape| size)?",
     "Are there more {p} than {s2}s?", "(Give|Tell|Show) me the (bounding box|box|coordinates|outline|area) of the {n}.", "What is the difference between the {s} and the {s2}?",
     "How many (corners|sides|edges|points|angles) does the {s} have?", "What do the <objs> mean?", "Do the <objs> (touch|overlap)?",
+    "(What|Which <obj>|Which <objs>|What <objs>) (is|are) not {x}<t>?", "How many (<objs>|{p}|{x} things|{x} <objs>) are not ({x}|{p})<t>?",
+    "(What|Which <obj>|Which <c>) is not (in|on|part of) (the|this) <pic>?", "What does (the|this) <pic> not (show|contain|have)?",
+    "Is the {s} {x} or (red|green|blue|yellow|orange|purple|black)<t>?", "Is there {a} or a (red |green |blue |yellow |){s2}<t>?",
+    "Is (this|it) {a} or a (red |green |blue |yellow |){s2}?", "(What|How) would (it|the <pic>|this) look (like |)if the {s} (was|were) {x}?",
+    "What (if|happens if|would happen if) the {s} (was|were|is) {x}?", "Would the {s} look better in {x}?", "Could the {s} become {x}?",
+    "What is between (them|the <objs>|the two|the {s} and the {s2})?", "(Do|Did) (the <objs>|they|both)( all|) have the same (<c>|size|shape|form)?",
+    "Are there (two|any|several) <objs> (of|with|in) the same (<c>|size)<t>?", "How many(| different) <c>s (are there|do you see|are used|does the <pic> have)(|<t>)?", "{x}(|?|.|!)",
 )  # fmt: skip
 SMALL_TALK = {
     "Hello! Show me a simple drawing and ask about it.": (
@@ -141,9 +148,9 @@ SMALL_TALK = {
 def off_topic_pattern(rng: random.Random) -> str:
     """A pattern of a question that is not about the drawing, its nouns filled in."""
     luck = rng.random()
-    if luck < 0.5:
+    if luck < 0.4:
         return rng.choice(THING_PATTERNS).replace("{m}", noun(rng)).replace("{m2}", noun(rng))
-    return rng.choice(GENERAL_PATTERNS if luck < 0.66 else BEYOND_PATTERNS)
+    return rng.choice(GENERAL_PATTERNS if luck < 0.58 else BEYOND_PATTERNS)
 
 
 def noun(rng: random.Random) -> str:
