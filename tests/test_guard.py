@@ -31,6 +31,8 @@ from llava_demo.serve import bodies, connections, multipart
 from llava_demo.serve.bodies import Bodies, BodyLimits, check_json
 from llava_demo.serve.connections import LimitedProtocol, limit_connections
 from llava_demo.serve.gate import Gate
+from llava_demo.serve.guard import Guard, Rules
+from llava_demo.serve.origins import Origins
 
 JSON = {"content-type": "application/json"}
 HELLO = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 2}
@@ -479,6 +481,35 @@ def test_mcp_callers_are_the_same_when_gradio_asks_itself() -> None:
 def test_check_json_raises_invalid_request() -> None:
     with pytest.raises(InvalidRequest):
         check_json(b"{")
+
+
+@pytest.mark.parametrize("is_ending", [True, False])
+def test_what_is_cancelled_while_the_server_ends_is_no_failure(is_ending: bool) -> None:
+    """uvicorn wrote a traceback of 40 lines for each answer under way where a second signal came."""
+
+    async def run() -> None:
+        gate, begun = Gate(), asyncio.Event()
+        limits = BodyLimits(1000, 2000, 3000)
+        origins = Origins(is_local=True, has_login=False, has_keys=False)
+        rules = Rules(Callers(), origins, gate, Bodies(limits, gate), None, ImageLimits())  # type: ignore[arg-type]
+
+        async def application(*_: object) -> None:
+            begun.set()
+            await asyncio.Event().wait()
+
+        async def nothing(*_: object) -> Message:
+            return {"type": "http.request"}
+
+        scope = scope_of("/health/live") | {"method": "GET", "raw_path": b"/health/live"}
+        answering = asyncio.ensure_future(Guard(application, gr.Blocks(), rules)(scope, nothing, nothing))  # type: ignore[arg-type]
+        await begun.wait()
+        if is_ending:
+            gate.close()
+        answering.cancel()
+        await asyncio.wait([answering])
+        assert answering.cancelled() != is_ending
+
+    asyncio.run(run())
 
 
 @pytest.mark.parametrize("path", ["gradio_api/queue/data?session_hash=unknown", "gradio_api/call/ask/unknown"])

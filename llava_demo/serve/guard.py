@@ -92,8 +92,10 @@ class Guard:
             await answer.refuse(scope, receive, error)
         except FormParserError as error:  # Starlette's and Gradio's parsers let some of python_multipart's through
             await answer.refuse(scope, receive, InvalidRequest(f"The form cannot be read: {error}"))
-        except (ClientDisconnect, HTTPException) as error:
-            if not answer.status and isinstance(error, HTTPException):
+        except (ClientDisconnect, HTTPException, asyncio.CancelledError) as error:
+            # At its end uvicorn cancels what is left, and would log a traceback for each.
+            is_cancelled = isinstance(error, asyncio.CancelledError) and not self._rules.gate.is_closing
+            if is_cancelled or (isinstance(error, HTTPException) and not answer.status):
                 raise
         except Exception as error:  # noqa: BLE001, the top of a request: uvicorn would log its words and 75 lines
             _log.warning("a request failed: %s", place_of(error))
