@@ -247,6 +247,7 @@ def test_so_are_those_that_write(tiny: Server, path: str) -> None:
     [
         ("queue/join", {"data": [], "fn_index": 9999, "session_hash": "a"}, 404),
         ("queue/join", {"data": [], "fn_index": "one", "session_hash": "a"}, 404),
+        ("queue/join", {"data": [], "fn_index": True, "session_hash": "a"}, 404),
         ("queue/join", {"data": []}, 404),
         ("queue/join", {"data": [], "fn_index": 0, "session_hash": "a" * 129}, 400),
         ("call/nobody", {"data": []}, 404),

@@ -160,7 +160,7 @@ class Guard:
             raise UnknownRoute("There is no such endpoint; see /gradio_api/info.")
         index = value.get("fn_index")
         if (path.startswith("/gradio_api/queue/join") or index is not None) and (
-            not isinstance(index, int) or index not in functions
+            type(index) is not int or index not in functions  # true is no event, though Python takes it for 1
         ):
             raise UnknownRoute("The page has no such event; reload it.")
         if len(str(value.get("session_hash", ""))) > _MAX_SESSION_CHARACTERS:
