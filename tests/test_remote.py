@@ -81,6 +81,11 @@ QUESTIONS = {
 # --- transformers serve
 
 
+@pytest.fixture(autouse=True)
+def a_busy_machine_may_take_long_to_connect(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llava_demo.engines.remote.CONNECT_S", 60.0)
+
+
 @pytest.fixture(scope="module")
 def transformers_serve() -> Iterator[OtherServer]:
     command = ["serve", str(MINIATURE), "--device", "cpu", "--host", "127.0.0.1", "--port", "PORT"]
