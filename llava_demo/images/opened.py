@@ -47,7 +47,7 @@ _PNG_PIXELS = frozenset((b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"))
 _MAX_EXIF_BYTES = 2**20
 # Those with a length behind them, and the end; the others stand among the pixels (ITU-T T.81, B.1.1.3).
 _JPEG_MARKER = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]", re.DOTALL)
-_JPEG_END = b"\xff\xd9"
+JPEG_END = b"\xff\xd9"
 # TIFF's tags
 BITS, COMPRESSION, PHOTOMETRIC, _PLANES, COLOUR_MAP, TILE_WIDTH, TILE_LENGTH = 258, 259, 262, 284, 320, 322, 323
 SAMPLE_FORMAT, MOST = 339, 341
@@ -131,20 +131,19 @@ def opened(data: bytes) -> PIL.Image.Image:
 def with_end(data: bytes) -> bytes:
     """A JPEG whose end was cut off, with an end after what is whole of it; other files as they are.
 
-    Browsers show such a picture, grey where it is missing, and so libjpeg decodes one that has an end. Other formats
-    are refused: of what browsers show of them, too, Pillow 12 decodes nothing or cannot tell how much.
+    All of its pixels may be there all the same, and libjpeg decodes one that has an end.
     """
     if not data.startswith(b"\xff\xd8\xff"):
         return data
     at = 2
     while marker := _JPEG_MARKER.search(data, at):
-        if marker[0] == _JPEG_END:
+        if marker[0] == JPEG_END:
             return data
         start = marker.start()
         at = start + 2 + int.from_bytes(data[start + 2 : start + 4])
         if at > len(data):
-            return data[:start] + _JPEG_END
-    return data + _JPEG_END
+            return data[:start] + JPEG_END
+    return data + JPEG_END
 
 
 def tag_of(picture: PIL.Image.Image, tag: int, default: Any) -> Any:
