@@ -221,7 +221,7 @@ def test_a_path_that_is_no_finished_upload_is_refused(tiny: Server, place: str, 
 @pytest.mark.parametrize("meta", [{}, {"meta": {"_type": "gradio.FileData"}}], ids=["bare", "marked"])
 @pytest.mark.parametrize("place", ["beside", "in the folder", "linked", "climbing"])
 def test_a_real_picture_that_was_not_uploaded_is_refused(
-    tiny: Server, tmp_path: Path, place: str, meta: dict[str, Any]
+    tiny: Server, tmp_path: Path, place: str, meta: dict[str, Any], request: pytest.FixtureRequest
 ) -> None:
     """Pictures of this machine, which could be read: only the check of the path keeps them from callers."""
     import gradio
@@ -231,13 +231,15 @@ def test_a_real_picture_that_was_not_uploaded_is_refused(
     uploads = Path(gradio.utils.get_upload_folder())
     whole = uploads / ("0" * 64)
     whole.mkdir(parents=True, exist_ok=True)
-    (uploads / "secret.png").write_bytes(png())  # what is not below a folder named by a hash is not finished
+    unfinished = uploads / "secret.png"  # what is not below a folder named by a hash is not finished
+    request.addfinalizer(lambda: unfinished.unlink())
+    unfinished.write_bytes(png())
     link = whole / "link.png"
     link.unlink(missing_ok=True)
     link.symlink_to(secret)
     paths = {
         "beside": secret,
-        "in the folder": uploads / "secret.png",
+        "in the folder": unfinished,
         "linked": link,
         "climbing": f"{whole}/../../{os.path.relpath(secret, uploads.parent)}",
     }

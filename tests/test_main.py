@@ -180,7 +180,7 @@ def test_what_cannot_be_asked_is_refused_before_a_model_is_loaded(
     broken = tmp_path / "broken.png"
     broken.write_bytes(png()[:40])
     assert "missing.png: There is no such picture file." in refusal(capsys, "ask", "missing.png", QUESTION)
-    assert f"{broken}: This is not a picture" in refusal(capsys, "ask", str(broken), QUESTION)
+    assert f"{broken}: This is a PNG that is damaged; send" in refusal(capsys, "ask", str(broken), QUESTION)
     assert "write a question" in refusal(capsys, "ask", " ")
     assert "400,001 characters; at most 400,000" in refusal(capsys, "ask", "x" * 400_001)
 
