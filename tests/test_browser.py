@@ -11,6 +11,7 @@ from browsers import Tab
 from pictures import png
 from playwright.sync_api import Browser, expect
 from servers import Server
+from test_browser_keeping import wait_until_kept
 
 from llava_demo.model import FOR_PHOTOS
 
@@ -345,8 +346,7 @@ def test_the_link_that_the_page_makes_brings_the_question_back(miniature: Server
     expect(other.page.locator("#drawer li")).to_have_count(0)  # what the link brings back is not kept
     other.page.keyboard.press("Escape")
     other.question.press("Enter")
-    expect(other.answers.last).to_contain_text("red circle")
-    other.wait_for_end()
+    wait_until_kept(other, "red circle")
     other.page.reload()
     expect(other.answers.last).to_contain_text("red circle")
     expect(other.question).to_have_value("")

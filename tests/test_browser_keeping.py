@@ -115,6 +115,21 @@ def test_pictures_that_wait_in_the_box_and_settings_come_back_and_what_is_typed_
     expect(tab.page.locator("#top_p input[type=number]")).to_have_value("0.7")
 
 
+def test_a_question_is_kept_until_the_conversation_has_it(miniature: Server, open_tab: Open) -> None:
+    """Gradio tells of the emptied message box and of the conversation one after the other."""
+    tab = open_tab(miniature.url)
+    tab.question.fill("How many shapes?")
+    wait_until_kept(tab, "How many shapes?")
+    tab.page.evaluate("""() => window.addEventListener(
+        "conversation-changed", event => event.stopImmediatePropagation(), { capture: true }
+    )""")
+    tab.question.press("Enter")
+    expect(tab.notes.last).to_contain_text("tokens")
+    tab.wait_for_end()
+    tab.page.reload()
+    expect(tab.question).to_have_value("How many shapes?")
+
+
 def test_what_is_kept_while_a_thumbnail_is_added_stays(miniature: Server, open_tab: Open) -> None:
     """Adding it reads what is kept and writes it back: what comes between must not be lost."""
     tab = open_tab(miniature.url)

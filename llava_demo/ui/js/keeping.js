@@ -284,6 +284,7 @@ export async function start() {
   });
   document.addEventListener("asking", ({ detail }) => ask(detail));
   document.addEventListener("answer-ended", ({ detail: { refusal } }) => { if (refusal) asking = ""; });
+  document.addEventListener("answer-failed", () => { asking = ""; });
   document.addEventListener("conversation-changed", ({ detail }) => {
     const entries = JSON.parse(JSON.stringify(detail ?? []));
     const isNew = JSON.stringify(entries) !== JSON.stringify(current.entries);
@@ -292,6 +293,7 @@ export async function start() {
   document.addEventListener("draft-changed", ({ detail }) => {
     const draft = JSON.parse(JSON.stringify(detail ?? { text: "", files: [] }));
     if (!isReady || JSON.stringify(draft) === JSON.stringify(current.draft)) return;
+    if (asking === "send" && !draft.text && !draft.files.length) return; // kept until the conversation has the question
     current.draft = draft;
     if (!isOfLink(draft)) saveSoon();
   });
