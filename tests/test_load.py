@@ -14,6 +14,7 @@ import huggingface_hub
 import pytest
 import torch
 import transformers
+from checkpoints import make_tiny_interleave
 from safetensors.torch import load_file, save_file
 
 from llava_demo.chat import ChatRequest, Message, SamplingParams
@@ -329,6 +330,13 @@ def test_numbers_that_older_checkpoints_hold_and_nobody_reads_are_no_reason(tiny
     name = "model.vision_tower.embeddings.position_ids"
     folder = altered(tiny_folder, tmp_path / "old", lambda weights: weights | {name: torch.arange(17)})
     asyncio.run(load_engine(Settings(model=folder)).aclose())
+
+
+def test_a_layer_of_a_config_that_is_the_first_one_is_no_reason(tmp_path: Path) -> None:
+    """`max_window_layers`, as Qwen2 has it, is the first layer with a window; 0 is all of them."""
+    make_tiny_interleave(tmp_path / "interleave")
+    text_config(max_window_layers=0)(tmp_path / "interleave")
+    asyncio.run(load_engine(Settings(model=str(tmp_path / "interleave"))).aclose())
 
 
 def test_config_and_processor_are_read_once(tiny_folder: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,7 @@ def check_config(raw: Any, config: PreTrainedConfig) -> None:
         if name in raw and not isinstance(raw[name], dict):
             raise ValueError(f"{name} in its config.json is {json.dumps(raw[name])[:40]}; it must be an object")
     for name, value in _numbers(config.to_dict()):
-        if name.endswith("layers") and not 0 < value <= MAX_LAYERS:
+        if name == "num_hidden_layers" and not 0 < value <= MAX_LAYERS:
             raise ValueError(f"{name} in its config.json is {value:,}; it must be from 1 to {MAX_LAYERS:,}")
 
 
