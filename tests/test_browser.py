@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from browsers import Tab
+from gradio.utils import get_upload_folder
 from pictures import png
 from playwright.sync_api import Browser, expect
 from servers import Server
@@ -381,3 +382,4 @@ def test_a_conversation_is_saved_to_a_file_and_opened_in_another_browser(
     chooser.set_input_files({"name": "x.json", "mimeType": "application/json", "buffer": b"{}"})
     expect(other.page.locator("#share-said")).to_contain_text("no saved conversation")
     expect(other.answers.last).to_contain_text("blue")
+    assert not [path for path in Path(get_upload_folder()).iterdir() if path.is_file()]  # as unfinished uploads are

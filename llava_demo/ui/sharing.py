@@ -7,7 +7,7 @@ import asyncio
 import filecmp
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any
 from urllib.parse import urlencode
 
@@ -53,7 +53,12 @@ class SharingPanel:
             self.make_link = gr.Button("Link", size="sm", elem_id="make-link", min_width=60)
             self.save = gr.Button("Save", size="sm", elem_id="save-conversation", min_width=60)
             self.open = gr.UploadButton(
-                "Open", size="sm", file_types=[".zip", ".json"], elem_id="open-conversation", min_width=60
+                "Open",
+                size="sm",
+                file_types=[".zip", ".json"],
+                type="binary",  # for a path, Gradio 6.31 leaves an empty temporary file among the uploads
+                elem_id="open-conversation",
+                min_width=60,
             )
         self.link = gr.Textbox(
             label="Link",
@@ -136,10 +141,10 @@ class Sharing:
         path = save_bytes_to_cache(data, "conversation.zip", gr.utils.get_upload_folder())
         return gr.DownloadButton(value=path), ""
 
-    async def reopened(self, path: str) -> list[Any]:
+    async def reopened(self, data: bytes) -> list[Any]:
         """A saved conversation in place of the one on the page; what is no such file changes nothing."""
         try:
-            saved = await asyncio.to_thread(self._saved, Path(path))
+            saved = await asyncio.to_thread(self._saved, data)
             entries = [entry for message in saved.messages for entry in _entries_of(message)]
         except DemoError as error:
             skipped = [gr.skip()] * len(self._controls.components)
@@ -162,8 +167,8 @@ class Sharing:
             raise InvalidRequest("There is no conversation to save yet.")
         return archive_of(Saved(messages, self._controls.sampling_from(knobs), self._engine.info.model))
 
-    def _saved(self, path: Path) -> Saved:
-        saved = saved_from(path.read_bytes(), self._limits)
+    def _saved(self, data: bytes) -> Saved:
+        saved = saved_from(data, self._limits)
         if any(message.role == "system" for message in saved.messages):
             raise InvalidRequest("The saved conversation has a system message, for which the page has no place.")
         return saved
