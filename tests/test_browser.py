@@ -261,6 +261,7 @@ def test_a_phone_needs_no_sideways_scroll(miniature: Server, open_tab: Open) -> 
     is_too_wide = "document.documentElement.scrollWidth > window.innerWidth"
     assert not tab.page.evaluate(is_too_wide)
     expect(tab.page.get_by_role("heading", name="Show a picture")).to_be_in_viewport()
+    expect(tab.page.get_by_text("Drop a picture anywhere")).to_be_hidden()  # as nobody can with a finger
     tab.cards.first.tap()
     expect(tab.answers.last).to_contain_text("red circle")
     tab.wait_for_end()

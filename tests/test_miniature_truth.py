@@ -14,6 +14,8 @@ from examples.miniature import near_misses, plain
 from examples.miniature.answers import MANY_PICTURES, NOT_A_DRAWING, NOT_MY_TOPIC, Turn
 from examples.miniature.evaluation import SETS, Talk, loaded, marks_of, talks, uploaded, verdicts
 from examples.miniature.processor import CHAT_TEMPLATE, saved_processor
+from examples.miniature.questions import Asker
+from examples.miniature.scenes import Scene
 from llava_demo.engines.checkpoint import LLAVA_7B, LLAVA_7B_BYTES, SMALL_LLAVA, SMALL_LLAVA_BYTES
 from llava_demo.model import FOR_PHOTOS, MINIATURE, MINIATURE_DECLINES
 from llava_demo.ui.panels import _miniature_notice
@@ -65,7 +67,11 @@ def test_in_four_bits_it_answers_as_truthfully(llava):
 
 
 def test_the_page_knows_how_it_declines():
-    assert all(answer.startswith(MINIATURE_DECLINES) for answer in (NOT_A_DRAWING, NOT_MY_TOPIC))
+    asker, stranger = Asker(random.Random(1)), Scene("other")
+    of_two = {asker.about_two(stranger, stranger, is_later=True) for _ in range(40)}
+    unknown = {turn.answer for turn in of_two if turn.type in ("first", "second", "newest")}
+    assert len(unknown) == 2
+    assert all(answer.startswith(MINIATURE_DECLINES) for answer in {NOT_A_DRAWING, NOT_MY_TOPIC, *unknown})
 
 
 def test_memory_stands_beside_each_command_that_is_offered_for_photos():

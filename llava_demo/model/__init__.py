@@ -5,7 +5,11 @@ from pathlib import Path
 MINIATURE = Path(__file__).parents[1] / "miniature"
 """The built-in miniature LLaVA: an ordinary `from_pretrained` folder with safetensors weights, processor and card."""
 
-MINIATURE_DECLINES = ("I only know simple drawings", "Sorry, I can only answer simple questions")
+MINIATURE_DECLINES = (
+    "I only know simple drawings",
+    "Sorry, I can only answer simple questions",
+    *(f"The {which} picture shows something that I do not know" for which in ("first", "second")),
+)
 """How each answer begins in which the miniature says that it does not know."""
 
 FOR_PHOTOS = (
