@@ -1,6 +1,6 @@
-"""Captions for folders: every picture through the engine, many at once, into files that the next run goes on with.
+"""Captions for folders: asks the engine about many pictures at once, and writes files that a later run continues.
 
-Knows engines by their `stream` only, and nothing of options.
+It knows engines by their `stream` only, and nothing of options.
 """
 
 import asyncio
@@ -8,8 +8,11 @@ import csv
 import glob
 import io
 import json
+import lzma
+import os
 import sys
 import zipfile
+import zlib
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, aclosing, contextmanager
 from dataclasses import dataclass, field
@@ -30,11 +33,14 @@ ON_CPU, ON_GPU = 16, 64  # answered at once, unless the operator says otherwise
 TRIES = 5  # attempts for a picture while the engine does not answer; then the run ends
 NAMED = 5  # broken files in the summary
 FIELDS = ("file", "caption", "error")
+_ROW_START, _TABLE_START = b'{"file": ', ",".join(FIELDS).encode()
+# What zipfile raises for a damaged or encrypted member, and for a compression that it does not know (3.11).
+_UNPACKING_ERRORS = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError)
 
 
 @dataclass(frozen=True)
 class PictureFile:
-    """A picture that is to be captioned, by the name that its row gets; `path` is None inside a ZIP."""
+    """A picture to caption; `name` stands in its row, `path` is None inside a ZIP file."""
 
     name: str
     read: Callable[[], bytes]
@@ -43,7 +49,7 @@ class PictureFile:
 
 @dataclass(frozen=True)
 class Row:
-    """What came of a picture: a caption, or why there is none."""
+    """The outcome for a picture: its caption, or the reason why there is none."""
 
     source: PictureFile
     caption: str = ""
@@ -63,10 +69,10 @@ Write = Callable[[Row], None]
 
 
 def sources_of(places: Sequence[str]) -> list[PictureFile]:
-    """The pictures in folders (and below), ZIP files, lists (.txt, a path a line), glob patterns, and picture files.
+    """The pictures in folders (and below), ZIP files, lists (.txt, one path per line), glob patterns, picture files.
 
     Raises:
-        InvalidRequest: nothing is there; the message names the place.
+        InvalidRequest: a place holds no picture; the message names it.
     """
     found = {source.name: source for place in places for source in _sources(place)}  # each once
     return list(found.values())
@@ -76,12 +82,12 @@ def _sources(place: str) -> Iterable[PictureFile]:
     path = Path(place)
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-        found = [PictureFile(file.relative_to(path).as_posix(), file.read_bytes, file) for file in files]
+        found = [_file(file, file.relative_to(path).as_posix()) for file in files]
     elif path.suffix.lower() == ".zip" and path.is_file():
         found = list(_zipped(path))
     elif path.suffix.lower() == ".txt" and path.is_file():
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        found = [_file(path.parent / line, line) for line in lines]
+        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")  # as Python spells paths
+        found = [_file(path.parent / line, line) for line in map(str.strip, text.split("\n")) if line]
     elif path.is_file():
         found = [_file(path, place)]
     else:
@@ -93,7 +99,8 @@ def _sources(place: str) -> Iterable[PictureFile]:
 
 
 def _file(path: Path, name: str) -> PictureFile:
-    return PictureFile(name, path.read_bytes, path)
+    """A picture on disk; bytes of `name` that are not UTF-8 are written as \\xff."""
+    return PictureFile(os.fsencode(name).decode(errors="backslashreplace"), path.read_bytes, path)
 
 
 def _zipped(path: Path) -> Iterator[PictureFile]:
@@ -105,43 +112,59 @@ def _zipped(path: Path) -> Iterator[PictureFile]:
 
     def reader(name: str) -> Callable[[], bytes]:
         def read() -> bytes:
-            with zipfile.ZipFile(path) as archive:
-                return archive.read(name)
+            try:
+                with zipfile.ZipFile(path) as archive:
+                    return archive.read(name)
+            except _UNPACKING_ERRORS as error:
+                raise InvalidRequest(f"It cannot be unpacked: {error}.") from error
 
         return read
 
     return (PictureFile(name, reader(name)) for name in sorted(names) if Path(name).suffix.lower() in SUFFIXES)
 
 
-# --- where captions go: what is there says what is done
+# --- where captions go, and which are there already
 
 
 def done_in(out: Path) -> dict[str, str]:
-    """The names in a file of rows, each with its error or "". A last row that is not whole, since the program was
-    killed, is cut off.
+    """The names in a file of rows, each with its error or "".
+
+    An unfinished last row, which a killed run leaves, is cut off.
 
     Raises:
-        InvalidRequest: the file holds something else.
+        InvalidRequest: the file holds something else; it stays as it is.
     """
     if not out.exists():
         return {}
-    data = out.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    if len(whole) < len(data):
-        out.write_bytes(whole)
+    whole, newline, unfinished = out.read_bytes().rpartition(b"\n")
+    is_table = out.suffix == ".csv"
+    start = _ROW_START if not is_table else b"" if whole else _TABLE_START
     try:
-        text = whole.decode()
-        if out.suffix == ".csv":
-            return {row["file"]: row["error"] for row in csv.DictReader(io.StringIO(text))}
-        rows = map(json.loads, text.splitlines())
-        return {row["file"]: row.get("error", "") for row in rows}
-    except (ValueError, KeyError, TypeError) as error:
+        if not (unfinished.startswith(start) or start.startswith(unfinished)):
+            raise ValueError
+        done = _table_from(whole.decode()) if is_table else _rows_from(whole.decode())
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
         raise InvalidRequest(f"{out} is there, and holds no captions; choose another name with --out.") from error
+    if unfinished:
+        os.truncate(out, len(whole) + len(newline))
+    return done
+
+
+def _table_from(text: str) -> dict[str, str]:
+    table = csv.DictReader(io.StringIO(text))
+    if tuple(table.fieldnames or FIELDS) != FIELDS:
+        raise ValueError
+    return {row["file"]: row["error"] for row in table}
+
+
+def _rows_from(text: str) -> dict[str, str]:
+    rows = [json.loads(line) for line in text.split("\n") if line]  # `splitlines` parts at Unicode's separators, too
+    return {row["file"]: row.get("error", "") for row in rows}
 
 
 @contextmanager
 def rows_into(out: Path) -> Iterator[Write]:
-    """Rows are added to `out`, JSON lines or CSV by its suffix, each whole and at once."""
+    """Append rows to `out`, as JSON lines or CSV by its suffix; each is on disk before the next one begins."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with out.open("a", encoding="utf-8", newline="") as file:
         table = csv.DictWriter(file, FIELDS, lineterminator="\n")
@@ -150,7 +173,7 @@ def rows_into(out: Path) -> Iterator[Write]:
 
         def write(row: Row) -> None:
             values = {"file": row.source.name, "caption": row.caption, "error": row.error}
-            if out.suffix == ".csv":  # a line a row, so that an unfinished one can be told
+            if out.suffix == ".csv":  # one line per row, so that `done_in` recognizes an unfinished one
                 table.writerow(
                     {name: " ".join(value.split()) for name, value in values.items()} | {"file": values["file"]}
                 )
@@ -169,7 +192,7 @@ def text_beside(path: Path) -> Path:
 
 @contextmanager
 def texts_beside(told: Callable[[str], Any]) -> Iterator[Write]:
-    """Each caption is a text file beside its picture, whole or not there; errors are `told`, and tried next time."""
+    """Write each caption to a text file beside its picture; errors go to `told`, and the next run tries again."""
 
     def write(row: Row) -> None:
         if row.error or row.source.path is None:
@@ -189,7 +212,7 @@ def texts_beside(told: Callable[[str], Any]) -> Iterator[Write]:
 async def captioned(
     engine: Engine, sources: Sequence[PictureFile], asked: Asked, into: AbstractContextManager[Write], at_once: int
 ) -> AsyncGenerator[Row, None]:
-    """Caption `sources`, `at_once` at a time; each row is written, then yielded, in the order in which they are ready.
+    """Caption `sources`, `at_once` at a time; each row is written, then yielded, as soon as it is ready.
 
     Raises:
         EngineUnavailable: nothing answers any more; what was written stays.
@@ -199,9 +222,10 @@ async def captioned(
         tasks = {asyncio.create_task(_row(engine, source, asked)) for source in islice(waiting, at_once)}
         try:
             while tasks:
-                done, tasks = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     row = task.result()
+                    tasks.remove(task)
                     write(row)
                     tasks |= {asyncio.create_task(_row(engine, source, asked)) for source in islice(waiting, 1)}
                     yield row
@@ -215,11 +239,11 @@ async def _row(engine: Engine, source: PictureFile, asked: Asked) -> Row:
     try:
         image = await asyncio.to_thread(lambda: Image.from_bytes(source.read(), asked.limits))
         message = Message("user", asked.prompt, (image,))
-        request = ChatRequest((message,), asked.sampling, caller=source.name)  # pictures are equals in a fair queue
+        request = ChatRequest((message,), asked.sampling, caller=source.name)  # the fair queue limits a caller's share
         return Row(source, (await _answer(engine, request)).strip())
     except OSError as error:
         return Row(source, error=error.strerror or "The file cannot be read.")
-    except (InvalidRequest, GenerationFailed, zipfile.BadZipFile) as error:
+    except (InvalidRequest, GenerationFailed) as error:
         return Row(source, error=str(error))
 
 
@@ -229,7 +253,7 @@ async def _answer(engine: Engine, request: ChatRequest) -> str:
         try:
             return (await complete(engine, request)).text
         except EngineUnavailable as error:
-            tries += not isinstance(error, EngineBusy)  # a full queue empties
+            tries += not isinstance(error, EngineBusy)  # a full queue empties by itself
             if tries >= TRIES:
                 raise
             await asyncio.sleep(error.retry_after_s)
@@ -237,16 +261,18 @@ async def _answer(engine: Engine, request: ChatRequest) -> str:
 
 @dataclass
 class Captions:
-    """A run: what waits, where captions go, and what was done before and now."""
+    """A run: the pictures that wait, where captions go, and what is done."""
 
     waiting: list[PictureFile]
     out: Path | None  # None: beside the pictures
-    done: int  # before this run
-    failed: list[str] = field(default_factory=list)  # those of them that have no caption, by name
+    done: int  # by earlier runs, and by this one
+    failed: list[str] = field(default_factory=list)  # names of the pictures without a caption
 
     @classmethod
     def of(cls, places: Sequence[str], out: Path | None) -> "Captions":
-        """Raises InvalidRequest: see `sources_of` and `done_in`; a ZIP file, beside which nothing can be written."""
+        """Raises:
+        InvalidRequest: as `sources_of` and `done_in` raise it; or there is a ZIP file, and `out` is None.
+        """
         sources = sources_of(places)
         if out is None:
             if any(source.path is None for source in sources):
@@ -259,7 +285,7 @@ class Captions:
         return cls(waiting, out, len(sources) - len(waiting), failed)
 
     async def write_all(self, engine: Engine, asked: Asked, at_once: int | None) -> None:
-        """Caption what waits, with a bar that estimates the end; the engine is closed at last."""
+        """Caption what waits, with a progress bar, and close the engine."""
         total = self.done + len(self.waiting)
         at_once = READ_AHEAD + (at_once or (ON_CPU if engine.info.device == "CPU" else ON_GPU))
         into = texts_beside(tqdm.write) if self.out is None else rows_into(self.out)

@@ -13,9 +13,10 @@ from pathlib import Path
 import PIL.Image
 import pytest
 from pictures import png
-from servers import Server
+from servers import Server, free_port
 
 from llava_demo.__main__ import main
+from llava_demo.caption import done_in
 
 ROOT = Path(__file__).parents[1]
 COUNT, BROKEN = 200, ("003.png", "077.png", "150.png")
@@ -169,3 +170,71 @@ def test_pictures_of_any_kind_are_found(tmp_path: Path) -> None:
     PIL.Image.new("RGB", (30, 30), "red").save(tmp_path / "b.tiff")
     assert caption(tmp_path, "--out", tmp_path / "c.jsonl") == 0
     assert {row["file"] for row in rows_of(tmp_path / "c.jsonl")} == {"a.webp", "b.tiff"}
+
+
+def test_names_and_captions_of_any_letters_are_gone_on_with(tmp_path: Path) -> None:
+    """A line separator of Unicode in a row, a file name that is no UTF-8, and a list with such a name."""
+    names = [os.fsdecode(b"a\xff.png"), "b\u2028\u0085.png"]
+    for name in names:
+        (tmp_path / name).write_bytes(png("red", (40, 40)))
+    (tmp_path / "list.txt").write_bytes(b"a\xff.png\nb\xe2\x80\xa8\xc2\x85.png\n")
+    for out in (tmp_path / "c.jsonl", tmp_path / "c.csv"):
+        for places in (tmp_path, tmp_path, tmp_path / "list.txt"):
+            assert caption(places, "--out", out) == 0
+        assert set(done_in(out)) == {"a\\xff.png", "b\u2028\u0085.png"}
+        assert out.read_text("utf-8").count("\n") == 2 + (out.suffix == ".csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("c.jsonl", '{"learning_rate": 0.1}'),
+        ("c.jsonl", '{"file": "a.png"}\n{"learning_rate": 0.1}'),
+        ("c.csv", "name,age"),
+        ("c.csv", "name,age\n"),
+        ("c.csv", "name,age\nAda,36"),
+    ],
+)
+def test_a_file_that_holds_something_else_is_left_as_it_is(
+    name: str, content: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_text(content)
+    assert caption(folder, "--out", tmp_path / name) == 1
+    assert "holds no captions" in capsys.readouterr().err
+    assert (tmp_path / name).read_text() == content
+
+
+def test_a_member_of_a_zip_that_cannot_be_unpacked_is_one_row(folder: Path, tmp_path: Path) -> None:
+    star, where = (folder / "star.png").read_bytes(), tmp_path / "p.zip"
+    with zipfile.ZipFile(where, "w") as archive:
+        for name in ("star.png", "locked.png", "odd.png"):
+            archive.writestr(name, star)
+        archive.writestr("torn.png", star, zipfile.ZIP_DEFLATED)
+        torn = archive.getinfo("torn.png").header_offset + 30 + len("torn.png")
+    data = bytearray(where.read_bytes())
+    data[torn : torn + 8] = b"\xff" * 8
+    for name, field, value in (("locked.png", 8, b"\x01"), ("odd.png", 10, b"\x63")):  # its flags; its compression
+        entry = data.rindex(name.encode()) - 46  # of the central directory
+        data[entry + field : entry + field + 1] = value
+    where.write_bytes(data)
+    assert caption(where, "--out", tmp_path / "c.jsonl") == 0
+    rows = {row["file"]: row for row in rows_of(tmp_path / "c.jsonl")}
+    assert rows["star.png"]["caption"] == STAR
+    for name in ("locked.png", "odd.png", "torn.png"):
+        assert rows[name]["error"].startswith("It cannot be unpacked: "), rows[name]
+
+
+def test_a_server_that_goes_ends_the_run_in_one_line(folder: Path, tmp_path: Path) -> None:
+    for number in range(20):
+        (folder / f"{number}.png").write_bytes(png("red", (40 + number, 40)))
+    command = ["-m", "llava_demo", "caption", str(folder), "--out", str(tmp_path / "c.jsonl")]
+    away = ["--remote-url", f"http://127.0.0.1:{free_port()}"]
+    code = "import llava_demo.errors as e, runpy; e.EngineUnavailable.__init__.__defaults__ = (0,)"
+    run = f"{code}; runpy.run_module('llava_demo', run_name='__main__', alter_sys=True)"
+    ended = subprocess.run(
+        [sys.executable, "-c", run, *command[2:], *away], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr
+    assert "never retrieved" not in ended.stderr
+    assert "cannot be reached" in ended.stderr.splitlines()[-1]
