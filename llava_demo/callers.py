@@ -72,6 +72,7 @@ class Callers:
         self._proxies = tuple(proxies)
         self._secret = secrets.token_hex(16).encode()
         self._asking: dict[bytes, _McpCall] = {}  # requests to our MCP server, by what their header says
+        self._sessions = set[bytes]()  # open sessions of MCP over SSE
         self._wrong_keys: dict[str, float] = {}  # when, by caller, all that were tried are forgotten
 
     def name(self, scope: Scope) -> None:
@@ -100,14 +101,15 @@ class Callers:
         `receive` that it gives takes note of a caller that disconnects. A message to a session is taken at once and
         answered on the session's own connection, which counts instead. A `message` that cancels a call ends it.
         """
-        found = _SESSION.search(scope.get("query_string", b""))
-        place, fields = found[1] if found else caller_name(scope).encode(), message if isinstance(message, dict) else {}
+        found, fields = _SESSION.search(scope.get("query_string", b"")), message if isinstance(message, dict) else {}
+        session = found[1] if found and found[1] in self._sessions else None
+        place = session or caller_name(scope).encode()
         if fields.get("method") == CANCELLED and isinstance(fields.get("params"), dict):
             self._cancel(place, repr(fields["params"].get("requestId")))
         number, call = secrets.token_hex(8).encode(), _McpCall(place, repr(fields.get("id")))
         scope["headers"].append((_HEADER, b" ".join((self._secret, number, caller_name(scope).encode()))))
         self._asking[number] = call
-        if found:
+        if session:
             for old in [name for name, each in self._asking.items() if each.place == place][:-SESSION_CALLS]:
                 del self._asking[old]
             yield receive
@@ -120,16 +122,18 @@ class Callers:
     @contextmanager
     def session_through_mcp(self, receive: Receive, send: Send) -> Iterator[tuple[Receive, Send]]:
         """The same for the connection of a session (MCP over SSE), whose first event tells its name."""
-        names = list[bytes]()
+        own = set[bytes]()  # the session's name, once it is known
 
         async def learning(message: Message) -> None:
-            if not names and (found := _SESSION.search(message.get("body", b""))):
-                names.append(found[1])
+            if not own and (found := _SESSION.search(message.get("body", b""))):
+                own.add(found[1])
+                self._sessions |= own
             await send(message)
 
         def end() -> None:
+            self._sessions -= own
             for number, call in list(self._asking.items()):
-                if call.place in names:
+                if call.place in own:
                     call.is_over.set()
                     del self._asking[number]
 

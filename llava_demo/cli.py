@@ -24,6 +24,7 @@ from llava_demo.environment import (
 )
 from llava_demo.errors import DemoError, InvalidImage, InvalidRequest
 from llava_demo.images import Image, ImageLimits
+from llava_demo.metrics import AnswerRecord
 from llava_demo.settings import OneLineParser, SettingError, Settings, add_options, unknown_variables
 
 if TYPE_CHECKING:
@@ -253,7 +254,7 @@ async def _write_answer(engine: "Engine", request: ChatRequest) -> None:
 
     try:
         answer = ""
-        async with aclosing(stream_recorded(engine, request, log.AnswerRecord("ask"))) as chunks:
+        async with aclosing(stream_recorded(engine, request, AnswerRecord("ask"))) as chunks:
             async for chunk in chunks:
                 answer += chunk.text
                 sys.stdout.write(chunk.text)

@@ -8,27 +8,25 @@ import asyncio
 import json
 import logging
 import sys
-import time
 import traceback
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, TextIO
 
-from llava_demo import metrics
-from llava_demo.chat import Chunk, FinishReason, Usage
 from llava_demo.errors import DemoError
+from llava_demo.metrics import AnswerRecord, count_answer
 
 LogFormat = Literal["text", "json"]
 
-MOST_ALIKE, MINUTE_S, MOST_KINDS = 5, 60.0, 1000
+MOST_ALIKE, MINUTE_S = 5, 60.0  # the same warning is written this often in that time
+MOST_KINDS = 1000  # different warnings that are counted
 
 logger = logging.getLogger("llava_demo")
 
 
 def setup(log_format: LogFormat = "text") -> None:
-    """Write the program's log to stderr, and what libraries warn of. A second call replaces the first one's format."""
+    """Write the program's log and the warnings of libraries to stderr. A second call changes the format."""
     handler = _Stderr()
     handler.setFormatter(_Formatter(log_format))
     handler.addFilter(_Repeats())
@@ -38,7 +36,7 @@ def setup(log_format: LogFormat = "text") -> None:
         each.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    # Gradio 6.31 prints what its events raise, and so what was written in them.
+    # Gradio 6.31 prints the exceptions of its events, whose words quote the request.
     traceback.print_exc = _log_current  # type: ignore[assignment]
 
 
@@ -51,37 +49,13 @@ def take_over(name: str) -> None:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """False for uvicorn's word on an answer that broke off, whose reason was logged before."""
+    """False for uvicorn's message about an answer that broke off: its reason was logged before."""
     return not str(record.msg).startswith("ASGI callable returned without completing")
 
 
 def _log_current(*_: object, **__: object) -> None:
     """In place of `traceback.print_exc`."""
     logger.warning("a library reported an exception", exc_info=True)
-
-
-class AnswerRecord:
-    """Measures one answer while its chunks go by. Times are in seconds since the record was made."""
-
-    def __init__(self, endpoint: str, id: str | None = None) -> None:
-        self.endpoint = endpoint  # "page", "ask", "openai": where the request came in
-        self.id = id or uuid.uuid4().hex[:12]
-        self._start = time.perf_counter()
-        self.first_token_s: float | None = None  # None until there is text
-        self.usage: Usage | None = None  # None until the last chunk
-        self.finish_reason: FinishReason | None = None
-
-    def saw(self, chunk: Chunk) -> None:
-        """Note a chunk; call it for each one, heartbeats included."""
-        if chunk.text and self.first_token_s is None:
-            self.first_token_s = self.total_s
-        self.usage = chunk.usage or self.usage
-        self.finish_reason = chunk.finish_reason or self.finish_reason
-
-    @property
-    def total_s(self) -> float:
-        """Seconds until now."""
-        return time.perf_counter() - self._start
 
 
 @contextmanager
@@ -107,7 +81,7 @@ def log_answer(answer: AnswerRecord, engine: str, images: int) -> Iterator[Answe
     finally:
         finish = failure or answer.finish_reason or "cancelled"  # no last chunk: the caller stopped it
         logger.info("answer", extra={"fields": _fields(engine, images, answer, finish, cause)})
-        metrics.count_answer(answer, engine, images, finish)
+        count_answer(answer, engine, images, finish)
 
 
 def _fields(
@@ -131,7 +105,7 @@ def _fields(
 
 
 class _Stderr(logging.StreamHandler[TextIO]):
-    """Writes to what is `sys.stderr` at that moment."""
+    """Writes to the `sys.stderr` of that moment."""
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
@@ -139,11 +113,11 @@ class _Stderr(logging.StreamHandler[TextIO]):
 
 
 class _Repeats(logging.Filter):
-    """Lets a warning through MOST_ALIKE times a minute; the next one after it says how many there were."""
+    """Passes a warning MOST_ALIKE times a minute; the first one of the next minute tells how many were left out."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._seen: dict[tuple[str, str], tuple[float, int]] = {}  # the start of the minute, and how many since
+        self._seen: dict[tuple[str, str], tuple[float, int]] = {}  # start of the minute, and count since then
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.levelno < logging.WARNING:
@@ -152,7 +126,7 @@ class _Repeats(logging.Filter):
         if len(self._seen) > MOST_KINDS:
             self._seen.clear()
         start, count = self._seen.get(key, (record.created, 0))
-        if record.created - start >= MINUTE_S:
+        if abs(record.created - start) >= MINUTE_S:  # the clock may be set back
             left_out, start, count = max(0, count - MOST_ALIKE), record.created, 0
             if left_out:
                 record.msg = f"{record.msg} (and {left_out} times in the minute before)"
@@ -170,7 +144,7 @@ class _Formatter(logging.Formatter):
         when = self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z")
         error = record.exc_info[1] if record.exc_info else None
         trace = trace_of(error) if error else getattr(record, "trace", "")
-        # asyncio's messages go on with the exception, words and all.
+        # asyncio's messages continue with the exception and its words.
         words = record.getMessage() if record.name.startswith(logger.name) else record.getMessage().partition("\n")[0]
         if self._is_json:
             line = {"time": when, "level": record.levelname.lower(), "message": words, **fields}
@@ -180,15 +154,15 @@ class _Formatter(logging.Formatter):
 
 
 def trace_of(error: BaseException | None) -> str:
-    """The places and classes of an exception and of those that led to it, the first one first.
+    """Tracebacks, without words, of an exception and of those that led to it, the first one first.
 
     As `extra={"trace": ...}` of a record it is written below the record's line.
     """
-    chain = []
-    while error is not None:
-        chain.append("".join(traceback.format_tb(error.__traceback__)) + type(error).__qualname__)
+    chain: dict[int, str] = {}
+    while error is not None and id(error) not in chain:
+        chain[id(error)] = "".join(traceback.format_tb(error.__traceback__)) + type(error).__qualname__
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    return "\n".join(reversed(chain))
+    return "\n".join(reversed(chain.values()))
 
 
 def place_of(error: BaseException) -> str:

@@ -1,10 +1,11 @@
-"""What the server has answered, for Prometheus: `log.log_answer` counts, `/metrics` shows this process's counts."""
+"""What the server has answered: `AnswerRecord` measures one answer, Prometheus counters sum them up for `/metrics`."""
 
-from typing import Protocol
+import time
+import uuid
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from llava_demo.chat import Usage
+from llava_demo.chat import Chunk, FinishReason, Usage
 
 REGISTRY = CollectorRegistry()
 
@@ -21,18 +22,31 @@ _ANSWER = Histogram(
 )
 
 
-class Measured(Protocol):
-    """What is counted of an answer; `log.AnswerRecord` has it."""
+class AnswerRecord:
+    """Measures one answer while its chunks go by. Times are in seconds since the record was made."""
 
-    endpoint: str
-    usage: Usage | None
-    first_token_s: float | None
+    def __init__(self, endpoint: str, id: str | None = None) -> None:
+        self.endpoint = endpoint  # "page", "ask", "openai": where the request came in
+        self.id = id or uuid.uuid4().hex[:12]
+        self._start = time.perf_counter()
+        self.first_token_s: float | None = None  # None until there is text
+        self.usage: Usage | None = None  # None until the last chunk
+        self.finish_reason: FinishReason | None = None
+
+    def saw(self, chunk: Chunk) -> None:
+        """Note a chunk; call it for each one, heartbeats included."""
+        if chunk.text and self.first_token_s is None:
+            self.first_token_s = self.total_s
+        self.usage = chunk.usage or self.usage
+        self.finish_reason = chunk.finish_reason or self.finish_reason
 
     @property
-    def total_s(self) -> float: ...
+    def total_s(self) -> float:
+        """Seconds until now."""
+        return time.perf_counter() - self._start
 
 
-def count_answer(answer: Measured, engine: str, images: int, finish: str) -> None:
+def count_answer(answer: AnswerRecord, engine: str, images: int, finish: str) -> None:
     """Count an answer that has ended; `finish` as in the log."""
     labels = (answer.endpoint, engine)
     _ANSWERS.labels(*labels, finish).inc()

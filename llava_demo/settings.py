@@ -32,28 +32,29 @@ def _user_and_password(secret: SecretStr) -> SecretStr:
 
 
 def _several(given: object) -> object:
-    """Texts out of a variable, or of an option that was given several times: commas and blanks part them."""
+    """Split a variable, or the values of a repeated option, at commas and blanks."""
     texts = [given] if isinstance(given, str) else given
     if not isinstance(texts, list):
         return given
     parts = [part for text in texts for part in text.replace(",", " ").split()]
     if not parts:
-        raise ValueError  # "," is not meant as none at all
+        raise ValueError  # "," alone is a mistake, not an empty list
     return parts
 
 
 def _base_url(url: str) -> str:
-    """An address of an OpenAI-compatible server, up to and with its /v1."""
+    """The address of an OpenAI-compatible server, up to and including /v1."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise ValueError
+    _ = parts.port, parts.hostname.encode("idna")  # each raises a ValueError where no connection could be opened
     path = parts.path.rstrip("/")
     return f"{parts.scheme}://{parts.netloc}{path or '/v1'}"
 
 
 def _key(secret: SecretStr) -> SecretStr:
     if not (secret.get_secret_value().isascii() and secret.get_secret_value().isprintable()):
-        raise ValueError  # no client could put it into a header
+        raise ValueError  # a header holds nothing else
     return secret
 
 

@@ -520,7 +520,7 @@ def test_a_broken_gpu_fails_the_engine_for_good(tiny_llava: Llava) -> None:
     with failing(tiny_llava.model, torch.AcceleratorError("device-side assert")), pytest.raises(EngineUnavailable):
         answer(engine)
     assert engine.status().state == "failed"
-    with pytest.raises(EngineUnavailable, match="only a restart"):
+    with pytest.raises(EngineUnavailable, match="must be restarted"):
         answer(engine)
 
 
@@ -583,6 +583,20 @@ def test_who_has_an_answer_finds_the_engine_free(tiny_llava: Llava) -> None:
             assert engine.status().running == 0
 
     asyncio.run(ask_again_and_again())
+
+
+def test_a_thread_that_cannot_be_started_costs_one_answer(
+    tiny_llava: Llava, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = engine_of(tiny_llava, max_queue=0)
+
+    def refused(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as machine, pytest.raises(EngineUnavailable, match="can start no more threads"):
+        machine.setattr(threading.Thread, "start", refused)
+        answer(engine)
+    assert answer(engine).text
 
 
 def test_the_event_loop_is_never_held_up(tiny_engine: GenerateEngine, gate: Gate) -> None:

@@ -21,7 +21,7 @@ from llava_demo.model import MINIATURE, native
 from llava_demo.model.image_tokens import ImageTokens
 from llava_demo.model.int8 import KERNELS, PLAIN_KERNEL, Int8Linear, Kernel, _probed, fastest_kernel, quantized
 from llava_demo.model.llava import Llava
-from llava_demo.model.quantizer import StoredEmbedding
+from llava_demo.model.quantizer import StoredEmbedding, keep
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 QUESTIONS = ("What is in this picture?", "How many shapes are there?", "What color is the circle?", "Is there a star?")
@@ -300,3 +300,22 @@ def test_the_kept_copy_is_the_same_model_and_needs_no_other(tmp_path: Path) -> N
         assert isinstance(llava.model.get_input_embeddings(), StoredEmbedding)
         assert llava.model.get_input_embeddings().weight.dtype == torch.float16
         assert llava.model.dtype == torch.float32
+
+
+def test_a_copy_that_another_server_made_meanwhile_is_as_good(tmp_path: Path) -> None:
+    make_tiny_interleave(tmp_path / "original")
+    llava = Llava.load(str(tmp_path / "original"), PLAN_INT8, is_local=True, kept=tmp_path / "cache" / "copy")
+    before = sorted((tmp_path / "cache").rglob("*"))
+    keep(llava.model, tmp_path / "cache" / "copy")
+    assert sorted((tmp_path / "cache").rglob("*")) == before
+
+
+def test_a_copy_that_cannot_be_kept_is_no_reason_not_to_answer(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_tiny_interleave(tmp_path / "original")
+    (tmp_path / "cache").write_text("a file")
+    kept = tmp_path / "cache" / "copy"
+    assert Llava.load(str(tmp_path / "original"), PLAN_INT8, is_local=True, kept=kept).model.device.type == "cpu"
+    [record] = caplog.records
+    assert record.getMessage() == "the copy in 8 bits is not kept: Not a directory"

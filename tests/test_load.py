@@ -101,6 +101,19 @@ def test_a_folder_without_a_checkpoint_is_refused_and_its_path_not_told(tmp_path
     assert str(tmp_path.parent) not in str(caught.value)
 
 
+def test_the_folder_that_one_stands_in_has_a_name(
+    tiny_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny_folder)
+    assert chosen_checkpoint(".", CPU).name == "tiny"
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(EngineUnavailable, match=f"The folder {tmp_path.name} has no config.json"):
+        chosen_checkpoint(".", CPU)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(EngineUnavailable, match=f"^{tmp_path.name} could not be loaded: .*config.json"):
+        load_engine(Settings(model="."))
+
+
 def test_a_folder_is_loaded_and_everything_decided_is_told(tiny_folder: str) -> None:
     engine = load_engine(Settings(model=tiny_folder))
     info = engine.info

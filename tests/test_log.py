@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import re
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
@@ -13,6 +14,7 @@ from servers import Server
 from llava_demo import log
 from llava_demo.chat import Chunk, Usage
 from llava_demo.errors import EngineBusy, GenerationFailed
+from llava_demo.metrics import AnswerRecord
 
 SECRET = "my secret question"
 LAST = Chunk("!", "stop", Usage(prompt_tokens=600, completion_tokens=2))
@@ -31,7 +33,7 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
 
 def test_an_answer_is_one_line_with_its_counts_and_times(capsys: pytest.CaptureFixture[str]) -> None:
     log.setup("json")
-    with log.log_answer(log.AnswerRecord("page"), "generate", images=1) as answer:
+    with log.log_answer(AnswerRecord("page"), "generate", images=1) as answer:
         for chunk in (Chunk(), Chunk("A cat"), LAST):
             answer.saw(chunk)
     [line] = lines(capsys)
@@ -57,7 +59,7 @@ def test_an_answer_is_one_line_with_its_counts_and_times(capsys: pytest.CaptureF
 
 def test_a_text_line_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     log.setup("text")
-    with log.log_answer(log.AnswerRecord("page"), "generate", images=0) as answer:
+    with log.log_answer(AnswerRecord("page"), "generate", images=0) as answer:
         answer.saw(LAST)
     assert re.fullmatch(
         r"\S+ INFO answer id=\w{12} endpoint=page engine=generate prompt_tokens=600 completion_tokens=2 images=0 "
@@ -68,7 +70,7 @@ def test_a_text_line_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_heart_beats_are_no_first_token(capsys: pytest.CaptureFixture[str]) -> None:
     log.setup("json")
-    with log.log_answer(log.AnswerRecord("page"), "generate", images=0) as answer:
+    with log.log_answer(AnswerRecord("page"), "generate", images=0) as answer:
         answer.saw(Chunk())
     [line] = lines(capsys)
     assert "first_token_ms" not in line
@@ -77,7 +79,7 @@ def test_heart_beats_are_no_first_token(capsys: pytest.CaptureFixture[str]) -> N
 
 def test_a_refusal_is_logged_by_its_code_and_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
     log.setup("json")
-    with pytest.raises(EngineBusy), log.log_answer(log.AnswerRecord("client"), "generate", images=0):
+    with pytest.raises(EngineBusy), log.log_answer(AnswerRecord("client"), "generate", images=0):
         raise EngineBusy("The line is full.")
     [line] = lines(capsys)
     assert line["finish"] == "engine_busy"
@@ -85,7 +87,7 @@ def test_a_refusal_is_logged_by_its_code_and_goes_on(capsys: pytest.CaptureFixtu
 
 def test_the_cause_of_a_failure_is_logged_without_its_words(capsys: pytest.CaptureFixture[str]) -> None:
     log.setup("json")
-    with pytest.raises(GenerationFailed), log.log_answer(log.AnswerRecord("client"), "generate", images=0):
+    with pytest.raises(GenerationFailed), log.log_answer(AnswerRecord("client"), "generate", images=0):
         raise GenerationFailed("The model failed.") from ValueError(SECRET)
     [line] = lines(capsys)
     assert (line["finish"], line["cause"]) == ("generation_failed", "ValueError")
@@ -98,7 +100,7 @@ def test_a_defect_is_logged_with_its_places_and_without_its_words(
 ) -> None:
     log.setup(log_format)
     question = SECRET
-    with pytest.raises(KeyError), log.log_answer(log.AnswerRecord("page"), "generate", images=0):
+    with pytest.raises(KeyError), log.log_answer(AnswerRecord("page"), "generate", images=0):
         try:
             int(question)
         except ValueError as error:
@@ -114,7 +116,7 @@ def test_an_answer_that_nobody_waits_for_is_logged_as_cancelled(how: str, capsys
     log.setup("json")
 
     async def answer() -> AsyncGenerator[Chunk, None]:
-        with log.log_answer(log.AnswerRecord("page"), "generate", images=0) as measured:
+        with log.log_answer(AnswerRecord("page"), "generate", images=0) as measured:
             while True:
                 measured.saw(Chunk("word "))
                 yield Chunk("word ")
@@ -143,7 +145,7 @@ def test_an_answer_whose_last_chunk_was_seen_is_not_cancelled_by_closing_it(caps
     log.setup("json")
 
     async def answer() -> AsyncGenerator[Chunk, None]:
-        with log.log_answer(log.AnswerRecord("page"), "generate", images=0) as measured:
+        with log.log_answer(AnswerRecord("page"), "generate", images=0) as measured:
             measured.saw(LAST)
             yield LAST
 
@@ -161,7 +163,7 @@ def test_setting_the_log_up_again_changes_its_format_and_does_not_double_its_lin
 ) -> None:
     log.setup("text")
     log.setup("json")
-    with log.log_answer(log.AnswerRecord("page"), "generate", images=0) as answer:
+    with log.log_answer(AnswerRecord("page"), "generate", images=0) as answer:
         answer.saw(LAST)
     assert len(lines(capsys)) == 1
 
@@ -203,3 +205,16 @@ def test_nothing_that_callers_send_reaches_the_log(tiny: Server, capsys: pytest.
     assert secret not in written
     assert "203.0.113.7" not in written
     assert "127.0.0.1" not in written
+
+
+def test_a_clock_that_is_set_back_silences_no_warning() -> None:
+    repeats, record = log._Repeats(), logging.makeLogRecord({"levelno": logging.WARNING, "msg": "an upload broke off"})
+    assert [repeats.filter(record) for _ in range(log.MOST_ALIKE + 1)] == [True] * log.MOST_ALIKE + [False]
+    record.created -= 3600
+    assert repeats.filter(record)
+
+
+def test_an_exception_that_is_its_own_cause_is_traced_once() -> None:
+    first, second = ValueError(), KeyError()
+    first.__cause__, second.__cause__ = second, first
+    assert log.trace_of(first) == "KeyError\nValueError"

@@ -21,7 +21,9 @@ from mcp.types import (
     TextContent,
 )
 from servers import Server, serving
+from starlette.types import Message
 
+from llava_demo.callers import Callers
 from llava_demo.chat import KNOBS
 from llava_demo.engines.generate import GenerateEngine
 
@@ -151,6 +153,19 @@ def test_a_call_that_is_cancelled_frees_the_engine_while_the_client_stays(tiny: 
 
     with tiny.slow(0.1):
         asyncio.run(run())
+
+
+def test_messages_to_sessions_that_are_not_there_leave_nothing_behind() -> None:
+    callers, call = Callers(), {"method": "tools/call", "id": 1}
+
+    async def nothing() -> Message:
+        return {"type": "http.disconnect"}
+
+    for number in range(3):
+        scope = {"type": "http", "headers": [], "query_string": f"session_id={number:032x}".encode()}
+        with callers.asked_through_mcp(scope, nothing, call):
+            assert len(callers._asking) == 1
+    assert not callers._asking
 
 
 @pytest.mark.parametrize("form", ["{}", "file://{}"])

@@ -1,5 +1,6 @@
 """`native.c` computes what torch's operations compute, and is done without where it cannot be compiled."""
 
+import tempfile
 from types import SimpleNamespace
 
 import pytest
@@ -66,4 +67,9 @@ def test_what_stands_between_the_products_is_torchs() -> None:
 
 def test_without_a_compiler_there_is_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
+    assert native.library.__wrapped__() is None
+
+
+def test_without_a_folder_to_compile_in_there_is_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
     assert native.library.__wrapped__() is None

@@ -227,8 +227,9 @@ def test_the_pause_that_a_server_asks_for_is_passed_on(header: str, seconds: int
     assert remote._retry_after_s(answer) == seconds
 
 
-def test_a_list_of_models_nested_without_end_does_not_end_the_start() -> None:
-    with server_of(STREAMS["vLLM"].encode(), models=b"[" * 100_000) as url:
+@pytest.mark.parametrize("models", [b"[" * 100_000, b'{"data": 5}', b'{"data": [5]}'], ids=["a nest", "5", "[5]"])
+def test_a_list_of_models_that_is_none_does_not_end_the_start(models: bytes) -> None:
+    with server_of(STREAMS["vLLM"].encode(), models=models) as url:
         engine = load_engine(Settings(remote_url=url))
         assert engine.status().state == "ready"
         asyncio.run(engine.aclose())

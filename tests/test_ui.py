@@ -22,7 +22,7 @@ from llava_demo.engines import complete, stream_recorded
 from llava_demo.engines.generate import GenerateEngine
 from llava_demo.errors import InvalidImage, InvalidRequest
 from llava_demo.images import Image, ImageLimits
-from llava_demo.log import AnswerRecord
+from llava_demo.metrics import AnswerRecord
 from llava_demo.ui import conversation, panels
 from llava_demo.ui.answering import UPDATE_S, Growth, numbers_of
 from llava_demo.ui.controls import SamplingControls

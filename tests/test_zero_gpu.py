@@ -22,11 +22,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from llava_demo.chat import ChatRequest, Message, SamplingParams
+from llava_demo.chat import ChatRequest, Chunk, Message, SamplingParams
 from llava_demo.engines import complete
 from llava_demo.engines.load import load_engine
 from llava_demo.engines.zero_gpu import LONGEST_S, START_S, ZeroGpuEngine, duration_of
-from llava_demo.errors import EngineBusy
+from llava_demo.errors import EngineBusy, GenerationFailed
 from llava_demo.settings import SettingError, Settings
 
 STEP_S = "0.02"
@@ -211,6 +211,18 @@ def test_elsewhere_it_answers_in_this_process(tiny_folder: str) -> None:
     answers = asyncio.run(ask_two())
     assert [type(answer) for answer in answers].count(EngineBusy) == 1
     assert asyncio.run(complete(local, request)) in answers
+
+
+def test_a_call_of_the_platform_that_ends_without_an_end_is_said(
+    tiny_folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local = load_engine(Settings(model=tiny_folder, engine="generate"))
+    zero = ZeroGpuEngine(local.llava, local.info, max_queue=0)  # type: ignore[attr-defined]
+    monkeypatch.setattr(zero, "_on_gpu", lambda _: (chunk for chunk in [Chunk("A red")]))
+    request = ChatRequest((Message("user", "Hello"),))
+    with pytest.raises(GenerationFailed, match="The GPU was taken away before the answer was whole"):
+        asyncio.run(asyncio.wait_for(complete(zero, request), timeout=30))
+    assert (zero.status().running, zero.status().waiting) == (0, 0)
 
 
 def test_callers_take_turns_in_front_of_the_platform(tiny_folder: str) -> None:

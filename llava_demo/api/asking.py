@@ -21,7 +21,7 @@ from llava_demo.engines.checkpoint import LLAVA_7B
 from llava_demo.errors import CompressedBody, InvalidRequest, ModelNotFound, RequestTooLarge
 from llava_demo.images import ImageLimits, bytes_from_numbers
 from llava_demo.images.download import Downloads
-from llava_demo.log import AnswerRecord
+from llava_demo.metrics import AnswerRecord
 from llava_demo.wire import cloudflare
 from llava_demo.wire.messages import Pictures, Turn, is_web_address, web_addresses
 

@@ -10,7 +10,8 @@ import PIL.Image
 from llava_demo.chat import ChatRequest, Chunk, Completion
 from llava_demo.errors import GenerationFailed
 from llava_demo.images import Image
-from llava_demo.log import AnswerRecord, log_answer
+from llava_demo.log import log_answer
+from llava_demo.metrics import AnswerRecord
 from llava_demo.model import FOR_PHOTOS, MINIATURE_DECLINES
 
 

@@ -1,6 +1,7 @@
 """Which checkpoint `--model` means on this machine, whether it can be had, and how large it is. Loads nothing."""
 
 import hashlib
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,10 +53,11 @@ def chosen_checkpoint(model: str, hardware: "Hardware") -> Checkpoint:
         return _automatic(hardware)
     if model == "miniature":
         return miniature("The built-in miniature, as asked.")
-    if (folder := Path(model)).is_dir():
+    if Path(model).is_dir():
+        folder = Path(os.path.abspath(model))  # noqa: PTH100, `resolve` would name the target of a link
         if not (folder / "config.json").is_file():
             raise EngineUnavailable(f"The folder {folder.name} has no config.json: it is no checkpoint.")
-        return Checkpoint(model, "The checkpoint in this folder, as asked.", nbytes=_weight_bytes(folder))
+        return Checkpoint(str(folder), "The checkpoint in this folder, as asked.", nbytes=_weight_bytes(folder))
     return _on_hub(model, f"{model}, as asked.")
 
 

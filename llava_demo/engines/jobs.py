@@ -1,10 +1,11 @@
 """Jobs: requests on their way between the event loops of callers and the threads that answer them.
 
-`JobEngine` is the part of an engine that faces callers. torch is imported where a failure of a model is looked at: the
-remote engine needs none.
+`JobEngine` is the part of an engine that faces callers. torch is imported inside functions: the remote engine needs
+none.
 """
 
 import asyncio
+import contextvars
 import logging
 import threading
 from abc import ABC, abstractmethod
@@ -33,28 +34,29 @@ if TYPE_CHECKING:
 
 HEARTBEAT_S = 0.5
 MIN_ANSWER_TOKENS = 16  # a prompt that leaves less than this (or than `max_tokens`, if that is less) does not fit
-MAX_PIXELS_TOGETHER = 300_000_000  # all pictures of a conversation: six of the largest allowed by default
+MAX_PIXELS_TOGETHER = 300_000_000  # in all pictures of a conversation: six of the largest allowed by default
 SHUTTING_DOWN = "The server is shutting down."
-BROKEN_GPU = "The GPU reported an error that only a restart of the server mends."
+BROKEN_GPU = "The GPU reported an error; the server must be restarted."
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
 class Job:
-    """One request on its way: made on the caller's event loop, worked on in an engine's threads."""
+    """One request on its way: made in the caller's event loop and context, answered in an engine's threads."""
 
     request: ChatRequest
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
+    context: contextvars.Context = field(default_factory=contextvars.copy_context)
     items: asyncio.Queue[Chunk | DemoError] = field(default_factory=asyncio.Queue)
     is_cancelled: threading.Event = field(default_factory=threading.Event)
-    turn: asyncio.Event = field(default_factory=asyncio.Event)  # set in its loop by engines whose work waits for a slot
+    turn: asyncio.Event = field(default_factory=asyncio.Event)  # set in its loop, by the remote engine: it has a slot
 
     def put(self, item: Chunk | DemoError) -> None:
         """Hand `item` to the caller, from any thread."""
         try:
             self.loop.call_soon_threadsafe(self.items.put_nowait, item)
-        except RuntimeError:  # the caller's loop is closed: it has gone
+        except RuntimeError:  # the caller's loop is closed
             self.is_cancelled.set()
 
     async def next(self) -> Chunk:
@@ -83,7 +85,7 @@ class JobEngine(ABC):
         """Answer `request`; see `Engine.stream`."""
         check_pictures(request, self.info)
         self._check_room(request.caller)
-        # Here, where it ends with its caller and holds up no other request.
+        # Before the queue: a slow picture delays its own request only.
         async with aclosing(while_decoding(request.images, self.llava.fit)) as heartbeats:
             async for heartbeat in heartbeats:
                 yield heartbeat
@@ -104,28 +106,28 @@ class JobEngine(ABC):
 
     @abstractmethod
     def _check_room(self, caller: str) -> None:
-        """See whether `_admit` would take a request of `caller` now; raises what it raises."""
+        """Raise what `_admit` would raise now for a request of `caller`."""
 
     @abstractmethod
     def _admit(self, job: Job) -> None:
-        """Take a job in.
+        """Queue a job.
 
         Raises:
-            EngineUnavailable: nothing is answered any more, or too many wait.
+            EngineUnavailable: nothing is answered any more, or the queue is full.
+            TooManyRequests: the caller has its share of the queue.
         """
 
     @abstractmethod
     def _cancel(self, job: Job) -> None:
-        """Let go of a job, whether it has ended or its caller has gone."""
+        """Forget a job that has ended, or whose caller has disconnected."""
 
 
 async def while_decoding(images: Sequence[Image], fit: Fit | None) -> AsyncGenerator[Chunk, None]:
-    """Heartbeats until all are decoded; closed or cancelled, the decoding ends.
+    """Heartbeats until all are decoded; closing the generator ends the decoding.
 
     Raises:
         InvalidImage: a picture is damaged, or takes too long.
     """
-
     waiting = [image for image in images if not image.is_decoded(fit)]
     if not waiting:
         return
@@ -144,11 +146,11 @@ async def while_decoding(images: Sequence[Image], fit: Fit | None) -> AsyncGener
 
 
 def check_pictures(request: ChatRequest, info: EngineInfo) -> None:
-    """Refuse by their headers, before any is decoded, pictures that are too many or too large together.
+    """Check number and sizes of the pictures by their headers, before any is decoded.
 
     Raises:
         TooManyImages: more pictures than a conversation may have.
-        ImageTooLarge: more pixels than they may have together.
+        ImageTooLarge: more pixels in all than a conversation may have.
     """
     if len(request.images) > info.max_images:
         raise TooManyImages(
@@ -162,10 +164,10 @@ def check_pictures(request: ChatRequest, info: EngineInfo) -> None:
 
 
 def answer_room(llava: "Llava", prompt_tokens: int, max_tokens: int, held_tokens: int) -> int:
-    """How many tokens the answer may have: `max_tokens`, or what the prompt leaves of the `held_tokens`.
+    """How many tokens the answer may have: `max_tokens`, or what the prompt leaves of `held_tokens`.
 
     Raises:
-        PromptTooLong: that is too little for an answer.
+        PromptTooLong: too few are left for an answer.
     """
     left, needed = held_tokens - prompt_tokens, min(max_tokens, MIN_ANSWER_TOKENS)
     if left < needed:
@@ -179,10 +181,12 @@ def answer_room(llava: "Llava", prompt_tokens: int, max_tokens: int, held_tokens
 
 
 def failure_of(error: Exception) -> DemoError:
-    """What a caller is told of an exception below.
+    """The error for the caller: `error` itself, or for an exception of other code one with words of ours.
 
-    The log gets its places and classes, not its words, which may quote a prompt.
+    The log gets the exception's traceback without its words, which may quote a prompt.
     """
+    if isinstance(error, DemoError):
+        return error
     _log.error("generation failed: %s", type(error).__name__, extra={"trace": trace_of(error)})
     if is_out_of_memory(error):
         return EngineUnavailable("Out of memory: try again with fewer pictures, or with a shorter conversation.")
@@ -194,7 +198,7 @@ def failure_of(error: Exception) -> DemoError:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """True for the GPU's memory and the machine's."""
+    """True where the GPU's memory or the machine's ran out."""
     import torch
 
     is_cpu_memory = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # torch's words

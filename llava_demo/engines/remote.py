@@ -1,7 +1,7 @@
-"""RemoteEngine: any server that speaks OpenAI's chat completions, or several of them, answers: vLLM, SGLang, a cluster.
+"""RemoteEngine: answers by other servers that speak OpenAI's chat completions: vLLM, SGLang, a cluster.
 
-It needs no torch. A question goes to the server with the least to do; until the first word of the answer another one
-may take it over. The servers keep the line; this end only bounds how many wait in it.
+It needs no torch. A request goes to the server with the least to do; until the first word of the answer another server
+may take it over. The servers queue requests themselves; this end only limits how many are sent.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import json
 import logging
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from pathlib import PurePath
 from typing import Any
@@ -30,10 +30,10 @@ from llava_demo.settings import SettingError, Settings
 from llava_demo.wire.openai_client import STREAMED, AnswerReader, error_from, request_json
 
 CONNECT_S = 3.0
-SILENCE_S = 180.0  # a question may wait in a cluster's queue for minutes; vLLM says nothing meanwhile
-MAX_RETRY_AFTER_S = 600  # longest pause of another server's that is passed on
-CHATS_AT_A_SERVER = 64  # requests sent to each at once; the others wait here, where callers take turns
-LLAVA_CONTEXT, LLAVA_IMAGE_TOKENS, LLAVA_SIDE, LLAVA_IMAGES = 4096, 576, 336, 6  # LLaVA-1.5's, and its like
+SILENCE_S = 180.0  # a request may wait in a cluster's queue for minutes; vLLM says nothing meanwhile
+MAX_RETRY_AFTER_S = 600  # the longest retry-after of another server that is passed on
+CHATS_AT_A_SERVER = 64  # requests sent to each at once; the others wait here, in a fair queue
+LLAVA_CONTEXT, LLAVA_IMAGE_TOKENS, LLAVA_SIDE, LLAVA_IMAGES = 4096, 576, 336, 6  # LLaVA-1.5 and models like it
 _LIKE_LLAVA_15 = re.compile(r"llava-(v)?1\.5|bakllava|vip-llava", re.IGNORECASE)
 
 _log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class RemoteEngine:
         self._upstreams, self._settings = upstreams, settings
         slots = settings.max_concurrent or CHATS_AT_A_SERVER * len(upstreams)
         self._turns = Turns(slots, settings.max_queue, _begin)
-        self._silent = self._speaking = 0  # answers on their way, before and after their first word
+        self._speaking = set[Job]()  # those whose first word has come
 
     @property
     def info(self) -> EngineInfo:
@@ -85,22 +85,16 @@ class RemoteEngine:
         job = Job(request)
         self._turns.join(job)
         asking = asyncio.create_task(self._ask(job))
-        self._silent += 1
-        is_silent = True
         try:
             while True:
                 chunk = await job.next()
-                if chunk.text and is_silent:
-                    is_silent = False
-                    self._silent, self._speaking = self._silent - 1, self._speaking + 1
+                if chunk.text:
+                    self._speaking.add(job)
                 yield chunk
                 if chunk.finish_reason:
                     return
         finally:
-            if is_silent:
-                self._silent -= 1
-            else:
-                self._speaking -= 1
+            self._speaking.discard(job)
             self._turns.leave(job)
             asking.cancel()
             with suppress(asyncio.CancelledError):
@@ -108,15 +102,15 @@ class RemoteEngine:
 
     def status(self) -> EngineStatus:
         """A request counts as waiting until its first word: it is queued or in prefill there."""
-        is_up = self._upstreams.count_up and not self._turns.refusal
-        return EngineStatus("ready" if is_up else "failed", self._speaking, self._silent)
+        is_up, speaking = self._upstreams.count_up and not self._turns.refusal, len(self._speaking)
+        return EngineStatus("ready" if is_up else "failed", speaking, max(0, sum(self._turns.counts) - speaking))
 
     async def aclose(self) -> None:
         self._turns.refuse_all(SHUTTING_DOWN)
         self._upstreams.close()
 
     def seen(self, image: Image) -> PIL.Image.Image | None:
-        """The square that the model looks at for `image`, where this end makes it; else None."""
+        """The square that the model sees of `image`, where this end makes it; else None."""
         fit = self._fit()
         return image.square(fit) if fit else None
 
@@ -134,7 +128,7 @@ class RemoteEngine:
 
     async def _chunks(self, request: ChatRequest) -> AsyncIterator[Chunk]:
         """The answer of the first server that begins one."""
-        request = await self._travelling(request)
+        request = await self._as_sent(request)
         tried: list[Upstream] = []
         failures: list[DemoError] = []
         while (upstream := self._upstreams.least_busy(but=tried)) is not None:
@@ -184,10 +178,11 @@ class RemoteEngine:
                         self._upstreams.saw(upstream, is_up=False)
                     raise error_from(answer.status_code, _json_of(await answer.aread()), _retry_after_s(answer))
                 self._upstreams.saw(upstream, is_up=True)
-                async for data in events_of(answer):
-                    yield reader.chunk_from(data)
-                    if reader.is_done:
-                        break
+                async with aclosing(events_of(answer)) as events:
+                    async for data in events:
+                        yield reader.chunk_from(data)
+                        if reader.is_done:
+                            break
         except httpx.ReadTimeout as error:
             raise EngineUnavailable(f"The server that answers said nothing for {SILENCE_S:g} seconds.") from error
         except httpx.HTTPError as error:
@@ -200,25 +195,25 @@ class RemoteEngine:
             return failures[-1]
         return EngineUnavailable(f"None of the {len(failures)} servers that could answer does; try again in a while.")
 
-    async def _travelling(self, request: ChatRequest) -> ChatRequest:
-        """The request with its pictures as they travel.
+    async def _as_sent(self, request: ChatRequest) -> ChatRequest:
+        """The request with its pictures in the form in which they are sent.
 
-        Where the side of the model's square is known that is the square, as a PNG: the same pixels for the model, a
-        fraction of the bytes, and padding also where the server would crop. Else it is the file as it came, unless
-        servers differ on how to read it: an unusual format, transparency, or pixels that lie on their side.
+        Where the side of the model's square is known, that is the square as a PNG: the same pixels for the model, a
+        fraction of the bytes, and padded even where the server would crop. Else it is the file as it came, unless
+        servers read it differently: an unusual format, transparency, or pixels that lie on their side.
         """
         fit = self._fit()
         for image in request.images:
             if fit or not image.is_plain:
                 await image.decode(fit)
 
-        def travelling(image: Image) -> Image:
+        def sent(image: Image) -> Image:
             if fit is None and image.is_plain:
                 return image
             return _as_png(image.square(fit) if fit else image.pixels)
 
         def with_pictures() -> ChatRequest:
-            messages = (replace(m, images=tuple(map(travelling, m.images))) for m in request.messages)
+            messages = (replace(m, images=tuple(map(sent, m.images))) for m in request.messages)
             return replace(request, messages=tuple(messages))
 
         return await asyncio.to_thread(with_pictures)
@@ -233,7 +228,7 @@ class RemoteEngine:
 
     def _reasons(self) -> tuple[str, ...]:
         served, count = self._upstreams.served, len(self._upstreams)
-        where = "another server answers" if count == 1 else f"{count} servers answer, the least busy one each question"
+        where = "another server answers" if count == 1 else f"{count} servers answer, the least busy one each request"
         reasons = [f"Engine remote: {where}; this one only serves the page and the API."]
         if served.context_tokens is None:
             reasons.append("The server does not tell how much its model holds; LLaVA-1.5's 4,096 tokens are assumed.")
@@ -241,14 +236,14 @@ class RemoteEngine:
             how = {"pad": "padded to", "resize": "squeezed into"}[self._settings.image_mode]
             reasons.append(f"Pictures are {how} the model's square of {self._side()} pixels here, and sent as that.")
         else:
-            reasons.append("Pictures are sent as they came; the server makes of them what it makes.")
+            reasons.append("Pictures are sent as they came; the server prepares them in its own way.")
         if served.dialect.note:
             reasons.append(served.dialect.note)
         return tuple(reasons)
 
 
 def _begin(job: Job) -> None:
-    with suppress(RuntimeError):  # its event loop is closed, and its caller gone
+    with suppress(RuntimeError):  # its event loop is closed
         job.loop.call_soon_threadsafe(job.turn.set)
 
 

@@ -125,15 +125,15 @@ def library() -> ctypes.CDLL | None:
     openmp = _openmp_of_torch()
     if openmp is None:
         return None
-    with tempfile.TemporaryDirectory(prefix="llava-demo-native-") as folder:
-        target = str(Path(folder) / "native.so")
-        command = (*COMPILER, str(SOURCE), "-Wl,--as-needed", openmp, "-lm", "-o", target)
-        try:
+    try:
+        with tempfile.TemporaryDirectory(prefix="llava-demo-native-") as folder:
+            target = str(Path(folder) / "native.so")
+            command = (*COMPILER, str(SOURCE), "-Wl,--as-needed", openmp, "-lm", "-o", target)
             subprocess.run(command, check=True, capture_output=True, timeout=COMPILER_TIMEOUT_S)
             found = ctypes.CDLL(target)
-        except (OSError, subprocess.SubprocessError) as error:
-            _log.info("native.c is not used: %s", getattr(error, "stderr", None) or error)
-            return None
+    except (OSError, subprocess.SubprocessError) as error:
+        _log.info("native.c is not used: %s", getattr(error, "stderr", None) or error)
+        return None
     for name, arguments in _ARGUMENTS.items():
         getattr(found, name).argtypes = arguments
     return found

@@ -1,10 +1,12 @@
 """Int8 checkpoints: transformers quantizes them tensor by tensor while it loads, and loads them again from a copy."""
 
+import logging
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.core_model_loading import ConversionOps
@@ -18,6 +20,8 @@ from llava_demo.model.products import HugePages, give_back_freed_memory
 METHOD = "llava_demo_int8"
 QUANTIZED = ("weight", "scales", "balance")  # what becomes of a weight
 KEPT_FILE = "1GB"  # file size in a kept copy: a file stays in memory until all its weights are packed
+
+_log = logging.getLogger(__name__)
 
 
 class StoredEmbedding(nn.Module):
@@ -108,12 +112,19 @@ class _Quantize(ConversionOps):
 
 
 def keep(model: PreTrainedModel, folder: Path) -> None:
-    """Save a model whose weights are not packed yet, all of it or nothing, as a checkpoint that loads in seconds."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix="unfinished-") as unfinished:
-        saved = Path(unfinished) / "copy"
-        model.save_pretrained(saved, save_original_format=False, max_shard_size=KEPT_FILE)
-        saved.rename(folder)
+    """Save a model, before its weights are packed, as a checkpoint that loads in seconds.
+
+    Where it cannot be saved, as on a full disk, nothing stays there, and the log says so.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix="unfinished-") as unfinished:
+            saved = Path(unfinished) / "copy"
+            model.save_pretrained(saved, save_original_format=False, max_shard_size=KEPT_FILE)
+            saved.rename(folder)
+    except (OSError, SafetensorError) as error:
+        if not folder.exists():  # else another server has made the same copy meanwhile
+            _log.warning("the copy in 8 bits is not kept: %s", getattr(error, "strerror", None) or error)
 
 
 def pack_weights(model: nn.Module) -> None:

@@ -8,7 +8,7 @@ from starlette.requests import HTTPConnection
 
 from llava_demo.callers import caller_of
 from llava_demo.chat import Chunk
-from llava_demo.log import AnswerRecord
+from llava_demo.metrics import AnswerRecord
 
 # Ten updates/s at most, with the question's and the last one; a page with six turns and four pictures takes 79 in all.
 UPDATE_S = 0.125

@@ -26,7 +26,7 @@ from llava_demo.engines import Engine, stream_recorded
 from llava_demo.errors import DemoError, InvalidRequest
 from llava_demo.images import ImageLimits
 from llava_demo.images.download import Downloads
-from llava_demo.log import AnswerRecord
+from llava_demo.metrics import AnswerRecord
 from llava_demo.ui.answering import Growth, caller_of_event, request_of_event
 from llava_demo.ui.uploads import Uploads, leave_addresses_alone
 from llava_demo.wire.messages import ImageFromUrl, messages_from

@@ -17,7 +17,7 @@ import gradio as gr
 from llava_demo.chat import ChatRequest
 from llava_demo.engines import Engine, stream_recorded
 from llava_demo.errors import DemoError, InvalidRequest, PromptTooLong, TooManyImages
-from llava_demo.log import AnswerRecord
+from llava_demo.metrics import AnswerRecord
 from llava_demo.ui import conversation, panels
 from llava_demo.ui.answering import Growth, caller_of_event, numbers_of
 from llava_demo.ui.controls import SamplingControls

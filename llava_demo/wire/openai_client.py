@@ -286,7 +286,8 @@ class Served:
 def served_from(listing: Any, wanted: str | None = None) -> Served:
     """Read a list of models; one that cannot be read tells nothing."""
     models = listing.get("data") if isinstance(listing, dict) else None
-    named = [entry for entry in models or () if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
+    entries = models if isinstance(models, list) else []
+    named = [entry for entry in entries if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
     entry = next((entry for entry in named if wanted in (None, entry["id"])), {})
 
     def number(name: str) -> int | None:
