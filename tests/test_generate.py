@@ -585,9 +585,7 @@ def test_who_has_an_answer_finds_the_engine_free(tiny_llava: Llava) -> None:
     asyncio.run(ask_again_and_again())
 
 
-def test_a_thread_that_cannot_be_started_costs_one_answer(
-    tiny_llava: Llava, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_thread_that_cannot_be_started_costs_one_answer(tiny_llava: Llava, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = engine_of(tiny_llava, max_queue=0)
 
     def refused(_: threading.Thread) -> None:

@@ -318,4 +318,4 @@ def test_a_copy_that_cannot_be_kept_is_no_reason_not_to_answer(
     kept = tmp_path / "cache" / "copy"
     assert Llava.load(str(tmp_path / "original"), PLAN_INT8, is_local=True, kept=kept).model.device.type == "cpu"
     [record] = caplog.records
-    assert record.getMessage() == "the copy in 8 bits is not kept: Not a directory"
+    assert record.getMessage() == "the copy in 8 bits is not kept: File exists"
