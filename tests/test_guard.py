@@ -136,6 +136,27 @@ def test_bodies_under_way_are_bounded_together_and_by_caller() -> None:
     asyncio.run(scenario())
 
 
+def test_a_body_that_is_refused_takes_nothing_off_the_count_of_the_others() -> None:
+    """A caller that sent one body too large after another could hold any number of bytes beside them."""
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": bytes(60), "more_body": True}
+
+    async def count() -> None:
+        held = Bodies(BodyLimits(image_bytes=100, rest_bytes=100, total_bytes=1000), Gate())
+        with held.counted(scope_of("/v1/chat/completions"), receive, is_rest=True) as kept:
+            await kept.receive()
+            with (
+                pytest.raises(RequestTooLarge),
+                held.counted(scope_of("/v1/chat/completions"), receive, is_rest=True) as refused,
+            ):
+                await refused.whole()
+            assert len(held.in_memory) == 60
+        assert len(held.in_memory) == 0
+
+    asyncio.run(count())
+
+
 def test_a_body_that_stops_coming_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bodies, "SILENCE_S", 0.05)
     held = Bodies(BodyLimits.of(ImageLimits(), 10**6), Gate())
@@ -292,6 +313,20 @@ def test_no_event_of_the_page_answers_wrong_inputs_with_500(tiny: Server) -> Non
         for data in (["x"], [], [{"path": "/etc/passwd"}] * 40):
             response = answered(tiny, "gradio_api/run/predict", json={"data": data, "fn_index": event["id"]})
             assert response.status_code < 500, (event["api_name"], data)
+
+
+@pytest.mark.parametrize("endpoint", ["send", "retry", "ask"])
+@pytest.mark.parametrize("value", [None, "x", {"path": "/etc/passwd"}])
+def test_inputs_that_no_event_can_read_are_one_line_of_the_log(
+    endpoint: str, value: object, tiny: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    events = httpx.get(f"{tiny.url}config").json()["dependencies"]
+    [event] = [each for each in events if each["api_name"] == endpoint]
+    data = [value] * (len(event["inputs"]) - (endpoint == "ask"))  # one too few, where the values themselves are read
+    answered(tiny, "gradio_api/run/predict", json={"data": data, "fn_index": event["id"]})
+    [record] = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert re.fullmatch(r"the inputs of an event do not fit: \w+(, from \w+)?, \w+/\w+\.py:\d+", record.message)
+    assert record.exc_info is None
 
 
 def test_an_upload_that_is_no_file_is_refused_with_words(tiny: Server) -> None:

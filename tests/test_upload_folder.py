@@ -6,7 +6,9 @@ import os
 import resource
 import shutil
 import stat
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +146,54 @@ def test_the_first_sender_of_a_file_keeps_it(folder: UploadFolder, tmp_path: Pat
     with pytest.raises(InvalidImage):
         folder.check(json.dumps([str(theirs), str(mine)]).encode(), "I")
     assert (theirs.exists(), mine.exists()) == (True, False)
+
+
+def test_a_folder_that_something_else_deleted_takes_uploads_again(tmp_path: Path) -> None:
+    """systemd deletes files in /tmp after ten days; each upload was answered with 500 from then on."""
+    folder = UploadFolder(tmp_path / "uploads", lambda _: None)
+    folder.make_room("a")
+    folder.sweep()
+    assert stat.S_IMODE((tmp_path / "uploads").stat().st_mode) == 0o700
+
+
+def test_uploads_that_are_deleted_while_another_looks_at_the_folder_stop_neither(
+    folder: UploadFolder, tmp_path: Path
+) -> None:
+    is_over = threading.Event()
+
+    def come_and_go() -> None:
+        while not is_over.is_set():
+            for number in range(20):
+                add(tmp_path, str(number))
+            for number in range(20):
+                shutil.rmtree(tmp_path / str(number))
+
+    with ThreadPoolExecutor() as elsewhere:
+        coming = elsewhere.submit(come_and_go)
+        try:
+            for _ in range(100):
+                folder.make_room("a")
+        finally:
+            is_over.set()
+        coming.result()
+
+
+def test_a_second_signal_in_the_middle_of_the_end_does_not_wait_for_the_first(tmp_path: Path) -> None:
+    """A signal's handler runs in the main thread, between any two lines of what that does."""
+    folder = UploadFolder(tmp_path, lambda _: None)
+    uploaded = [owned(folder, tmp_path, str(number), "a") for number in range(3)]
+
+    class Interrupted(dict[Path, str]):
+        def pop(self, *given: Any) -> Any:
+            folder._callers = dict(self)
+            folder.close()
+            return super().pop(*given)
+
+    folder._callers = Interrupted(folder._callers)
+    closing = threading.Thread(target=folder.close, daemon=True)
+    closing.start()
+    closing.join(60)
+    assert not any(path.exists() for path in uploaded)
 
 
 def test_a_disk_with_no_room_is_said(folder: UploadFolder, monkeypatch: pytest.MonkeyPatch) -> None:

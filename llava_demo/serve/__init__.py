@@ -1,14 +1,14 @@
 """Serving: the page, its API and the REST APIs on one port. `python -m llava_demo serve` and app.py call this.
 
 guard        the ASGI middleware in front of everything
-bodies       how large, how many, how slow and how nested bodies may be
-connections  how many there may be, and how long a head may take
+bodies       limits of request bodies: size, number, speed, nesting
+connections  limits of connections: number, deadlines
 origins      which web pages may call the server
-multipart    how an upload is read
+multipart    the parser of uploads
 uploads      the folder of uploaded files
-gate         what is under way, and that no more is taken
+gate         counts requests, and closes when the server ends
 ending       SIGTERM, SIGINT and SIGHUP
-sessions     what Gradio keeps of its visitors
+sessions     bounds what Gradio keeps of its visitors
 """
 
 import asyncio
@@ -49,21 +49,21 @@ from llava_demo.serve.uploads import UploadFolder, check_upload
 from llava_demo.settings import SettingError, Settings
 from llava_demo.ui import LinkPreview, build_page, card, look, scripts
 
-# Requests wait in the engine, which knows the queue and tells it. Gradio by itself runs at most 40 events at once and
-# on ZeroGPU lets only one wait.
-PLACES_BESIDE_THE_QUEUE = 80  # for requests that are running (64 by default), and those that are refused
+# Requests wait in the engine, which shows its queue. Gradio by itself runs at most 40 events at once, and on ZeroGPU
+# lets only one wait.
+PLACES_BESIDE_THE_QUEUE = 80  # for running requests (64 by default) and refused ones
 
 
 def launch(settings: Settings, engine: Engine | None = None, **options: Any) -> tuple[gr.Blocks, str]:
-    """Serve until Ctrl-C, or return at once with `prevent_thread_lock=True`; gives the page and its address.
+    """Serve until Ctrl-C, or return at once with `prevent_thread_lock=True`; returns the page and its address.
 
-    The page is up before the model is loaded. An engine that is made here is closed with the server; one that is given
-    stays its owner's. `options` go on to `gr.Blocks.launch`.
+    The page is up before the model is loaded. The server closes an engine that it made; the caller closes a given one.
+    `options` are passed to `gr.Blocks.launch`.
 
     Raises:
-        SettingError: the port is in use, or the address is none of this machine's.
-        EngineUnavailable: the model cannot be loaded. With `prevent_thread_lock` the page may be up already, and says
-            so to whoever asks.
+        SettingError: the port is in use, or the address is not one of this machine's.
+        EngineUnavailable: the model cannot be loaded. With `prevent_thread_lock` the page may be up already, and
+            answers each question with this error.
     """
     log.setup(settings.log_format)
     use_upload_parser()
@@ -104,7 +104,7 @@ def _open(page: gr.Blocks, settings: Settings, app_kwargs: dict[str, Any], optio
     """Put the page on its port; returns its address."""
     places = settings.max_queue + (settings.max_concurrent or 0) + PLACES_BESIDE_THE_QUEUE
     _, local_url, share_url = page.queue(max_size=places).launch(
-        server_name=f"[{settings.host}]" if ":" in settings.host else settings.host,  # Gradio puts it into URLs
+        server_name=f"[{settings.host}]" if ":" in settings.host else settings.host,  # Gradio writes URLs with it
         server_port=settings.port,
         share=settings.share,
         auth=settings.credentials,
@@ -114,7 +114,7 @@ def _open(page: gr.Blocks, settings: Settings, app_kwargs: dict[str, Any], optio
         prevent_thread_lock=True,
         quiet=True,
         ssr_mode=False,  # a Space turns it on, and Node would answer /health with the page's HTML
-        run_history=False,  # would keep what people asked in their browsers
+        run_history=False,  # would store questions in browsers
         enable_monitoring=False,
         pwa=False,
         footer_links=[],  # the page has "Use in code" and /v1/docs
@@ -133,10 +133,10 @@ def _open(page: gr.Blocks, settings: Settings, app_kwargs: dict[str, Any], optio
 
 @asynccontextmanager
 async def _lifespan(page: gr.Blocks, rules: Rules, engine: Engine | None, app: Starlette) -> AsyncIterator[None]:
-    """Put the guard in front before the first request; `engine` is closed with the server."""
+    """Put the guard in front before the first request; close `engine` with the server."""
     assert app.middleware_stack is not None  # Starlette called this through it
-    app.middleware_stack = Guard(app.middleware_stack, page, rules)  # around Gradio's own for CORS, which is too open
-    log.take_over("uvicorn")  # here, since the first requests come while Gradio's `launch` is still at work
+    app.middleware_stack = Guard(app.middleware_stack, page, rules)  # around Gradio's own CORS, which is too open
+    log.take_over("uvicorn")  # here, since the first requests come while Gradio's `launch` still runs
     rules.uploads.start()
     forgetting = asyncio.create_task(forget_sessions(page))
     yield
@@ -166,10 +166,10 @@ def _clean_up(page: gr.Blocks, uploads: UploadFolder) -> None:
 
 
 def _pause_less() -> None:
-    """Keep the event loop from waiting for other threads.
+    """Shorten the event loop's waits for other threads.
 
-    A full garbage collection over all that was imported and loaded stops every thread for a third of a second, so that
-    these objects are left out from now on. A thread that runs Python gives way after a millisecond, not after five.
+    A full garbage collection over all that was imported and loaded stops every thread for a third of a second: these
+    objects are left out from now on. A thread that runs Python gives way after one millisecond in place of five.
     """
     gc.collect()
     gc.freeze()
@@ -182,13 +182,13 @@ def _say(words: str) -> None:
 
 
 def rest_routes(engine: Engine, settings: Settings) -> RestRoutes:
-    """The REST APIs as the settings want them."""
+    """The REST APIs with these settings."""
     limits, access = settings.image_limits, Access(settings.api_keys, has_login=settings.auth is not None)
     return RestRoutes(engine, limits, access, Downloads(limits) if settings.fetch_urls else None)
 
 
 def what_answers(engine: Engine) -> str:
-    """What the terminal says once the model is there."""
+    """What the terminal shows once the model is loaded."""
     info = engine.info
     lines = [
         f"  Model           {info.model}",
@@ -200,15 +200,15 @@ def what_answers(engine: Engine) -> str:
 
 
 def _log_why_no_tools(page: gr.Blocks, settings: Settings) -> None:
-    """Where the API is no MCP server. Gradio's asks its own page as any client does, but without a login."""
+    """Say why MCP is off, if it is. Gradio's MCP server calls its own page like any client, but cannot log in."""
     if settings.auth is not None:
-        log.logger.info("MCP is off: Gradio's MCP server cannot log in, and --auth asks for it.")
+        log.logger.info("MCP is off: Gradio's MCP server cannot log in, as --auth demands.")
     elif not page.mcp_server:
-        log.logger.warning("MCP is off: it needs the package mcp, from 1.21 on and before 2. %s", page.mcp_error)
+        log.logger.warning("MCP is off: it needs the package mcp>=1.21,<2. %s", page.mcp_error)
 
 
 def _check_address(host: str, port: int) -> None:
-    """Before a model is loaded for minutes: would Gradio be able to listen there?"""
+    """Raise SettingError before a model is loaded for minutes, if Gradio could not listen there."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -221,7 +221,7 @@ def _check_address(host: str, port: int) -> None:
 
 
 class _CallersOfRest:
-    """Names the caller to `spaces`, which then charges his quota on ZeroGPU; Gradio does it for its own calls only."""
+    """Names the caller to `spaces`, which charges its quota on ZeroGPU; Gradio does so for its own calls only."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""Bodies of requests: how large, how many at once, how slow, and how nested, before anything reads them."""
+"""Limits of request bodies: their size, number, speed and nesting, checked before anything reads them."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ MEGABYTE = 2**20
 UPLOAD_BYTES = 2**30  # all uploads in flight
 JSON_BYTES = 2 * MEGABYTE
 FORM_BYTES = 2**15  # the login form, which Starlette parses on the event loop
-MAX_VALUES = 20_000  # values in a JSON body for the web page; a conversation of a hundred turns has a tenth
+MAX_VALUES = 20_000  # in a JSON body for the web page; a conversation of a hundred turns has 2,000
 MAX_DEPTH = 32
 SILENCE_S, BODY_S = 15.0, 300.0  # the longest pause in a body, and the time for all of it: 20 MB at 70 KB/s
 
@@ -30,10 +30,10 @@ _WITH_PICTURES = ("/gradio_api/queue/join", "/gradio_api/call/", "/gradio_api/mc
 
 @dataclass(frozen=True)
 class BodyLimits:
-    """The largest bodies, in bytes, by what may travel in them."""
+    """The largest bodies in bytes, by what they may hold."""
 
     image_bytes: int
-    rest_bytes: int  # a picture as a list of numbers, or several in base64
+    rest_bytes: int  # one picture as a list of numbers, or several in base64
     total_bytes: int  # all requests in flight; one caller may use half
 
     @classmethod
@@ -52,7 +52,7 @@ class BodyLimits:
 
 
 class Held:
-    """Bytes of bodies under way, by caller; `total_bytes` may be held together, and half of them by one caller."""
+    """Bytes of the bodies in flight, by caller: at most `total_bytes` together, and half of that for one caller."""
 
     def __init__(self, total_bytes: int) -> None:
         self._total_bytes = total_bytes
@@ -62,11 +62,11 @@ class Held:
         return sum(self._held.values())
 
     def add(self, caller: str, count: int) -> None:
-        """Count bytes that have come.
+        """Count bytes that arrived.
 
         Raises:
             EngineBusy: all callers together send too much at once.
-            TooManyRequests: this one does.
+            TooManyRequests: this caller does.
         """
         self._held[caller] = self._held.get(caller, 0) + count
         if len(self) > self._total_bytes:
@@ -75,14 +75,14 @@ class Held:
             raise TooManyRequests("You are sending too much at once; try again when a request has ended.", limit=1)
 
     def drop(self, caller: str, count: int) -> None:
-        """Count bytes no longer."""
+        """Stop counting bytes."""
         self._held[caller] = self._held.get(caller, 0) - count
         if self._held[caller] <= 0:
             del self._held[caller]
 
 
 class Bodies:
-    """The bodies of all requests under way: uploads go to the disk, the others are held in memory."""
+    """The bodies of all requests in flight: uploads go to the disk, the others are held in memory."""
 
     def __init__(self, limits: BodyLimits, gate: Gate) -> None:
         self.limits, self._gate = limits, gate
@@ -93,7 +93,7 @@ class Bodies:
         """The body of a request; its bytes count until the block ends.
 
         Raises:
-            RequestTooLarge: it says itself that it is.
+            RequestTooLarge: its Content-Length is over the limit.
         """
         path: str = scope["path"]
         held = self.on_disk if path.startswith("/gradio_api/upload") else self.in_memory
@@ -105,10 +105,9 @@ class Bodies:
 
 
 class IncomingBody:
-    """One request's body on its way; `receive` is an ASGI `receive` that refuses what is over a limit.
+    """The body of one request; `receive` is an ASGI `receive` that refuses what is over a limit.
 
-    All ways of reading it raise:
-        RequestTooLarge, RequestTimeout, EngineBusy, TooManyRequests, EngineUnavailable.
+    `receive` and `whole` raise RequestTooLarge, RequestTimeout, EngineBusy, TooManyRequests and EngineUnavailable.
     """
 
     def __init__(self, held: Held, scope: Scope, receive: Receive, most: int, gate: Gate) -> None:
@@ -116,15 +115,15 @@ class IncomingBody:
         self.caller = caller_name(scope)
         self.held_bytes = 0
         self.refusal: DemoError | None = None  # what `receive` raised
-        self._held, self._receive, self._most, self._limit, self._gate = held, receive, most, most, gate
+        self._held, self._receive, self._most, self._gate = held, receive, most, gate
         self._deadline = asyncio.get_running_loop().time() + BODY_S
-        self._is_whole = scope["method"] in ("GET", "HEAD", "OPTIONS")  # nothing is waited for
+        self._is_whole = scope["method"] in ("GET", "HEAD", "OPTIONS")  # these have no body to wait for
         length = headers.get("content-length", "")
         if length.isdecimal() and len(length) < 20 and int(length) > most:
             raise _too_large(most)
 
     async def receive(self) -> Message:
-        """The next message, a piece of the body or the caller's leaving."""
+        """The next message: a piece of the body, or that the caller disconnected."""
         if self._is_whole:
             return await self._receive()
         now = asyncio.get_running_loop().time()
@@ -132,7 +131,8 @@ class IncomingBody:
             async with asyncio.timeout(min(SILENCE_S, self._deadline - now)):
                 message = await self._gate.while_open(self._receive)
         except TimeoutError:
-            raise RequestTimeout(f"The body of the request did not come within {SILENCE_S:g} seconds.") from None
+            words = f"nothing came for {SILENCE_S:g} seconds, or not all of it in {BODY_S:g}"
+            raise RequestTimeout(f"The body of the request is too slow: {words}.") from None
         if message["type"] == "http.request":
             try:
                 self._check(message.get("body", b""))
@@ -146,7 +146,7 @@ class IncomingBody:
         """All of it.
 
         Raises:
-            ClientDisconnect: the caller has gone before its end.
+            ClientDisconnect: the caller disconnected before its end.
         """
         parts = bytearray()
         while not self._is_whole:
@@ -157,7 +157,7 @@ class IncomingBody:
         return bytes(parts)
 
     def replayed(self, body: bytes) -> Receive:
-        """A `receive` that gives `body` in one piece, then what comes."""
+        """A `receive` that gives `body` in one piece, then the messages that follow."""
         is_given = False
 
         async def receive() -> Message:
@@ -170,10 +170,9 @@ class IncomingBody:
         return receive
 
     def _check(self, part: bytes) -> None:
+        if self.held_bytes + len(part) > self._most:
+            raise _too_large(self._most)
         self.held_bytes += len(part)
-        self._most -= len(part)
-        if self._most < 0:
-            raise _too_large(self._limit)
         self._held.add(self.caller, len(part))
 
 
@@ -182,10 +181,10 @@ def _too_large(most: int) -> RequestTooLarge:
 
 
 def check_json(body: bytes) -> Any:
-    """Decode a JSON body for the web page's routes, which would read it on the event loop at any cost.
+    """Decode a JSON body for Gradio's routes, which would parse it on the event loop, whatever its size.
 
     Raises:
-        InvalidRequest: no JSON, or more values or a deeper nest than any conversation has.
+        InvalidRequest: it is no JSON, or has more values or deeper nesting than any conversation.
     """
     if body.count(b",") + body.count(b"[") + body.count(b"{") > MAX_VALUES:
         raise InvalidRequest(f"The body has more than {MAX_VALUES:,} values.")

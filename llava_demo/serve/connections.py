@@ -1,4 +1,4 @@
-"""Connections: how many there may be, how long a head may take to come, and how long an answer to be read."""
+"""Limits of connections: their number, and deadlines for request heads and for reading answers."""
 
 import asyncio
 import logging
@@ -11,11 +11,11 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_S = 15.0  # from the connection to the last byte of a request's head
-# The same from the end of an answer. Clients and proxies must be the first to close a connection that they might use
-# again, or a request meets the end of it: httpx keeps one for 5 seconds, aiohttp for 15, nginx and AWS for 60.
+# The same from the end of an answer. A client or proxy must close a kept connection before the server does, or its next
+# request fails: httpx keeps one for 5 seconds, aiohttp for 15, nginx and AWS for 60.
 NEXT_HEAD_S = 75.0
-UNREAD_S = 60.0  # without a client taking anything of what waits for it
-LINGER_S = 5.0  # for a closed connection to take the end of its answer
+UNREAD_S = 60.0  # how long a client may read nothing of its answer
+LINGER_S = 5.0  # how long a closed connection may take the end of its answer
 MAX_CONNECTIONS = 4096
 SHARE = 4  # one address may have a quarter of them
 SPARE_HANDLES = 64  # for the model's files, uploads, sockets to other servers, and refusals
@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 
 def max_connections() -> int:
-    """How many connections leave the process enough file handles (`ulimit -n`); asyncio fails loudly without them."""
+    """The number of connections that leaves enough file handles (`ulimit -n`); asyncio fails without them."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_CONNECTIONS + SPARE_HANDLES
     if soft < wanted and (hard == resource.RLIM_INFINITY or soft < hard):
@@ -38,14 +38,14 @@ def max_connections() -> int:
 
 
 class LimitedProtocol(H11Protocol):
-    """At most `most` connections, with deadlines for heads and for reading; `limit_connections` makes it uvicorn's.
+    """At most `most` connections, with deadlines for heads and for reading; `limit_connections` gives it to uvicorn.
 
-    uvicorn 0.54 by itself keeps a connection that says nothing, or reads nothing, for ever: a transport that is closed
-    waits for its client to take what is left.
+    uvicorn 0.54 keeps a connection that sends or reads nothing for ever: a closed transport waits for its client to
+    read what is left.
     """
 
     most = MAX_CONNECTIONS
-    is_proxy: Callable[[str], bool] = staticmethod(lambda _: False)  # whose clients share its address
+    is_proxy: Callable[[str], bool] = staticmethod(lambda _: False)  # the clients of a proxy share its address
     head_s, next_head_s, unread_s, linger_s = HEAD_S, NEXT_HEAD_S, UNREAD_S, LINGER_S
     _head_deadline: asyncio.TimerHandle | None = None
     _read_deadline: asyncio.TimerHandle | None = None
@@ -61,7 +61,7 @@ class LimitedProtocol(H11Protocol):
 
     def _has_its_share(self) -> bool:
         if self.client is None or self.is_proxy(host := self.client[0]) or ip_address(host).is_loopback:
-            return False  # tunnels and proxies on this machine carry everybody
+            return False  # tunnels and proxies on this machine carry all clients
         clients = [getattr(each, "client", None) for each in self.connections]
         return sum(client is not None and client[0] == host for client in clients) > self.most // SHARE
 
@@ -106,13 +106,13 @@ class LimitedProtocol(H11Protocol):
 
 
 def limit_connections(config: Config, app: Any, is_proxy: Callable[[str], bool]) -> None:
-    """Have a running uvicorn, as Gradio starts it, treat the connections to come so.
+    """Make a running uvicorn use `LimitedProtocol` for new connections.
 
-    `app` is served as it is: uvicorn's own trust in `X-Forwarded-For` from this machine is left out.
+    `app` is served without uvicorn's ProxyHeadersMiddleware, which trusts `X-Forwarded-For` from this machine.
     """
     LimitedProtocol.most = max_connections()
     LimitedProtocol.is_proxy = staticmethod(is_proxy)
     config.http_protocol_class = LimitedProtocol
     config.loaded_app = app
     config.timeout_keep_alive = round(NEXT_HEAD_S)
-    config.timeout_graceful_shutdown = 2  # seconds; a silent connection would hold the server's end up for ever
+    config.timeout_graceful_shutdown = 2  # seconds; without it a silent connection keeps the server from ending

@@ -1,4 +1,4 @@
-"""How a server ends: on a signal it takes no more, lets answers finish, tells the rest, and deletes uploads."""
+"""How a server ends: on a signal it refuses new requests, finishes answers, refuses the rest, and deletes uploads."""
 
 import asyncio
 import os
@@ -12,19 +12,19 @@ from llava_demo.engines.loading import LoadingEngine
 from llava_demo.log import logger
 from llava_demo.serve.gate import Gate
 
-TELL_S = 3.0  # for what the engine refused to reach its callers
+TELL_S = 3.0  # for the engine's refusals to reach their callers
 LOOK_S = 0.5
 
 
 class Ending:
-    """Waits, in the main thread, for the end of a server. `clean_up` closes the page and deletes uploads."""
+    """Waits in the main thread for the end of a server. `clean_up` closes the page and deletes uploads."""
 
     def __init__(self, engine: Engine, gate: Gate, grace_s: float, clean_up: Callable[[], None]) -> None:
         self._engine, self._gate, self._grace_s, self._clean_up = engine, gate, grace_s, clean_up
-        self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()  # its `put` is safe in a signal's handler
+        self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()  # `put` is safe in a signal handler
 
     def listen(self) -> None:
-        """Handle the signals from now on; SIGHUP stays ignored where it is, under nohup."""
+        """Handle the signals from now on. SIGHUP stays ignored under nohup."""
         wanted = [signal.SIGTERM, signal.SIGINT]
         if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
             wanted.append(signal.SIGHUP)
@@ -32,10 +32,10 @@ class Ending:
             signal.signal(number, self._heard)
 
     def wait(self) -> None:
-        """Return when the server has ended as it should.
+        """Return when the server has ended.
 
         Raises:
-            Exception: whatever kept the model from being loaded; the server has ended then too.
+            Exception: loading the model failed with it; the server has ended then too.
         """
         while True:
             try:
@@ -45,7 +45,7 @@ class Ending:
                 pass
             if isinstance(self._engine, LoadingEngine) and self._engine.status().state == "failed":
                 try:
-                    self._engine.loaded()  # raises why, unless it was loaded and failed later
+                    self._engine.loaded()  # raises the reason, unless the engine was loaded and failed later
                 except BaseException:
                     self._gate.close()
                     self._clean_up()
@@ -57,12 +57,12 @@ class Ending:
         logger.info("ending: %d requests are under way", self._gate.under_way)
         self._gate.close()
         if not is_loading and not self._gate.is_idle_within(self._grace_s, self._is_engine_idle):
-            logger.warning("ending: %g s have passed, the others are told", self._grace_s)
+            logger.warning("ending: %g s have passed, the remaining answers are ended", self._grace_s)
         asyncio.run(self._engine.aclose())
         self._gate.is_idle_within(TELL_S, lambda: True)
         self._clean_up()
         if is_loading:
-            os._exit(0)  # the thread that loads cannot be ended; torch aborts where Python ends around it
+            os._exit(0)  # the loading thread cannot be stopped, and torch aborts if the interpreter ends under it
 
     def _is_engine_idle(self) -> bool:
         status = self._engine.status()

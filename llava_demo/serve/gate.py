@@ -1,4 +1,4 @@
-"""`Gate`: what is under way, and the end of it: takes no more, lets answers finish, then tells the rest."""
+"""`Gate`: counts the requests in flight, and refuses new ones once the server ends."""
 
 import asyncio
 import threading
@@ -11,8 +11,8 @@ from starlette.types import Message, Receive, Scope
 from llava_demo.engines.jobs import SHUTTING_DOWN
 from llava_demo.errors import EngineUnavailable
 
-# Requests that carry on with an answer that has begun, or tell how the server is. An event of Gradio's is started by
-# one request and read by others.
+# Requests for an answer that has begun, or for the server's health. A Gradio event is started by one request and read
+# by others.
 _CARRY_ON = (
     "/gradio_api/queue/data",
     "/gradio_api/call/",
@@ -24,11 +24,12 @@ _CARRY_ON = (
     "/metrics",
 )
 _LOOK_S = 0.5
-_IDLE = ("/gradio_api/heartbeat/", "/gradio_api/mcp", "/gradio_api/startup-events")  # open as long as a page or client
+# Open as long as a page or a client is.
+_IDLE = ("/gradio_api/heartbeat/", "/gradio_api/mcp", "/gradio_api/startup-events")
 
 
 class Gate:
-    """Counts requests under way, on the event loop and for the thread that ends the server."""
+    """Counts requests on the event loop, for the thread that ends the server."""
 
     def __init__(self) -> None:
         self._closing = threading.Event()
@@ -41,11 +42,11 @@ class Gate:
 
     @property
     def under_way(self) -> int:
-        """Number of requests that are being answered."""
+        """The number of requests that are being answered."""
         return self._under_way
 
     def close(self) -> None:
-        """Take no more from now on."""
+        """Refuse new requests from now on."""
         self._closing.set()
 
     @contextmanager
@@ -53,7 +54,7 @@ class Gate:
         """Count a request until the block ends.
 
         Raises:
-            EngineUnavailable: the server is ending, and this would be new work.
+            EngineUnavailable: the server is ending, and this is a new request.
         """
         path, is_reading = scope["path"], scope["method"] in ("GET", "HEAD")
         is_cancelling = path == "/gradio_api/cancel"
@@ -67,7 +68,7 @@ class Gate:
             self._add(-counts)
 
     async def while_open(self, receive: Receive) -> Message:
-        """A piece of a body, which is new work until it is whole.
+        """Receive a piece of a body; a request whose body is incomplete is a new one.
 
         Raises:
             EngineUnavailable: the server is ending.
@@ -79,9 +80,9 @@ class Gate:
         raise _ending()
 
     def is_idle_within(self, limit_s: float, is_engine_idle: Callable[[], bool]) -> bool:
-        """Wait until nothing is under way here and in the engine; False if that takes longer than `limit_s`.
+        """Wait until no request is in flight here or in the engine; False if that takes longer than `limit_s`.
 
-        Between a request of Gradio's that starts an event and the one that reads it, only the engine knows of it.
+        Between the request that starts a Gradio event and the one that reads it, only the engine counts it.
         """
         deadline = time.monotonic() + limit_s
         while self._under_way or not is_engine_idle():

@@ -1,6 +1,6 @@
-"""`Guard`: the ASGI middleware in front of Gradio and the REST APIs. No request passes that could stop the server.
+"""`Guard`: the ASGI middleware in front of Gradio and the REST APIs. It stops requests that could stop the server.
 
-It knows no model. What it refuses, it refuses in the form of the interface that was called, with words.
+It knows no model. A refusal has a message, in the format of the interface that was called.
 """
 
 import asyncio
@@ -30,25 +30,14 @@ from llava_demo.serve.origins import Origins
 from llava_demo.serve.uploads import UploadFolder
 from llava_demo.wire.mcp import refusal_of_call, refused, to_be_refused
 
-_SMALL_BYTES = 32_768  # JSON that is checked in less time than a thread takes
-_MAX_SESSION_CHARACTERS = 128  # Gradio keeps a session's name for minutes; its own have 10 letters, its client's 36
+_SMALL_BYTES = 32_768  # JSON of this size is checked faster than a thread starts
+_MAX_SESSION_CHARACTERS = 128  # Gradio keeps a session's name for minutes; the page sends 10 letters, its client 36
 
-# What Gradio 6.31 serves and the page, gradio_client and MCP use. Among the others: process_recording keeps 19 MB and
-# may run ffmpeg, deep_link keeps 9 MB a call, and dev/reload, component_server, proxy= and vibe-edit are for authors.
+# The routes of Gradio 6.31 that the page, gradio_client and MCP use. The others are closed: process_recording keeps
+# 19 MB and may run ffmpeg, deep_link keeps 9 MB a call; dev/reload, component_server and vibe-edit are for authors.
 _OPEN = (
-    *("upload", "upload_progress", "queue/join", "queue/data", "cancel", "call", "run", "api", "heartbeat", "mcp"),
-    *(
-        "info",
-        "openapi.json",
-        "file=",
-        "login_check",
-        "user",
-        "token",
-        "app_id",
-        "startup-events",
-        "theme.css",
-        "reset",
-    ),
+    *("upload", "upload_progress", "queue/join", "queue/data", "cancel", "reset", "call", "run", "api", "heartbeat"),
+    *("mcp", "info", "openapi.json", "file=", "login_check", "user", "token", "app_id", "startup-events", "theme.css"),
 )
 _CLOSED = ("/monitoring", "/svelte", "/pwa_icon")
 
@@ -60,7 +49,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Rules:
-    """What a `Guard` asks, one question a part."""
+    """The parts that a `Guard` asks, each about one thing."""
 
     callers: Callers
     origins: Origins
@@ -93,14 +82,14 @@ class Guard:
         except FormParserError as error:  # Starlette's and Gradio's parsers let some of python_multipart's through
             await answer.refuse(scope, receive, InvalidRequest(f"The form cannot be read: {error}"))
         except (ClientDisconnect, HTTPException, asyncio.CancelledError) as error:
-            # At its end uvicorn cancels what is left, and would log a traceback for each.
+            # When uvicorn ends it cancels what is left, and would log a traceback for each.
             is_cancelled = isinstance(error, asyncio.CancelledError) and not self._rules.gate.is_closing
             if is_cancelled or (isinstance(error, HTTPException) and not answer.status):
                 raise
-        except Exception as error:  # noqa: BLE001, the top of a request: uvicorn would log its words and 75 lines
+        except Exception as error:  # noqa: BLE001, the top of a request: uvicorn would log its message and 75 lines
             _log.warning("a request failed: %s", place_of(error))
             await answer.refuse(scope, receive, DemoError("The server failed; please report this."))
-            if isinstance(error.__cause__, HTTPException):  # Gradio's last event has told it, and the answer is whole
+            if isinstance(error.__cause__, HTTPException):  # Gradio's last event told of it: the answer is complete
                 await send({"type": "http.response.body"})
 
     async def _guarded(self, scope: Scope, receive: Receive, answer: "_Answer") -> None:
@@ -117,12 +106,12 @@ class Guard:
                 headers = rules.origins.preflight_headers(asked.get("access-control-request-headers"))
                 await Response(status_code=204, headers=headers)(scope, receive, answer.send)
                 return
-            # Gradio's own middleware for CORS would reflect it, with credentials.
+            # Gradio's own CORS middleware would reflect it, with credentials.
             scope["headers"] = [(name, value) for name, value in scope["headers"] if name != b"origin"]
         with rules.gate.passing(scope), rules.bodies.counted(scope, receive, is_rest(path)) as body:
             try:
                 await self._answered(scope, body, answer)
-            except InvalidRequest as error:  # Starlette first tells of an exception with a 500, which is refused too
+            except InvalidRequest as error:  # `answer` raised it for the 500 that Starlette sent for the first error
                 raise (body.refusal or error) from None
 
     async def _answered(self, scope: Scope, body: IncomingBody, answer: "_Answer") -> None:
@@ -150,7 +139,7 @@ class Guard:
 
     def _check_event(self, path: str, value: Any) -> None:
         """Raises:
-        UnknownRoute: an event or endpoint that the page does not have; Gradio 6.31 answers with 500.
+        UnknownRoute: the page has no such event or endpoint; Gradio 6.31 answers with 500.
         """
         if not isinstance(value, dict):
             raise InvalidRequest("The body must be a JSON object.")
@@ -160,7 +149,7 @@ class Guard:
             raise UnknownRoute("There is no such endpoint; see /gradio_api/info.")
         index = value.get("fn_index")
         if (path.startswith("/gradio_api/queue/join") or index is not None) and (
-            type(index) is not int or index not in functions  # true is no event, though Python takes it for 1
+            type(index) is not int or index not in functions  # for Python, True is 1
         ):
             raise UnknownRoute("The page has no such event; reload it.")
         if len(str(value.get("session_hash", ""))) > _MAX_SESSION_CHARACTERS:
@@ -171,17 +160,17 @@ class Guard:
     async def _tool(self, call: Any, scope: Scope, body: IncomingBody, receive: Receive, answer: "_Answer") -> None:
         rules, app = self._rules, self._app
         if words := await asyncio.to_thread(refusal_of_call, call, rules.limits):
-            if "/messages" in scope["path"]:  # the client of a session over SSE reads no answer but the session's
+            if "/messages" in scope["path"]:  # a client of MCP over SSE reads answers on its session only
                 receive = body.replayed(json.dumps(to_be_refused(call, words)).encode())
             else:
                 app = JSONResponse(refused(call, words))
         if isinstance(call, dict) and call.get("method") == CANCELLED:
-            app = Response(status_code=202)  # mcp 1.26 ends the whole session when the call then returns
+            app = Response(status_code=202)  # mcp 1.26 would end the whole session when the call returns
         with rules.callers.asked_through_mcp(scope, receive, call) as receive_noting:
             await app(scope, receive_noting, answer.send)
 
     async def _upload(self, scope: Scope, body: IncomingBody, answer: "_Answer") -> None:
-        """Have Gradio write the files, then look at them; what is no picture is deleted and refused."""
+        """Let Gradio write the files, then check them; files that are no pictures are deleted and refused."""
         uploads = self._rules.uploads
         await asyncio.to_thread(uploads.make_room, body.caller)
         kept: list[Message] = []
@@ -192,7 +181,7 @@ class Guard:
         with uploads.receiving():
             await self._app(scope, body.receive, keep)
         status, content = kept[0]["status"], b"".join(message.get("body", b"") for message in kept)
-        if status in (400, 413) and not content.startswith(b"{"):  # Gradio's words, as bare text
+        if status in (400, 413) and not content.startswith(b"{"):  # Gradio's bare text
             raise (RequestTooLarge if status == 413 else InvalidRequest)(content.decode(), "files")
         if status == 200:
             await asyncio.to_thread(uploads.check, content, body.caller)
@@ -201,21 +190,21 @@ class Guard:
 
 
 class _Answer:
-    """An answer on its way out: has it started, and may the page that asked read it?"""
+    """An answer on its way out: whether it has begun, and whether the page that asked may read it."""
 
     def __init__(self, scope: Scope, send: Send, origins: Origins) -> None:
         self.origin, self.status = Headers(scope=scope).get("origin"), 0  # 0 before the answer has begun
         self._has_words, self._is_page = is_rest(scope["path"]), not scope["path"].startswith("/gradio_api/")
         self._method = scope["method"]
-        self.unrouted: DemoError | None = None  # in place of Gradio's 404 or 405, which have no words
-        self._allowed: str | None = None  # the methods that a route takes, where it was another one
+        self.unrouted: DemoError | None = None  # replaces Gradio's 404 or 405, which has no message
+        self._allowed: str | None = None  # the methods that the route takes, for a 405
         self._send, self._origins = send, origins
 
     async def send(self, message: Message) -> None:
         """Pass a message on.
 
         Raises:
-            InvalidRequest: in place of a 500 of Gradio's, which has no words.
+            InvalidRequest: it replaces a 500 of Gradio, which has no message.
         """
         if self.unrouted:
             return
@@ -245,19 +234,19 @@ class _Answer:
             kept = {name: value for name, value in response.headers.items() if not name.startswith("content-")}
             response = JSONResponse(words, error.status, kept)
         if self._allowed:
-            response.headers["Allow"] = self._allowed  # which RFC 9110, 15.5.6, asks for
+            response.headers["Allow"] = self._allowed  # RFC 9110, 15.5.6
         if error.status in (403, 408, 413, 503):
-            response.headers["Connection"] = "close"  # what may still come of a body is not read
+            response.headers["Connection"] = "close"  # the rest of the body is not read
         origin, self.origin = self.origin, None if error.status == 403 else self.origin
         await response(scope, receive, self.send)
         self.origin = origin
 
 
 def _put_right(scope: Scope) -> None:
-    """Rewrite what RFC 9112 and 9110 allow and Starlette 1 does not read.
+    """Rewrite requests that RFC 9112 and 9110 allow and Starlette 1 does not read.
 
-    A target may be a whole address, as proxies' clients write it, and the host in it then counts in place of the header
-    (RFC 9112, 3.2.2). A server may leave out a `Range` (RFC 9110, 14.2): of several, or of none, Gradio answers 500.
+    A target may be a whole address, as clients of proxies write it; its host then replaces the header (RFC 9112,
+    3.2.2). A server may ignore a `Range` (RFC 9110, 14.2): Gradio answers several ranges, or a bad one, with 500.
     """
     target = scope["raw_path"].decode("latin-1")
     if _WHOLE_ADDRESS.match(target):
@@ -278,7 +267,7 @@ def _tries_key(scope: Scope) -> bool:
 
 
 def _wrong_key_statuses(scope: Scope) -> tuple[int, ...]:
-    """The statuses that mean a wrong key or password here: Gradio's login answers 400, a REST endpoint 401."""
+    """The statuses that mean a wrong key or password: Gradio's login answers 400, a REST endpoint 401."""
     if not _tries_key(scope):
         return ()
     return (401,) if is_rest(scope["path"]) else (400, 401)

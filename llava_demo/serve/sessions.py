@@ -1,4 +1,4 @@
-"""What Gradio keeps of its visitors, bounded: without this a server grows by 150 KB a visit and by 112 KB a call."""
+"""Bounds what Gradio keeps of its visitors; without this a server grows by 150 KB a visit and by 112 KB a call."""
 
 import asyncio
 from datetime import datetime
@@ -10,18 +10,18 @@ import gradio.route_utils
 import gradio.state_holder
 from gradio.routes import file_upload_statuses
 
-# Gradio 6.31 keeps 10,000 sessions; this page has its state in the browser, so that a returning session is
-# created again and misses nothing.
+# Gradio 6.31 keeps 10,000 sessions. This page has its state in the browser: a session that was dropped is made again
+# and misses nothing.
 SESSIONS = 128
 IDLE_S = 60.0
-UNREAD_S = 600.0  # for the answer to a call that nobody fetches
+UNREAD_S = 600.0  # how long an answer waits to be fetched
 LOOK_S = 10.0
 
 
 class LightSession(gradio.state_holder.SessionState):  # type: ignore[misc]
-    """A session without its copy of the page's configuration, which only deep links read, and they are closed here.
+    """A session without a copy of the page's configuration: only deep links read it, and they are closed here.
 
-    Gradio 6.31 makes the copy on the event loop: a tenth of a second for each visit, in which nothing else is answered.
+    Gradio 6.31 makes the copy on the event loop, which blocks it for a tenth of a second a visit.
     """
 
     def __init__(self, blocks: gr.Blocks) -> None:
@@ -39,12 +39,12 @@ def use_light_sessions() -> None:
 
 
 def keep_no_analytics(page: gr.Blocks) -> None:
-    """Record no events: Gradio keeps 10,000 and puts them into a table of pandas at the end of each event."""
+    """Record no events: Gradio keeps 10,000 and makes a pandas table of them at the end of each event."""
     page._queue.ANALYTICS_MAX_EVENTS = 0
 
 
 async def forget_sessions(page: gr.Blocks) -> None:
-    """Drop what nobody will ask for again, for as long as the server runs."""
+    """Drop sessions, answers and progress that nobody will fetch, as long as the server runs."""
     unread: dict[str, datetime] = {}
     while True:
         await asyncio.sleep(LOOK_S)
@@ -54,7 +54,7 @@ async def forget_sessions(page: gr.Blocks) -> None:
 
 
 def forget_idle(page: gr.Blocks, idle_s: float) -> None:
-    """Drop the sessions that nobody used for `idle_s` seconds; one that is answered uses its own at each update."""
+    """Drop the sessions that were not used for `idle_s` seconds; each update of an answer uses its session."""
     holder, now = page.app.state_holder, datetime.now()
     for session, used_at in list(holder.time_last_used.items()):
         if (now - used_at).total_seconds() > idle_s:
@@ -63,9 +63,9 @@ def forget_idle(page: gr.Blocks, idle_s: float) -> None:
 
 
 def forget_answers(page: gr.Blocks, unread: dict[str, datetime], keep_s: float) -> None:
-    """Drop the events that were delivered, and those that ended over `keep_s` seconds ago and were not.
+    """Drop delivered events, and undelivered ones that ended over `keep_s` seconds ago.
 
-    `unread` has the time at which each of the latter was first seen.
+    `unread` keeps the time at which each session with undelivered events was first seen.
     """
     queue, now = page._queue, datetime.now()
     for session, events in list(queue.pending_event_ids_session.items()):
@@ -79,7 +79,7 @@ def forget_answers(page: gr.Blocks, unread: dict[str, datetime], keep_s: float) 
 
 
 def forget_uploads() -> None:
-    """Drop the progress of ended uploads: Gradio keeps it until it is asked for, and each name that was asked for."""
+    """Drop the progress of ended uploads: Gradio keeps it until it is fetched, and every name that was ever fetched."""
     known = file_upload_statuses
     for name in [name for name, status in known._statuses.items() if status.is_done]:
         known.stop_tracking(name)

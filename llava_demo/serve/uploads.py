@@ -1,9 +1,9 @@
-"""`UploadFolder`: the folder of uploaded files, for one server of one user; what is in it, and when it is deleted."""
+"""`UploadFolder`: the uploaded files of one server: their limits, and when they are deleted."""
 
 import json
 import logging
+import os
 import shutil
-import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +20,7 @@ PART_S = 600  # age at which the part of a broken-off upload is deleted
 SWEEP_EVERY_S = 3600
 FOLDER_BYTES = 2**30
 CALLER_BYTES = FOLDER_BYTES // 4
-LEAST_BYTES = 2**16  # smallest size a file counts as: it bounds the number of files
+LEAST_BYTES = 2**16  # smallest size that a file counts as, which bounds the number of files
 SPARE_BYTES = 64 * 2**20  # free on the disk, for the server's other files
 NO_ROOM = "There is no room for uploads on this server now; try again later."
 
@@ -32,7 +32,7 @@ class _File:
     path: Path
     size: int  # in bytes, LEAST_BYTES at least
     age_s: float
-    is_whole: bool  # no part of an upload that is under way or broke off
+    is_whole: bool  # False for a part of an upload that is under way or broke off
     caller: str  # "" if an earlier run left it
 
 
@@ -48,17 +48,17 @@ class UploadFolder:
     ) -> None:
         self._folder, self._check_file, self._is_shared = folder, check_file, is_shared
         self._kept = {path.resolve() for path in kept}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a second signal may close the folder within `close`
         self._callers: dict[Path, str] = {}  # files received since the start, and their callers
         self._end = threading.Event()
 
     def start(self) -> None:
-        """Delete what earlier runs left, and from now on, every hour, what is old."""
+        """Delete old files now and every hour."""
         self.sweep()
         threading.Thread(target=self._sweep_hourly, name="sweep", daemon=True).start()
 
     def close(self) -> None:
-        """Delete all files, uploads and what the page shows."""
+        """Delete all files, those that the page shows too."""
         self._end.set()
         self._kept = set()
         self._delete(lambda _: True)
@@ -68,13 +68,14 @@ class UploadFolder:
         self._delete(lambda file: file.age_s > (KEEP_S if file.is_whole else PART_S))
 
     def make_room(self, caller: str) -> None:
-        """Delete the oldest files of `caller` where it has too many, and of the largest caller where all have.
+        """Delete the oldest files of `caller` if it has too many, and of the largest caller if all together have.
 
-        A full folder would stop everybody for a week; the page uploads missing pictures again.
+        Without this a full folder would refuse uploads for a week. The page uploads missing pictures again.
 
         Raises:
             EngineUnavailable: the disk is full, whatever is in the folder.
         """
+        self._folder.mkdir(0o700, parents=True, exist_ok=True)  # programs that clean temporary folders may delete it
         files: dict[str, list[_File]] = {caller: []}
         for file in self._files():
             if file.is_whole and not self._is_kept(file):
@@ -95,10 +96,10 @@ class UploadFolder:
             raise EngineUnavailable(NO_ROOM, 60) from error
 
     def check(self, answer: bytes, caller: str) -> None:
-        """Look at the files that Gradio's answer to an upload names.
+        """Check the files that Gradio's answer to an upload names.
 
         Raises:
-            InvalidImage, ImageTooLarge: one is no picture; then all of this upload are deleted.
+            InvalidImage, ImageTooLarge: one is no picture; then all files of this upload are deleted.
         """
         paths = [Path(path) for path in _texts(answer)]
         try:
@@ -119,15 +120,18 @@ class UploadFolder:
 
     def _files(self) -> Iterator[_File]:
         now = time.time()
-        with self._lock:
-            received = list(self._callers)
-        for path in received if self._is_shared else self._folder.rglob("*"):
-            with suppress(OSError):  # gone meanwhile
+        for path in self._paths():
+            with suppress(OSError):  # deleted meanwhile
                 found = path.lstat()
-                if not stat.S_ISDIR(found.st_mode):
-                    is_whole = path.parent != self._folder
-                    size = max(found.st_size, LEAST_BYTES)
-                    yield _File(path, size, now - found.st_ctime, is_whole, self._caller_of(path))
+                is_whole, size = path.parent != self._folder, max(found.st_size, LEAST_BYTES)
+                yield _File(path, size, now - found.st_ctime, is_whole, self._caller_of(path))
+
+    def _paths(self) -> list[Path]:
+        if self._is_shared:
+            with self._lock:
+                return list(self._callers)
+        # `Path.rglob` of Python 3.11 raises where another thread deletes a folder meanwhile; `os.walk` does not.
+        return [Path(folder, name) for folder, _, names in os.walk(self._folder) for name in names]
 
     def _delete(self, is_due: Callable[[_File], bool]) -> None:
         due = [file for file in self._files() if is_due(file) and not self._is_kept(file)]
@@ -135,7 +139,7 @@ class UploadFolder:
             _log.info("%d uploads were deleted", count)
 
     def _freed(self, files: Sequence[_File], count: int) -> list[_File]:
-        """Delete the oldest of `files` until `count` bytes are free; returns the others."""
+        """Delete the oldest of `files` until `count` bytes are freed; returns the others."""
         left = sorted(files, key=lambda file: file.age_s)
         while left and count > 0:
             file = left.pop()
@@ -161,7 +165,7 @@ def _bytes_of(files: Sequence[_File]) -> int:
 
 
 def _remove(path: Path) -> bool:
-    """Delete a file, and its folder if nothing else is in it; True unless it was gone."""
+    """Delete a file, and its folder if that is empty then; False if the file did not exist."""
     try:
         path.unlink()
     except OSError:
