@@ -141,7 +141,7 @@ def test_a_cut_off_file_is_refused(name: str, share: float) -> None:
         assert Image.from_bytes(data[: int(len(data) * share)]).pixels
 
 
-@pytest.mark.parametrize("name", ["JPEG MPO", "PNG animated", "GIF animated", "TIFF pages"])
+@pytest.mark.parametrize("name", ["JPEG MPO", "PNG animated", "WEBP animated", "GIF animated", "TIFF pages"])
 def test_what_is_cut_off_after_the_first_frame_is_not_missed(name: str) -> None:
     data = NOISE[name]
     assert Image.from_bytes(data[: int(len(data) * 0.9)]).pixels == Image.from_bytes(data).pixels

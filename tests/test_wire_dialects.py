@@ -103,7 +103,7 @@ def test_the_rest_of_an_answer_is_asked_for_as_each_server_wants_it(server: str,
 
 @pytest.mark.parametrize("server", ["LM Studio", "TGI", "another"])
 def test_where_nothing_goes_on_with_an_answer_that_is_said(server: str) -> None:
-    with pytest.raises(UnsupportedParameter, match="goes on with no answer"):
+    with pytest.raises(UnsupportedParameter, match="continues no answer"):
         asked(server, QUESTION, Message("assistant", "A red"))
 
 

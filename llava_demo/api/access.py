@@ -1,4 +1,4 @@
-"""Who may use the REST APIs. A login on the page does not cover them: they need keys then, or are closed."""
+"""Access to the REST APIs. The page's login does not cover them: with a login they need keys, or are closed."""
 
 import secrets
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ _BEARER = HTTPBearer(auto_error=False, description="One of the server's keys, --
 
 
 class Access:
-    """What the routes that ask the engine depend on, before anything of a body is read.
+    """The dependencies of the routes that ask the engine; they run before a body is read.
 
-    With keys each call needs one of them; without, and without a login, none is asked for, and one that a client sends
-    since it cannot do without is not looked at.
+    If there are keys, each call needs one of them. If there is neither a key nor a login, keys are ignored: some
+    clients always send one.
     """
 
     def __init__(self, keys: Sequence[str], has_login: bool) -> None:
@@ -25,7 +25,7 @@ class Access:
 
     @property
     def dependencies(self) -> list[params.Depends]:
-        """For FastAPI, which documents a key only where there is one."""
+        """For FastAPI, which documents the key if there is one."""
         if self._keys:
             return [Depends(self.check_key)]
         return [Depends(self.refuse)] if self._has_login else []

@@ -1,4 +1,4 @@
-"""One FastAPI application with all REST routes, and the route that puts it before the page's own."""
+"""One FastAPI application with all REST routes, and the route that precedes the page's own."""
 
 import re
 import uuid
@@ -29,9 +29,9 @@ from llava_demo.images.download import Downloads
 from llava_demo.log import logger
 from llava_demo.wire import cloudflare, ollama, openai, responses
 
-# No path of Gradio's begins with one of these (6.31).
+# No path of Gradio 6.31 begins with one of these.
 PREFIXES = ("/v1", "/api", "/client", "/ai", "/health", "/healthz", "/metrics")
-# Where clients of OpenAI call whose base URL lacks /v1: they are told so.
+# The paths of OpenAI's clients whose base URL lacks /v1; the 404 tells them so.
 PREFIXES_WITHOUT_V1 = ("/chat/completions", "/completions", "/responses", "/models", "/embeddings", "/openai")
 
 DESCRIPTION = """Ask LLaVA about pictures with programs written for OpenAI (chat completions and Responses), DeepInfra,
@@ -52,18 +52,18 @@ _SAFE_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 
 
 def is_rest(path: str) -> bool:
-    """Whether a path is one of the REST APIs'."""
+    """Whether a path belongs to the REST APIs."""
     path = _plain(path)
     return any(path == prefix or path.startswith(f"{prefix}/") for prefix in (*PREFIXES, *PREFIXES_WITHOUT_V1))
 
 
 def _plain(path: str) -> str:
-    """The path without the slashes that are left over where a base URL and a path are joined."""
+    """The path without the extra slashes that clients leave when they join a base URL and a path."""
     return re.sub("/+", "/", path).rstrip("/")
 
 
 class RestRoutes(BaseRoute):
-    """A route for everything under `PREFIXES`, so that unknown paths there get the error form of their interface."""
+    """A route for everything under `PREFIXES`, so that unknown paths there get their interface's error format."""
 
     def __init__(self, engine: Engine, limits: ImageLimits, access: Access, downloads: Downloads | None = None) -> None:
         self.app = FastAPIOffline(
@@ -76,11 +76,13 @@ class RestRoutes(BaseRoute):
             static_url="/v1/docs/assets",
             favicon_url="data:,",
             swagger_ui_oauth2_redirect_url="/v1/docs/oauth2-redirect",
-            swagger_ui_parameters={"validatorUrl": None},  # else documents of public servers are sent to swagger.io
+            swagger_ui_parameters={
+                "validatorUrl": None
+            },  # without it, documents of public servers are sent to swagger.io
             redirect_slashes=False,
             exception_handlers={DemoError: demo_error, HTTPException: _http_error, ClientDisconnect: _disconnected},
         )
-        self.app.openapi = partial(_document, self.app)  # type: ignore[method-assign]  # FastAPI's own way
+        self.app.openapi = partial(_document, self.app)  # type: ignore[method-assign]  # as FastAPI documents it
         self.app.add_middleware(_Outermost)
         asking, keys = Asking(engine, limits, downloads), access.dependencies
         chat = OpenAIRoutes(asking).router()
@@ -92,18 +94,18 @@ class RestRoutes(BaseRoute):
         self.app.include_router(monitoring.router(engine))
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """FULL for the paths that are answered here, whatever the method."""
+        """FULL for the paths that are answered here, with any method."""
         is_ours = scope["type"] == "http" and is_rest(scope["path"])
         return (Match.FULL if is_ours else Match.NONE), {}
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request; to HEAD as to GET, of which uvicorn then leaves out the body."""
+        """Answer one request. HEAD is answered as GET, and uvicorn leaves out the body."""
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         await self.app({**scope, "path": _plain(scope["path"]), "method": method}, receive, send)
 
 
 def _document(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document, with the bodies that the routes read themselves, after the check of the key."""
+    """The OpenAPI document, with the bodies that the routes read themselves after the key was checked."""
     if not app.openapi_schema:
         document = FastAPI.openapi(app)
         bodies = [(body, "validation") for body in _BODIES]
@@ -116,7 +118,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
 
 
 async def demo_error(request: Request, error: Exception) -> Response:
-    """The answer that tells of an error of ours."""
+    """The response for a `DemoError`."""
     assert isinstance(error, DemoError)
     headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else {}
     if isinstance(error, EngineUnavailable | TooManyRequests):
@@ -137,7 +139,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 def unrouted(status: int, method: str) -> DemoError:
-    """The error of a path that is not served (404), or not with this method (405)."""
+    """The error for a path that is not served (404), or not with this method (405)."""
     if status == 405:
         return WrongMethod(f"This route takes no {method}; see /v1/docs.")
     return UnknownRoute(
@@ -147,7 +149,7 @@ def unrouted(status: int, method: str) -> DemoError:
 
 
 def _interface_of(request: Request) -> Any:
-    """The module that writes errors as the interface that was called does."""
+    """The module that writes errors in the format of the interface that was called."""
     path = request.url.path
     is_cloudflares_openai = path.startswith("/client") and "/ai/v1/" in path
     other = {"api": ollama, "client": cloudflare, "ai": cloudflare}.get(path.split("/")[1], openai)
@@ -159,9 +161,9 @@ async def _disconnected(request: Request, error: Exception) -> Response:  # noqa
 
 
 class _Outermost:
-    """Gives each request an id, the caller's own if it sent one, and each defect of ours an answer.
+    """Gives each request an id, the caller's own if it sent one, and answers a defect of ours with 500.
 
-    A defect goes no further, for servers log an exception's words, which may quote a prompt.
+    The exception goes no further: a server would log its message, which may quote a prompt.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -182,7 +184,7 @@ class _Outermost:
 
         try:
             await self._app(scope, receive, send_with_id)
-        except Exception:  # noqa: BLE001, the top of a request: whatever it is, the caller must hear of it
+        except Exception:  # noqa: BLE001, the top of a request: the caller must get an answer
             logger.exception("a defect ended a request")
             if not has_started:
                 failure = await demo_error(request, DemoError("The server failed; please report this."))

@@ -1,4 +1,4 @@
-"""From a body to its answers, for as long as the caller is connected, and how FastAPI documents both."""
+"""From a request's body to its answers, until the caller disconnects, and how FastAPI documents both."""
 
 import asyncio
 import json
@@ -18,23 +18,23 @@ from llava_demo.callers import caller_of
 from llava_demo.chat import ChatRequest, Chunk, Completion
 from llava_demo.engines import Engine, completion_of, stream_recorded
 from llava_demo.engines.checkpoint import LLAVA_7B
-from llava_demo.errors import CompressedBody, InvalidRequest, ModelNotFound, RequestTooLarge
+from llava_demo.errors import CompressedBody, InvalidRequest, ModelNotFound
 from llava_demo.images import ImageLimits, bytes_from_numbers
 from llava_demo.images.download import Downloads
 from llava_demo.metrics import AnswerRecord
 from llava_demo.wire import cloudflare
 from llava_demo.wire.messages import Pictures, Turn, is_web_address, web_addresses
 
-# The model's names where it is hosted or built in, and those that clients send when they know none: TGI's and LM
-# Studio's documentation, and Hugging Face's JavaScript client, which sends the server's address.
+# The model's names at other hosts, and those that clients send if they know none, as in the documentation of TGI and LM
+# Studio. Hugging Face's JavaScript client sends the server's address.
 OTHER_NAMES = (LLAVA_7B, cloudflare.MODEL, "llava", "llava:7b", "dummy", "default", "tgi", "local-model")
 
 LETTERS_PER_BYTE = 5  # longest form of a picture's bytes: a list of numbers, "255, "
-WORDS_BYTES = 2**20  # for all that is not picture
-MAX_VALUES = 100_000  # beside a picture's; a string of 20 MB in latin-1 has 80,000 commas
+WORDS_BYTES = 2**20  # for everything else in a body
+MAX_VALUES = 100_000  # beside the picture's; a string of 20 MB in latin-1 has 80,000 commas
 
-# An error that comes before the headers has a status. So they wait for the first text, or for this many heart-beats
-# (two a second); then they go out, and comments after them, so that no proxy takes the silence for the end.
+# Only an error before the headers has a status. So they wait for the first text, or for this many heartbeats (two a
+# second). Then they are sent, and comments after them, so that no proxy takes the silence for the end.
 HELD_HEARTBEATS = 4
 
 _IMAGE_KEY = re.compile(rb'"image"\s*:\s*(?=\[)')
@@ -42,7 +42,7 @@ _PART_BYTES = 100_000  # with fewer values than MAX_VALUES, however short they a
 
 T = TypeVar("T")
 
-Pieces = AsyncGenerator[tuple[int, Chunk], None]  # chunks of several answers, each with its request's number
+Pieces = AsyncGenerator[tuple[int, Chunk], None]  # chunks of several answers, each with the index of its request
 
 
 # --- documentation
@@ -51,7 +51,7 @@ STATUSES = {
     400: "The request is wrong; the message names the field and what is allowed.",
     401: "The server has API keys, and none of them was given.",
     403: "The server has a login and no API keys.",
-    404: "Not served here.",
+    404: "The model or the path is not served here.",
     413: "The request or a picture in it is too large.",
     415: "The body is compressed.",
     429: "The caller has its share of the queue; `Retry-After` says when to try again.",
@@ -59,8 +59,7 @@ STATUSES = {
     503: "Busy, starting or broken; `Retry-After` says when to try again.",
 }
 
-
-# The events of a stream, documented as FastAPI 0.165 does: version 3.1 of OpenAPI has no word for one item.
+# The events of a stream, documented as FastAPI 0.165 does: OpenAPI 3.1 cannot describe one item.
 _EVENT = {"event": {"type": "string"}, "data": {"type": "string"}}
 EVENTS = {"text/event-stream": {"itemSchema": {"type": "object", "properties": _EVENT, "required": ["data"]}}}
 
@@ -73,8 +72,8 @@ def body_document(model: type[BaseModel], *other_types: str) -> dict[str, Any]:
 
 
 def error_documents(model: Any, *statuses: int) -> dict[int | str, dict[str, Any]]:
-    """FastAPI's `responses` for the errors of a route."""
-    return {status: {"model": model, "description": STATUSES[status]} for status in statuses}
+    """FastAPI's `responses` for the errors of a route: these, or else all."""
+    return {status: {"model": model, "description": STATUSES[status]} for status in statuses or STATUSES}
 
 
 # --- bodies
@@ -85,40 +84,17 @@ def max_body_bytes(limits: ImageLimits) -> int:
     return LETTERS_PER_BYTE * limits.max_bytes + WORDS_BYTES
 
 
-async def _bytes_of(request: Request, max_bytes: int) -> bytes:
-    """The whole body; what is over the limit is not read.
-
-    Raises:
-        RequestTooLarge: it is longer, or says so itself.
-        CompressedBody: it would have to be unpacked first.
-    """
-    encoding = request.headers.get("content-encoding", "").lower()
-    if encoding not in ("", "identity"):
-        raise CompressedBody(
-            f"The body has the encoding {encoding[:20]!r}; send it as it is, without Content-Encoding."
-        )
-    length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > max_bytes:
-        raise _too_large(max_bytes)
-    body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > max_bytes:
-            raise _too_large(max_bytes)
-    return bytes(body)
-
-
 def json_from(body: bytes) -> Any:
-    """Decode JSON; a long list of numbers under "image" comes out as `bytes`.
+    """Decode JSON; a long list of numbers under "image" becomes `bytes`.
 
     `json.loads` lets no other thread run until it is done, which takes 5 to 8 s for a picture of 20 MB sent as numbers.
-    So such a list is read in parts of some milliseconds, and lists as long in other places are not read at all.
+    So such a list is read in parts of some milliseconds, and equally long lists in other places are refused.
 
     Raises:
-        InvalidRequest: it is no JSON, or has too many values.
-        InvalidImage: a value of the picture is no byte's.
+        InvalidRequest: it is not JSON, or has too many values.
+        InvalidImage: a value of the picture is not a byte.
     """
-    # An unescaped quote ends a string: what is found is never inside one, but always a key.
+    # An unescaped quote ends a string: a match is never inside one, and always a key.
     found = _IMAGE_KEY.search(body)
     start = found.end() if found else 0
     end = body.find(b"]", start)
@@ -157,10 +133,6 @@ def _loads(body: bytes) -> Any:
     raise InvalidRequest(f"The body is not valid JSON: {why}.")
 
 
-def _too_large(max_bytes: int) -> RequestTooLarge:
-    return RequestTooLarge(f"The request has more than {max_bytes / 2**20:,.0f} MB, the most that is taken.")
-
-
 # --- answers
 
 STILL_THERE = format_sse_event(comment="still there")
@@ -173,42 +145,45 @@ def sse(data: Any, event: str | None = None) -> bytes:
 
 
 def event_stream(events: AsyncGenerator[bytes, None]) -> Response:
-    """The answer that is a stream; FastAPI adds these headers for generators only, whose errors have no status."""
+    """A streamed response. FastAPI adds these headers for generator routes only, whose errors have no status."""
     return EventSourceResponse(events, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
 
 
 @dataclass(frozen=True)
 class Asking:
-    """What every interface does with a call: reads its body, fetches its pictures, and asks the engine."""
+    """What each interface does with a request: it reads the body, fetches the pictures, and asks the engine."""
 
     engine: Engine
     limits: ImageLimits
     downloads: Downloads | None  # None where the server fetches nothing
 
     async def body(self, request: Request, parse: Callable[[bytes], T]) -> T:
-        """What `parse` makes of the body, off the event loop.
+        """What `parse` makes of the body, off the event loop. `serve.bodies` limits its size.
 
         Raises:
-            RequestTooLarge: it is longer than the largest picture needs; or whatever `parse` raises.
+            CompressedBody: it would have to be decompressed first; or whatever `parse` raises.
         """
-        data = await _bytes_of(request, max_body_bytes(self.limits))
-        return await while_connected(request, asyncio.to_thread(parse, data))
+        encoding = request.headers.get("content-encoding", "").lower()
+        if encoding not in ("", "identity"):
+            words = f"The body has the encoding {encoding[:20]!r}; send it as it is, without Content-Encoding."
+            raise CompressedBody(words)
+        return await while_connected(request, asyncio.to_thread(parse, await request.body()))
 
     def check_model(self, name: str | None) -> None:
-        """A program whose base URL alone was changed keeps the name that the model has elsewhere.
+        """Accept the served model's name, and `OTHER_NAMES` from programs that only changed their base URL.
 
         Raises:
-            ModelNotFound: it names a model that is not served here.
+            ModelNotFound: another model is named.
         """
         served = self.engine.info.model
         if name and name.removesuffix(":latest") not in (served, *OTHER_NAMES) and not is_web_address(name):
             raise ModelNotFound(f"The model {name[:100]!r} is not served here; {served!r} is.", "model")
 
     async def pictured(self, request: Request, turns: Sequence[Turn], make: Callable[[Pictures], T]) -> T:
-        """What `make` makes of a body off the event loop, once the pictures that `turns` name by address are fetched.
+        """What `make` makes of a body, off the event loop, after the pictures that `turns` name by URL were fetched.
 
         Raises:
-            InvalidRequest: they are more than a conversation may have; or whatever `make` raises.
+            InvalidRequest: more URLs than a conversation may have pictures; or whatever `make` raises.
         """
         urls, most = web_addresses(turns) if self.downloads else (), self.engine.info.max_images
         if len(urls) > most:
@@ -218,22 +193,22 @@ class Asking:
         return await while_connected(request, asyncio.to_thread(make, Pictures(self.limits, from_url)))
 
     async def whole(self, request: Request, asked: Sequence[ChatRequest], endpoint: str) -> list[Completion]:
-        """The answers to all of `asked`. Raises what `Engine.stream` raises."""
+        """The whole answers to `asked`. Raises what `Engine.stream` raises."""
         pieces = _pieces_of(self.engine, asked, endpoint, request)
         return await while_connected(request, _completions_of(pieces, len(asked)))
 
     async def streamed(self, request: Request, asked: Sequence[ChatRequest], endpoint: str) -> Pieces:
-        """The answers in pieces, once the first text is there or a while has passed."""
+        """The answers in pieces, from the first text on, or after `HELD_HEARTBEATS`."""
         return await while_connected(request, _begun(_pieces_of(self.engine, asked, endpoint, request)))
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Do `work`, and stop it when the caller hangs up; the body must have been read before.
+    """Do `work`, and cancel it when the caller disconnects; the body must have been read before.
 
     Raises:
-        ClientDisconnect: the caller has gone; or whatever `work` raises.
+        ClientDisconnect: the caller disconnected; or whatever `work` raises.
     """
-    working, watching = asyncio.create_task(work), asyncio.create_task(_hang_up(request))
+    working, watching = asyncio.create_task(work), asyncio.create_task(_disconnected(request))
     try:
         await asyncio.wait([working, watching], return_when=asyncio.FIRST_COMPLETED)
         if working.done():
@@ -244,13 +219,13 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
         watching.cancel()
 
 
-async def _hang_up(request: Request) -> None:
+async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
 async def _pieces_of(engine: Engine, requests: Sequence[ChatRequest], endpoint: str, http: Request) -> Pieces:
-    """Ask all `requests`, which came in `http`, at the same time. Closing the generator, or a failure, cancels all.
+    """Ask all `requests` of the HTTP request `http` at once. Closing the generator, or a failure, cancels all.
 
     Raises:
         DemoError: as `Engine.stream` does.
@@ -285,7 +260,6 @@ async def _pieces_of(engine: Engine, requests: Sequence[ChatRequest], endpoint: 
 
 
 async def _completions_of(pieces: Pieces, count: int) -> list[Completion]:
-    """The `count` whole answers."""
     chunks: list[list[Chunk]] = [[] for _ in range(count)]
     async with aclosing(pieces):
         async for index, chunk in pieces:
@@ -294,7 +268,7 @@ async def _completions_of(pieces: Pieces, count: int) -> list[Completion]:
 
 
 async def _begun(pieces: Pieces) -> Pieces:
-    """The same pieces, once the first that says something is there, or a while has passed."""
+    """The same pieces, from the first with text or an end on, or after `HELD_HEARTBEATS`."""
     first = []
     async for piece in pieces:
         first.append(piece)

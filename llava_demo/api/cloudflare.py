@@ -1,4 +1,4 @@
-"""Cloudflare's routes: the model's run through the HTTP API, and what a Worker's `env.AI.run` gives."""
+"""Cloudflare's routes: a model's run, through the HTTP API and as a Worker's `env.AI.run` answers."""
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -34,14 +34,14 @@ _ANSWER = "The answer; with `stream` as server-sent events."
 
 
 class CloudflareRoutes:
-    """The routes; any account is one of ours."""
+    """The routes; any account id is accepted."""
 
     def __init__(self, asking: Asking) -> None:
         self._asking = asking
 
     def router(self) -> APIRouter:
         router = APIRouter(tags=["Cloudflare"])
-        errors = error_documents(EnvelopeJSON, 400, 401, 403, 404, 413, 415, 429, 500, 503)
+        errors = error_documents(EnvelopeJSON)
         body = body_document(cloudflare.RunRequest, "application/octet-stream", *MIME_TYPES.values())
         for place, run, model in ((HTTP_API, self.run, EnvelopeJSON), (BINDING, self.run_bare, DescriptionJSON)):
             answer: dict[str, Any] = {"model": model, "description": _ANSWER, "content": EVENTS}
@@ -51,7 +51,7 @@ class CloudflareRoutes:
         return router
 
     async def run(self, request: Request, account_id: str) -> Response:  # noqa: ARG002, for the documentation
-        """Answer a question about one picture; a body that is nothing but a picture asks for a description."""
+        """Answer a question about one picture; a body that is only a picture asks for a description."""
         return await self._answer(request, cloudflare.envelope)
 
     async def run_bare(self, request: Request) -> Response:
@@ -59,18 +59,18 @@ class CloudflareRoutes:
         return await self._answer(request, cloudflare.description)
 
     async def models(self, request: Request, account_id: str) -> dict[str, Any]:  # noqa: ARG002, for the documentation
-        """What is served: one model, on `?page=1`."""
+        """The one model that is served, on `?page=1`."""
         return cloudflare.models_json(1 if request.query_params.get("page", "1") == "1" else 2)
 
     async def other_model(self, model: str) -> None:
-        """Refuse what is not served."""
+        """Refuse other models."""
         raise ModelNotFound(f"No such model {model[:100]} or task; {MODEL} is served here.")
 
     async def _answer(self, request: Request, form: Callable[[str], Any]) -> Response:
         limits, kind = self._asking.limits, request.headers.get("content-type", "")
 
         def asked_by(data: bytes) -> tuple[ChatRequest, bool]:
-            # curl sends JSON as a form unless it is told otherwise, but no picture begins with a brace.
+            # curl labels JSON as a form by default, but no picture begins with a brace.
             if "json" in kind or data[:64].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
                 body = body_from(cloudflare.RunRequest, json_from(data))
                 return cloudflare.request_of(body, limits), bool(body.stream)

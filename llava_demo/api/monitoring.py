@@ -1,4 +1,4 @@
-"""For load balancers and Prometheus: is the server alive, is it ready, and what has it done?"""
+"""Health routes for load balancers, and metrics for Prometheus."""
 
 from typing import NotRequired
 
@@ -18,7 +18,7 @@ class HealthJSON(TypedDict):
     running: int
     waiting: int
     cached_tokens: int
-    stage: NotRequired[str]  # while the model is loaded: what is done, and how far it is
+    stage: NotRequired[str]  # while the model loads: the stage, and its progress
 
 
 def router(engine: Engine) -> APIRouter:
@@ -38,7 +38,7 @@ def router(engine: Engine) -> APIRouter:
         return {**state, "stage": status.stage} if status.stage else state
 
     async def live() -> Response:
-        """The process answers."""
+        """The process is up."""
         return JSONResponse(health())
 
     async def ready() -> Response:
@@ -47,7 +47,7 @@ def router(engine: Engine) -> APIRouter:
         return JSONResponse(state, 200 if state["status"] == "ready" else 503)
 
     async def metrics() -> Response:
-        """What has been answered, and how fast, in Prometheus' text form."""
+        """What was answered, and how fast, in Prometheus' text format."""
         return Response(generate_latest(REGISTRY) + _gauges(engine), media_type=CONTENT_TYPE_LATEST)
 
     healthy = {200: {"model": HealthJSON}}
@@ -65,12 +65,12 @@ def router(engine: Engine) -> APIRouter:
 def _gauges(engine: Engine) -> bytes:
     registry, status = CollectorRegistry(), engine.status()
     for name, words, value in (
-        ("ready", "1 while the engine answers", status.state == "ready"),
-        ("running", "Answers under way", status.running),
+        ("ready", "1 while the engine is ready", status.state == "ready"),
+        ("running", "Running answers", status.running),
         ("waiting", "Requests in the queue", status.waiting),
-        ("cached_tokens", "Tokens that prompts can share", status.cached_tokens),
-        ("held_tokens", "Room in the cache that answers under way have, in tokens", status.held_tokens),
-        ("held_pictures", "Pictures whose features answers under way have", status.held_pictures),
+        ("cached_tokens", "Tokens in the prefix cache", status.cached_tokens),
+        ("held_tokens", "Tokens of room in the cache that running answers hold", status.held_tokens),
+        ("held_pictures", "Pictures whose features running answers hold", status.held_pictures),
     ):
         Gauge(f"llava_{name}", words, registry=registry).set(value)
     return generate_latest(registry)

@@ -1,4 +1,4 @@
-"""Ollama's routes: chat and generate in lines of JSON, and what its clients ask about models."""
+"""Ollama's routes: chat and generate as lines of JSON, and what its clients ask about models."""
 
 import hashlib
 import json
@@ -18,9 +18,9 @@ from llava_demo.errors import DemoError, UnsupportedParameter
 from llava_demo.wire import ollama
 from llava_demo.wire.bodies import body_from
 
-VERSION = f"0.12.0+llava-demo-{__version__}"  # the Ollama API spoken here; clients check it
+VERSION = f"0.12.0+llava-demo-{__version__}"  # the version of Ollama's API; clients check it
 NOT_DONE = ("pull", "push", "create", "copy", "delete", "embed", "embeddings", "blobs/{digest:path}")
-NAMES = ("llava:latest", "llava:7b")  # at ollama.com: clients look for them in the list before they ask
+NAMES = ("llava:latest", "llava:7b")  # the names at ollama.com; clients look for them in the list before they ask
 _LINES = "The answer; unless `stream` is false, lines of JSON."
 
 
@@ -30,7 +30,7 @@ class OllamaRoutes:
 
     def router(self) -> APIRouter:
         router = APIRouter(prefix="/api", tags=["Ollama"])
-        errors = error_documents(ollama.OllamaError, 400, 401, 403, 404, 413, 415, 500, 503)
+        errors = error_documents(ollama.OllamaError)
         lines = {"application/x-ndjson": {"itemSchema": {"$ref": "#/components/schemas/OllamaAnswer"}}}
         answer: dict[str, Any] = {"model": ollama.OllamaAnswer, "description": _LINES, "content": lines}
         for path, route, body in (
@@ -73,13 +73,13 @@ class OllamaRoutes:
         }
 
     async def tags(self) -> dict[str, Any]:
-        """What is served: one model, by its own name and by those that it has at ollama.com."""
+        """The one model that is served, by its own name and by those at ollama.com."""
         names = dict.fromkeys((self._asking.engine.info.model, *NAMES))
         about = self._model_json() | {"modified_at": self._loaded_at}
         return {"models": [about | {"name": name, "model": name} for name in names]}
 
     async def ps(self) -> dict[str, Any]:
-        """The model that is loaded; it stays."""
+        """The loaded model; it stays loaded."""
         info = self._asking.engine.info
         is_loaded = self._asking.engine.status().state == "ready"
         stays = {"expires_at": "9999-12-31T00:00:00Z", "size_vram": 0, "context_length": info.context_tokens}
@@ -90,7 +90,7 @@ class OllamaRoutes:
         return {"version": VERSION}
 
     async def not_done(self, request: Request) -> None:
-        """Refuse what would change the models, or ask for anything but an answer."""
+        """Refuse requests that would change models, or ask for anything but an answer."""
         raise UnsupportedParameter(f"{request.url.path} is not supported here; this server answers with one model.")
 
     def _model_json(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""OpenAI's routes, which DeepInfra serves under /v1/openai: chat completions, Responses and the list of models."""
+"""OpenAI's routes (DeepInfra has them under /v1/openai): chat completions, Responses and the list of models."""
 
 import time
 import uuid
@@ -43,13 +43,13 @@ class OpenAIRoutes:
         router.post(
             "/chat/completions",
             openapi_extra=body_document(openai.ChatCompletionRequest),
-            responses={200: answer, **error_documents(openai.ErrorJSON, 400, 401, 403, 404, 413, 415, 429, 500, 503)},
+            responses={200: answer, **error_documents(openai.ErrorJSON)},
         )(self.chat_completions)
         events = {"model": responses.ResponseJSON, "description": _EVENTS, "content": EVENTS}
         router.post(
             "/responses",
             openapi_extra=body_document(responses.ResponseRequest),
-            responses={200: events, **error_documents(openai.ErrorJSON, 400, 401, 403, 404, 413, 415, 429, 500, 503)},
+            responses={200: events, **error_documents(openai.ErrorJSON)},
         )(self.responses)
         router.get("/models", responses=error_documents(openai.ErrorJSON, 401, 403))(self.models)
         router.get("/models/{model:path}", responses=error_documents(openai.ErrorJSON, 401, 403, 404))(self.model)
@@ -83,11 +83,11 @@ class OpenAIRoutes:
         return event_stream(events)
 
     async def models(self) -> openai.ModelsJSON:
-        """What is served: one model."""
+        """The one model that is served."""
         return {"object": "list", "data": [self._model_json()]}
 
     async def model(self, model: str) -> openai.ModelJSON:
-        """The served model, by its own name or by the one that it has where it is hosted."""
+        """The served model, by its own name or by its name at other hosts."""
         self._asking.check_model(model)
         return self._model_json()
 

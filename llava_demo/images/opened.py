@@ -113,7 +113,7 @@ def opened(data: bytes) -> PIL.Image.Image:
         InvalidImage: it is no picture, or one of a kind that is not taken; in words for its sender.
     """
     try:
-        readable = _without_metadata(_with_whole_palette(with_end(data)))
+        readable = _with_first_frame(_without_metadata(_with_whole_palette(with_end(data))))
         picture = PIL.Image.open(io.BytesIO(readable), formats=formats())
         is_wide = tag_of(picture, _PLANES, 1) == 2 and tag_of(picture, BITS, 8) > 8
         if is_wide or tag_of(picture, PHOTOMETRIC, 1) == _YCBCR:
@@ -170,6 +170,26 @@ def _without_metadata(data: bytes) -> bytes:
             break
         start = end
     return b"".join(kept)
+
+
+def _with_first_frame(data: bytes) -> bytes:
+    """An animated WebP without its later frames; other files unchanged.
+
+    Pillow 12 refuses a file if any frame is damaged or cut off, but only the first one is used.
+    """
+    if data[:4] != b"RIFF" or data[8:16] != b"WEBPVP8X":
+        return data
+    kept, start, frames = [data[8:12]], 12, 0
+    while start + 8 <= len(data):
+        name, length = struct.unpack_from("<4sI", data, start)
+        end = start + 8 + length + length % 2
+        if end > len(data) or not name.rstrip().isalnum():
+            break
+        frames += name == b"ANMF"
+        if name in (b"VP8X", b"ANIM", b"EXIF") or (name == b"ANMF" and frames == 1):
+            kept.append(data[start:end])
+        start = end
+    return b"RIFF" + struct.pack("<I", sum(map(len, kept))) + b"".join(kept) if frames else data
 
 
 def _with_whole_palette(data: bytes) -> bytes:

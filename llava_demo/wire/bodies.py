@@ -1,4 +1,4 @@
-"""Bodies of other people's APIs as pydantic models; a refusal names the place, what is there, and what is allowed."""
+"""Request bodies as pydantic models; a refusal names the place, what was given, and what is allowed."""
 
 import json
 from collections.abc import Collection, Mapping, Sequence
@@ -23,11 +23,11 @@ MAX_SHOWN_CHARACTERS = 40  # longest part of a caller's name or value shown in a
 
 
 class Body(BaseModel):
-    """A JSON object. A field that is null counts as left out, and an unknown one is refused."""
+    """A JSON object. Null counts as left out; unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    # Fields that are taken and change nothing here: with these values only, or with any where there are none.
+    # Fields that are accepted and ignored: with these values only, or with any value for ().
     without_effect: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
 
     @model_validator(mode="before")
@@ -50,7 +50,7 @@ class Body(BaseModel):
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         schema = handler.resolve_ref_schema(handler(core))
         for name, values in cls.without_effect.items():
-            unused = {"description": "Taken without effect."} | ({"enum": [*values, None]} if values else {})
+            unused = {"description": "Accepted without effect."} | ({"enum": [*values, None]} if values else {})
             known = schema["properties"].get(name)
             schema["properties"][name] = {"anyOf": [known, unused]} if known else unused
         return schema | {"additionalProperties": {"type": "null"}}
@@ -60,22 +60,22 @@ B = TypeVar("B", bound=Body)
 
 
 def body_from(model: type[B], given: Any) -> B:
-    """Validate what came out of JSON.
+    """Validate decoded JSON.
 
     Raises:
-        InvalidRequest: a value that is not allowed; `param` is its place, as `messages[2].content[0].image_url`.
-        UnsupportedParameter: a field that is unknown, or that asks for what is not done here.
+        InvalidRequest: a value is not allowed; `param` is its place, as `messages[2].content[0].image_url`.
+        UnsupportedParameter: a field is unknown, or asks for something that is not supported here.
     """
     if not isinstance(given, dict):
         raise InvalidRequest("The body must be a JSON object.")
     try:
         return model.model_validate(given)
     except ValidationError as error:
-        raise refusal_of(error, with_values=model.without_effect) from None  # pydantic's words quote what was given
+        raise refusal_of(error, with_values=model.without_effect) from None  # pydantic's message quotes the input
 
 
 def refusal_of(error: ValidationError, root: str = "", with_values: Collection[str] = ()) -> InvalidRequest:
-    """The first of pydantic's findings in our words; `root` is the name of what was validated."""
+    """The first of pydantic's errors as ours; `root` is the name of what was validated."""
     first = error.errors(include_url=False)[0]
     place = place_of(first["loc"], root)
     if first["type"] == "extra_forbidden":
@@ -98,7 +98,7 @@ def refusal_of(error: ValidationError, root: str = "", with_values: Collection[s
 
 
 def place_of(location: Sequence[str | int], root: str = "") -> str:
-    """Where it stands, as a caller would write it; names of union members, which pydantic puts in, are left out."""
+    """A location as a caller would write it, without the names of union members that pydantic puts in."""
     place = root
     for step in location:
         if isinstance(step, int):
@@ -109,17 +109,17 @@ def place_of(location: Sequence[str | int], root: str = "") -> str:
 
 
 def kind_of(value: Any) -> str:
-    """What a JSON value is, in words."""
+    """The kind of a JSON value, for messages."""
     names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", int: "a number", float: "a number"}
     return "missing or null" if value is None else names.get(type(value), f"a {type(value).__name__}")
 
 
 def wrong(expected: str) -> PydanticCustomError:
-    """What a validator raises: "messages[0] is a number; it must be `expected`"."""
+    """The error that a validator raises: "messages[0] is a number; it must be `expected`"."""
     return PydanticCustomError("wrong", "{expected}", {"expected": expected})
 
 
-# What to do in place of what is not supported, where it is more than to leave it out.
+# What to do instead of sending an unsupported field, if not just to leave it out.
 _INSTEAD = {
     "tool_choice": "leave it out: the answer is text, or JSON by a schema",
     "previous_response_id": "leave it out, and send the whole conversation",
@@ -145,7 +145,7 @@ class JSONSchema(Body):
 
 
 class AnswerFormat(Body):
-    """JSON, any object or one that satisfies a schema: OpenAI's `response_format`, and `text.format` of Responses."""
+    """JSON, free or with a schema: OpenAI's `response_format`, and `text.format` of Responses."""
 
     type: Literal["json_object", "json_schema", "json"]
     json_schema: JSONSchema | None = None
@@ -166,12 +166,12 @@ class AnswerFormat(Body):
 
 
 def schema_text(schema: dict[str, Any] | None) -> str:
-    """A schema as JSON; without one, that of any object."""
+    """A schema as JSON; without one, the schema of any object."""
     return json.dumps({"type": "object"} if schema is None else schema)
 
 
 def whole_number(low: int, high: int, value: Any) -> int:
-    """For `BeforeValidator`: JSON has one kind of number, so 2.0 is whole; true is no number."""
+    """For `BeforeValidator`: JSON has one kind of number, so 2.0 is whole; true is not a number."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or value not in range(low, high + 1):
         raise wrong(f"a whole number from {low} to {high}")
@@ -193,7 +193,7 @@ MaxTokens = Annotated[Any, WithJsonSchema(_knob_schema("max_tokens", SamplingPar
 
 
 class Knobs(Body):
-    """The sampling parameters: documented here, checked by `SamplingParams`, which alone knows their ranges."""
+    """The sampling parameters: documented here, checked by `SamplingParams`, which alone has their ranges."""
 
     temperature: Any = None
     top_p: Any = None
@@ -207,10 +207,10 @@ class Knobs(Body):
     stop: Annotated[Any, WithJsonSchema(_STOP | {"description": "The answer ends before these."})] = None
 
     def sampling(self, **others: Any) -> SamplingParams:
-        """What is set here, and `others`, which come first.
+        """The parameters that are set here, overridden by `others`.
 
         Raises:
-            InvalidRequest: a value that is not allowed; `param` is its name.
+            InvalidRequest: a value is not allowed; `param` is its name.
         """
         given = {name: getattr(self, name) for name in (*KNOBS, "seed", "stop")} | others
         given = {name: value for name, value in given.items() if value is not None}

@@ -1,4 +1,4 @@
-"""Cloudflare Workers AI's form of `@cf/llava-hf/llava-1.5-7b-hf`, to and from our values.
+"""Cloudflare Workers AI's format of `@cf/llava-hf/llava-1.5-7b-hf`, to and from our values.
 
 Sources: https://developers.cloudflare.com/workers-ai/models/llava-1.5-7b-hf/ and, for the codes of errors,
 https://developers.cloudflare.com/workers-ai/platform/errors/.
@@ -35,7 +35,7 @@ from llava_demo.wire.messages import Pictures, Turns, is_web_address, messages_o
 from llava_demo.wire.openai import UsageJSON, usage_json
 
 MODEL = "@cf/llava-hf/llava-1.5-7b-hf"
-MAX_CHARACTERS = 6144  # Cloudflare's limit for a message; longer text is refused, never cut
+MAX_CHARACTERS = 6144  # Cloudflare's limit for a message
 DEFAULT_PROMPT = "Describe this image."
 
 _BASE64 = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_= \t\r\n")
@@ -58,7 +58,7 @@ _CODES: dict[type[DemoError], int] = {
     WrongKey: 10000,
     LoginOnly: 10000,
 }
-_CODE_OF_OTHER_REQUESTS = 5006  # what does not fit the model's schema
+_CODE_OF_OTHER_REQUESTS = 5006  # the request does not fit the model's schema
 _CODE_OF_FAILURES = 3043  # internal server error
 
 
@@ -68,7 +68,7 @@ class RunRequest(Knobs):
     image: Annotated[Any, WithJsonSchema(_IMAGE)]
     prompt: str | None = None
     messages: Turns | None = None
-    raw: Annotated[bool | None, Field(description="The prompt goes in as it is, control tokens and all.")] = None
+    raw: Annotated[bool | None, Field(description="Use the prompt unchanged, control tokens included.")] = None
     stream: Annotated[bool | None, Field(description="As server-sent events.")] = None
 
     @classmethod
@@ -78,11 +78,11 @@ class RunRequest(Knobs):
 
 
 def request_of(body: RunRequest, limits: ImageLimits) -> ChatRequest:
-    """What the JSON of a run asks for.
+    """The request of a JSON body.
 
     Raises:
         InvalidRequest: a value that is not allowed; `param` is its field.
-        InvalidImage, ImageTooLarge: no picture, or one that `Image` refuses.
+        InvalidImage, ImageTooLarge: `Image` refuses the picture, or there is none.
     """
     if body.prompt is not None and body.messages is not None:
         raise InvalidRequest('"prompt" and "messages" are mutually exclusive', "prompt")
@@ -110,7 +110,7 @@ def _check_lengths(texts: Iterable[str]) -> None:
 
 
 def request_from_file(data: bytes, limits: ImageLimits | None = None) -> ChatRequest:
-    """The request of a body that is nothing but a picture."""
+    """The request of a body that is only a picture."""
     return ChatRequest((Message("user", DEFAULT_PROMPT, (Image.from_bytes(data, limits or ImageLimits()),)),))
 
 
@@ -118,7 +118,7 @@ def image_from(value: Any, limits: ImageLimits) -> Image:
     """Read `image`: a list of byte values, or a "binary string", which may be base64, a data URL or latin-1.
 
     Raises:
-        InvalidImage, ImageTooLarge: anything else; or as `Image` says.
+        InvalidImage, ImageTooLarge: it is none of these, or `Image` refuses it.
     """
     if isinstance(value, bytes):
         return Image.from_bytes(value, limits)
@@ -139,7 +139,7 @@ def image_from(value: Any, limits: ImageLimits) -> Image:
 
 
 class DescriptionJSON(TypedDict):
-    """What a Worker's `env.AI.run` gives back."""
+    """The answer of a Worker's `env.AI.run`."""
 
     description: str
 
@@ -150,7 +150,7 @@ class FailureJSON(TypedDict):
 
 
 class EnvelopeJSON(TypedDict):
-    """What the HTTP API answers."""
+    """The answer of the HTTP API."""
 
     result: DescriptionJSON | None
     success: bool
@@ -159,7 +159,7 @@ class EnvelopeJSON(TypedDict):
 
 
 def description(text: str) -> DescriptionJSON:
-    """The answer as a binding gives it."""
+    """The answer in the format of a Worker's binding."""
     return {"description": text}
 
 
@@ -176,13 +176,13 @@ class EventJSON(TypedDict):
 
 
 def event(chunk: Chunk) -> EventJSON:
-    """The text of a chunk; of the last one, the counts."""
+    """The text of a chunk, and the token counts of the last one."""
     text: EventJSON = {"response": chunk.text}
     return {**text, "usage": usage_json([chunk.usage])} if chunk.usage else text
 
 
 def models_json(page: int) -> dict[str, Any]:
-    """What `GET .../ai/models/search` lists: one model; clients ask for pages until one is empty."""
+    """What `GET .../ai/models/search` lists: one model. Clients ask for pages until one is empty."""
     task = {"id": "882a91d1-c331-4eec-bdad-834c919942a8", "name": "Image-to-Text"}
     model = {"id": "af274959-cb47-4ba8-9d8e-5a0a58b6b402", "source": 1, "name": MODEL, "task": task, "tags": []}
     models = [model] if page == 1 else []
@@ -196,13 +196,13 @@ def error_json(message: str, code: int) -> EnvelopeJSON:
 
 
 def error_of(error: DemoError) -> EnvelopeJSON:
-    """What a caller is told of `error`."""
+    """The body of the response for `error`."""
     other = _CODE_OF_OTHER_REQUESTS if isinstance(error, InvalidRequest) else _CODE_OF_FAILURES
     return error_json(str(error), _CODES.get(type(error), other))
 
 
 def _with_image(messages: tuple[Message, ...], image: Image) -> tuple[Message, ...]:
-    """The picture belongs to the first question: there LLaVA-1.5 was trained to find it."""
+    """Add the picture to the first question, where LLaVA-1.5 was trained to find it."""
     for index, message in enumerate(messages):
         if message.role == "user":
             return (*messages[:index], replace(message, images=(image, *message.images)), *messages[index + 1 :])

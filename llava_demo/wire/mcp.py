@@ -1,7 +1,7 @@
-"""Calls of the Model Context Protocol's tools, looked at before Gradio's server for it gets them.
+"""Tool calls of the Model Context Protocol, checked before Gradio's MCP server gets them.
 
-Gradio 6.31 uploads a data URL to its own page; of an upload that is refused its client hears the status, not the words.
-It quotes the whole of an `image` that is no address, which may be megabytes of base64.
+Gradio 6.31 uploads a data URL to its own page; if that is refused, the client gets the status without the message. It
+quotes the whole `image` that is not an address, which may be megabytes of base64.
 Source: https://modelcontextprotocol.io/specification, `tools/call`.
 """
 
@@ -13,7 +13,7 @@ from llava_demo.wire.messages import is_web_address
 
 
 def refusal_of_call(message: Any, limits: ImageLimits) -> str:
-    """What is wrong with a call whose `image` is no address, or a data URL of no picture; else ""."""
+    """Why a call is refused: its `image` is not an address, or a data URL without a picture. Else ""."""
     if not isinstance(message, dict) or message.get("method") != "tools/call":
         return ""
     params = message.get("params")
@@ -37,6 +37,6 @@ def refused(message: dict[str, Any], words: str) -> dict[str, Any]:
 
 
 def to_be_refused(message: dict[str, Any], words: str) -> dict[str, Any]:
-    """The call with `words` in place of its picture: Gradio quotes them when it refuses what is no address."""
+    """The call with `words` as its picture: Gradio refuses it, since that is not an address, and quotes it."""
     params = message["params"]
     return message | {"params": params | {"arguments": params["arguments"] | {"image": words}}}

@@ -1,6 +1,6 @@
-"""Conversations in OpenAI's form and its relatives', to and from `Message`s.
+"""Conversations in OpenAI's format and related ones, to and from `Message`s.
 
-Pictures are taken wherever a family of APIs puts them: OpenAI's `image_url` parts and Responses' `input_image`,
+Pictures are read wherever one of these APIs puts them: OpenAI's `image_url` parts and Responses' `input_image`,
 transformers' and Vercel's `{"type": "image", "image"}`, Anthropic's `source`, Ollama's `images` beside the content.
 
 Source: https://platform.openai.com/docs/api-reference/chat/create, `messages`.
@@ -21,12 +21,12 @@ from llava_demo.images import Image, ImageLimits
 from llava_demo.wire.bodies import Body, kind_of, refusal_of, wrong
 
 ImageFromFile = Callable[[dict[str, Any]], Image]  # opens a file that the caller uploaded, or raises InvalidRequest
-ImageFromUrl = Callable[[str], Image]  # gives the picture that was fetched from a web address, or raises InvalidRequest
+ImageFromUrl = Callable[[str], Image]  # the picture that was fetched from a URL, or raises InvalidRequest
 
 _TEXT_TYPES = ("text", "input_text", "output_text")
 _IMAGE_TYPES = ("image_url", "input_image", "image")
-# What a tool says stands where the user speaks: LLaVA-1.5 knows no third voice.
 _DATA_URL = 'a data URL or {"url": a data URL}'
+# LLaVA-1.5 knows two speakers: a tool's output counts as the user's.
 _ROLES: dict[str, Role] = {"developer": "system", "tool": "user", "function": "user"}
 
 
@@ -37,7 +37,7 @@ _Address = Annotated[str, StringConstraints(strip_whitespace=True)]  # as browse
 
 
 class Source(Body):
-    """Where a picture is: OpenAI's `{"url"}`, Anthropic's `{"media_type", "data"}`; not documented, Gradio's file."""
+    """Where a picture is: OpenAI's `{"url"}`, Anthropic's `{"media_type", "data"}`, or Gradio's (undocumented)."""
 
     url: Annotated[_Address | None, Field(description="A data URL; http or https where the server fetches.")] = None
     data: Annotated[_Address | None, Field(description="Base64, or what `url` takes.")] = None
@@ -73,7 +73,7 @@ class TextPart(Body):
 
 
 class ImagePart(Source):
-    """A part that holds a picture, or is one."""
+    """A part that holds a picture or is one."""
 
     type: Literal["image_url", "input_image", "image"] | None = None
     image_url: Address | None = None
@@ -105,7 +105,7 @@ def _parts(content: Any) -> Any:
 
 
 class Turn(Body):
-    """A message; pictures stand among its parts, or beside its content."""
+    """A message, with pictures among its parts or beside its content."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: Annotated[
@@ -125,7 +125,7 @@ class Turn(Body):
 
     @property
     def text(self) -> str:
-        """The texts of the content, joined by newlines, and calls of tools as the JSON that they are."""
+        """The texts of the content, joined by newlines, and tool calls as JSON."""
         texts = [part.text for part in self.content or () if isinstance(part, TextPart)]
         calls = [call for call in (*(self.tool_calls or ()), self.function_call) if call]
         return "\n".join([*texts, *(json.dumps(call, ensure_ascii=False) for call in calls)])
@@ -145,14 +145,14 @@ Turns = Annotated[list[Annotated[Turn, BeforeValidator(_turn, json_schema_input_
 
 @dataclass(frozen=True)
 class Pictures:
-    """Makes the pictures of one request. An endpoint that fetches does so before: nothing here waits."""
+    """Makes the pictures of one request. URLs were fetched before: nothing here waits."""
 
     limits: ImageLimits
     from_url: ImageFromUrl | None = None
     from_file: ImageFromFile | None = None
 
     def opened(self, place: str, source: Source) -> Image:
-        """The picture of `source`, which stands at `place`."""
+        """The picture of `source`; `place` is its place in the request, for errors."""
         if source.path is not None and self.from_file is None:
             raise InvalidRequest(f"{place} is a file on a server; send the picture's bytes as a data URL.", place)
         with _named(place):
@@ -177,19 +177,19 @@ def messages_from(
 
     Raises:
         InvalidRequest: anything else; the message and `param` name the place, as `messages[2].content[0].image_url`.
-        InvalidImage, ImageTooLarge: a picture that `Image` refuses; with the place as well.
+        InvalidImage, ImageTooLarge: `Image` refuses a picture; with its place as well.
     """
     pictures = Pictures(limits or ImageLimits(), image_from_url, image_from_file)
     return messages_of(_turns_from(given), pictures)
 
 
 def messages_of(turns: Sequence[Turn], pictures: Pictures, root: str = "messages") -> tuple[Message, ...]:
-    """The messages of validated turns, which the caller sent as `root`. Raises what `messages_from` raises."""
+    """The messages of validated turns; `root` is their field in the request. Raises what `messages_from` raises."""
     return tuple(_message(f"{root}[{index}]", turn, pictures) for index, turn in enumerate(turns))
 
 
 def web_addresses(given: Any) -> tuple[str, ...]:
-    """The http and https addresses of pictures in `given`, each once; of what cannot be read there are none."""
+    """The http and https URLs of the pictures in `given`, each once; none if it cannot be read."""
     try:
         sources = [source for turn in _turns_from(given) for _, source in _sources_of("", turn)]
     except InvalidRequest:
@@ -225,7 +225,7 @@ def _message(place: str, turn: Turn, pictures: Pictures) -> Message:
 
 
 def _sources_of(place: str, turn: Turn) -> Iterator[tuple[str, Source]]:
-    """Each picture of the turn at `place`, with its own place."""
+    """Each picture of the turn at `place`, with its place."""
     for index, part in enumerate(turn.content or ()):
         if isinstance(part, ImagePart):
             yield from _sources_in(f"{place}.content[{index}]", part)
@@ -251,7 +251,7 @@ def _sources_in(place: str, part: ImagePart) -> Iterator[tuple[str, Source]]:
 
 
 def messages_json(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """The conversation as `messages_from` reads it: pictures as data URLs, before the text."""
+    """The conversation in the format of `messages_from`: pictures as data URLs, before the text."""
     return [{"role": message.role, "content": _content_json(message)} for message in messages]
 
 
@@ -264,7 +264,7 @@ def _content_json(message: Message) -> str | list[dict[str, Any]]:
 
 @contextmanager
 def _named(place: str) -> Iterator[None]:
-    """Put the place in front of what a value says against its making."""
+    """Put the place in front of the message of an InvalidRequest."""
     try:
         yield
     except InvalidRequest as error:

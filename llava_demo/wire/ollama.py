@@ -1,7 +1,7 @@
-"""Ollama's chat and generate as a server reads and writes them. Durations are in nanoseconds, as Ollama's are.
+"""Ollama's chat and generate, as a server reads and writes them. Durations are in nanoseconds.
 
-Source: https://github.com/ollama/ollama/blob/main/docs/api.md. Where a client leaves a knob out our default holds, not
-Ollama's: what a model answers should not depend on the interface.
+Source: https://github.com/ollama/ollama/blob/main/docs/api.md. A knob that a client leaves out has our default, not
+Ollama's: an answer should not depend on the interface.
 """
 
 import time
@@ -37,15 +37,15 @@ _MACHINE = ("numa", "num_ctx", "num_batch", "num_gpu", "main_gpu", "low_vram", "
 
 
 class Options(Knobs):
-    """Ollama's `options`; those that set up the machine are taken without effect."""
+    """Ollama's `options`; those that configure the machine are ignored."""
 
     num_predict: Annotated[
         int | None,
         BeforeValidator(partial(whole_number, -2, int(KNOBS["max_tokens"].high))),
-        Field(description="max_tokens; -1 and -2 are as many as the context holds."),
+        Field(description="max_tokens; -1 and -2 mean as many as the context holds."),
     ] = None
     repeat_penalty: Annotated[Any, Field(description="repetition_penalty")] = None
-    repeat_last_n: Annotated[int | None, Field(description="-1, all, where there is a repeat_penalty.")] = None
+    repeat_last_n: Annotated[int | None, Field(description="Must be -1 (all) with a repeat_penalty.")] = None
     without_effect: ClassVar = {
         **dict.fromkeys((*_MACHINE, "use_mmap", "use_mlock", "embedding_only", "num_thread", "num_keep"), ()),
         **dict.fromkeys(("mirostat_tau", "mirostat_eta", "draft_num_predict"), ()),
@@ -58,7 +58,7 @@ class Options(Knobs):
     }
 
     def as_sampling(self, **others: Any) -> SamplingParams:
-        """The knobs in our names, and `others`, which are so already."""
+        """The knobs under our names, and `others`, which have them already."""
         most = KNOBS["max_tokens"].high if self.num_predict in UNLIMITED else self.num_predict
         penalty = self.repetition_penalty if self.repeat_penalty is None else self.repeat_penalty
         most = self.max_tokens if most is None else most
@@ -76,10 +76,10 @@ def _format(value: Any) -> Any:
 
 
 class _Asked(Body):
-    """What chat and generate have in common."""
+    """The fields that chat and generate share."""
 
     model: Annotated[str, Field(min_length=1)]
-    stream: Annotated[bool | None, Field(description="True unless it is said otherwise.")] = None
+    stream: Annotated[bool | None, Field(description="True by default.")] = None
     options: Options | None = None
     format: Annotated[
         Any,
@@ -88,10 +88,10 @@ class _Asked(Body):
     ] = None
     logprobs: bool | None = None
     top_logprobs: TopLogprobs | None = None
-    # As Vercel's ollama-ai-provider-v2 (3.6) sends them; Ollama itself does not look at them.
-    temperature: Annotated[Any, Field(description="As in `options`, which come first.")] = None
-    top_p: Annotated[Any, Field(description="As in `options`, which come first.")] = None
-    max_output_tokens: Annotated[Any, Field(description="num_predict of `options`, which come first.")] = None
+    # Sent by Vercel's ollama-ai-provider-v2 (3.6); Ollama itself ignores them.
+    temperature: Annotated[Any, Field(description="As in `options`, which override it.")] = None
+    top_p: Annotated[Any, Field(description="As in `options`, which override it.")] = None
+    max_output_tokens: Annotated[Any, Field(description="num_predict of `options`, which override it.")] = None
     without_effect: ClassVar[dict[str, tuple[Any, ...]]] = {"keep_alive": (), "format": ("",), "think": (False,)}
 
     @property
@@ -99,7 +99,7 @@ class _Asked(Body):
         return self.stream is not False
 
     def as_sampling(self) -> SamplingParams:
-        """How the answer is sampled."""
+        """The sampling parameters."""
         schema = None if self.format is None else schema_text(None if self.format == "json" else self.format)
         top_logprobs = (self.top_logprobs or 0) if self.logprobs else None
         options = self.options or Options()
@@ -138,12 +138,12 @@ class OllamaGenerateRequest(_Asked):
 
     @property
     def turns(self) -> list[Turn]:
-        """The question as a turn, where there is one."""
+        """The question as a turn, if there is one."""
         is_asked = self.prompt or self.images
         return [Turn.model_construct(role="user", images=self.images)] if is_asked else []
 
     def request(self, pictures: Pictures) -> ChatRequest:
-        """What is asked."""
+        """The request. Raises what `Pictures.opened` and `ChatRequest` raise."""
         images = tuple(pictures.opened(f"images[{at}]", source) for at, source in enumerate(self.images or ()))
         question = Message("user", self.prompt or "", images)
         system = (Message("system", self.system),) if self.system else ()
@@ -165,7 +165,7 @@ class ReplyJSON(TypedDict):
 
 
 class EndJSON(TypedDict, total=False):
-    """What only the last line has."""
+    """The fields of the last line only."""
 
     done: bool
     done_reason: FinishReason | Literal["load"]
@@ -178,7 +178,7 @@ class EndJSON(TypedDict, total=False):
 
 
 class OllamaAnswer(EndJSON):
-    """A line of the stream, or the whole answer, whose text is the message of a chat, else the response."""
+    """A line of the stream, or the whole answer; a chat has its text in `message`, generate in `response`."""
 
     model: str
     created_at: str
@@ -193,12 +193,12 @@ class OllamaError(TypedDict):
 
 @dataclass
 class Writer:
-    """Writes one answer, and measures it from when it is made."""
+    """Writes one answer, and measures its times from its own creation on."""
 
     model: str
     is_chat: bool
     start_ns: int = field(default_factory=time.perf_counter_ns)
-    first_ns: int | None = None  # when the first text came: until then the prompt waited and was read
+    first_ns: int | None = None  # when the first text came; before it, the prompt was queued and prefilled
 
     def line(self, chunk: Chunk) -> OllamaAnswer:
         """One line of the stream; a heartbeat is a line without text."""
@@ -210,13 +210,13 @@ class Writer:
         return answer
 
     def whole(self, completion: Completion) -> OllamaAnswer:
-        """The whole answer, whose chunks were lines before."""
+        """The whole answer; its chunks were given to `line` before."""
         answer = self._answer(completion.text, completion.logprobs)
         answer.update(self._end(completion.finish_reason, completion.usage))
         return answer
 
     def loaded(self) -> OllamaAnswer:
-        """The answer to a request that asks for nothing but the model."""
+        """The answer to a request that only loads the model."""
         answer = self._answer("", ())
         answer.update({"done": True, "done_reason": "load"})
         return answer
@@ -238,7 +238,7 @@ class Writer:
             "done": True,
             "done_reason": reason,
             "total_duration": end - self.start_ns,
-            "load_duration": 0,  # the model is loaded once, before all answers
+            "load_duration": 0,  # the model is loaded before all answers
             "prompt_eval_count": usage.prompt_tokens,
             "prompt_eval_duration": first - self.start_ns,
             "eval_count": usage.completion_tokens,
@@ -247,10 +247,10 @@ class Writer:
 
 
 def now() -> str:
-    """The time as Ollama writes it."""
+    """The time in Ollama's format."""
     return datetime.now(UTC).isoformat().replace("+00:00", "Z")
 
 
 def error_of(error: DemoError) -> OllamaError:
-    """What a caller is told of `error`."""
+    """The body of the response for `error`."""
     return {"error": str(error)}

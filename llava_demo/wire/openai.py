@@ -1,7 +1,7 @@
-"""OpenAI's chat completions as a server reads and writes them: the request, the answer whole or in events, the error.
+"""OpenAI's chat completions as a server reads and writes them: requests, answers whole or in events, errors.
 
-Source: https://platform.openai.com/docs/api-reference/chat. What would change the answer and is not done is refused,
-never passed over in silence; `openai_client` is the other side.
+Source: https://platform.openai.com/docs/api-reference/chat. Fields that would change the answer and are not supported
+are refused, never ignored silently; `openai_client` is the other side.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
-from typing_extensions import TypedDict  # pydantic takes typing's only from Python 3.12 on
+from typing_extensions import TypedDict  # pydantic accepts typing's from Python 3.12 on
 
 from llava_demo.chat import (
     MAX_SEED,
@@ -86,17 +86,17 @@ class ChatCompletionRequest(Knobs):
 
 @dataclass(frozen=True)
 class Call:
-    """A request, and how its answer is wanted."""
+    """A request, and the form of its answer."""
 
     request: ChatRequest
     model: str | None = None
     choices: int = 1
     is_stream: bool = False
-    has_usage: bool = False  # in a stream, which has none unless asked
+    has_usage: bool = False  # whether a stream ends with its usage
 
     @property
     def requests(self) -> list[ChatRequest]:
-        """One for each choice: with a seed, the first is that of a call for one, and the others have the next seeds."""
+        """One for each choice. With a seed, the first has it, and the others have the following seeds."""
         sampling = self.request.sampling
         if sampling.seed is None:
             return [self.request] * self.choices
@@ -105,10 +105,10 @@ class Call:
 
 
 def call_of(body: ChatCompletionRequest, pictures: Pictures) -> Call:
-    """What the body of a POST to `/chat/completions` asks for.
+    """The call of a body.
 
     Raises:
-        InvalidRequest: a value that is not allowed; `param` is its place.
+        InvalidRequest: a value is not allowed; `param` is its place.
     """
     options = body.stream_options or StreamOptions()
     if options.model_fields_set and not body.stream:
@@ -135,7 +135,7 @@ def _sampling_from(body: ChatCompletionRequest) -> SamplingParams:
 
 
 def _schema_from(body: ChatCompletionRequest) -> str | None:
-    """The schema of the answer, wherever a family of servers puts it."""
+    """The schema of the answer, from any of the fields that servers have for it."""
     if body.response_format is not None:
         return body.response_format.schema_text
     newer = body.structured_outputs.given if body.structured_outputs else None
@@ -197,12 +197,12 @@ class ChatCompletion(TypedDict):
 
 @dataclass(frozen=True)
 class Head:
-    """What every part of one answer repeats. Its methods write the parts; choices are counted from 0."""
+    """The fields that all parts of one answer share. Its methods write the parts; choices are counted from 0."""
 
     id: str  # "chatcmpl-..."
     model: str
     created: int  # seconds since 1970
-    has_usage: bool = False  # a stream that ends with its usage says before that there is none yet
+    has_usage: bool = False  # a stream that ends with its usage has `usage: null` before
 
     def completion(self, completions: Sequence[Completion]) -> ChatCompletion:
         """The whole answer, one choice for each completion."""
@@ -226,11 +226,11 @@ class Head:
         }
 
     def first(self, index: int) -> dict[str, Any]:
-        """The event before all text, which names the speaker."""
+        """The first event, which has the role."""
         return self._event(index, {"role": "assistant", "content": "", "refusal": None})
 
     def events(self, index: int, chunk: Chunk) -> list[dict[str, Any]]:
-        """The events of one chunk: its text, and why it is the last one; none for a heartbeat."""
+        """The events of a chunk: its text, and the finish reason; none for a heartbeat."""
         events = []
         if chunk.text or chunk.logprobs:
             events.append(self._event(index, {"content": chunk.text}, _logprobs_json(chunk.logprobs)))
@@ -239,7 +239,7 @@ class Head:
         return events
 
     def last(self, usages: Sequence[Usage]) -> dict[str, Any]:
-        """The event with the token counts of all choices, which has no choice itself."""
+        """The last event, with the token counts of all choices."""
         return self._chunk([]) | {"usage": usage_json(usages)}
 
     def _event(
@@ -257,7 +257,7 @@ class Head:
 
 
 def usage_json(usages: Sequence[Usage]) -> UsageJSON:
-    """The counts of one prompt, asked once, and all its answers."""
+    """The token counts of a prompt, which counts once, and of all its answers."""
     prompt, completion = usages[0].prompt_tokens, sum(usage.completion_tokens for usage in usages)
     return {
         "prompt_tokens": prompt,
@@ -274,7 +274,7 @@ def _logprobs_json(logprobs: Sequence[TokenLogprob]) -> LogprobsJSON | None:
 
 
 def token_json(token: TokenLogprob) -> TokenJSON:
-    """A token of the answer, with those that could have stood there."""
+    """A token of the answer, with the likeliest alternatives."""
     return {**_logprob_json(token), "top_logprobs": [_logprob_json(top) for top in token.top]}
 
 
@@ -317,11 +317,11 @@ class ErrorJSON(TypedDict):
 
 
 def error_json(message: str, status: int, code: str | None = None, param: str | None = None) -> ErrorJSON:
-    """The body of an answer with this status."""
+    """The body of an error response with this status."""
     kind = "server_error" if status >= 500 else "rate_limit_error" if status == 429 else "invalid_request_error"
     return {"error": {"message": message, "type": kind, "param": param, "code": None if code == kind else code}}
 
 
 def error_of(error: DemoError) -> ErrorJSON:
-    """What a caller is told of `error`."""
+    """The body of the response for `error`."""
     return error_json(str(error), error.status, error.code, getattr(error, "param", None))

@@ -1,6 +1,6 @@
-"""OpenAI's chat completions as a client writes and reads them: what the remote engine sends, and what servers answer.
+"""OpenAI's chat completions as a client writes and reads them: the remote engine's requests, and servers' answers.
 
-vLLM, SGLang, llama.cpp and others fill the same forms differently; `openai` is this server's own side.
+vLLM, SGLang, llama.cpp and others differ in details; `openai` is the server's side.
 """
 
 import json
@@ -27,11 +27,14 @@ from llava_demo.errors import (
 from llava_demo.wire.dialects import EXTENSIONS, UNKNOWN, Dialect, dialect_of
 from llava_demo.wire.messages import messages_json
 
-STREAMED = {"stream": True, "stream_options": {"include_usage": True}}  # for `request_json`: as a stream, counted
+STREAMED = {
+    "stream": True,
+    "stream_options": {"include_usage": True},
+}  # added to `request_json`: a stream with token counts
 MAX_MESSAGE_CHARACTERS = 500  # longest part of another server's message that is passed on
 
 _BROKEN_OFF = ("abort", "aborted", "cancelled", "error")  # finish reasons
-# In the words of OpenAI, vLLM, SGLang, llama.cpp, Ollama, LM Studio and TGI; the codes of most are the status.
+# Matches the messages of OpenAI, vLLM, SGLang, llama.cpp, Ollama, LM Studio and TGI; most have only the status as code.
 _TOO_LONG = re.compile(
     r"context (length|size)|(maximum|max_)[ _]?model[ _]len|`inputs` (tokens|must have)", re.IGNORECASE
 )
@@ -49,11 +52,11 @@ _BY_CODE: dict[str, type[InvalidRequest]] = {
 
 
 def request_json(request: ChatRequest, model: str | None, dialect: Dialect = UNKNOWN) -> dict[str, Any]:
-    """The body that asks `model` for this, or the server's only one; `call_from` reads it.
+    """The body of a chat completion by `model`, or by the server's only model.
 
     Raises:
-        InvalidRequest: a raw prompt, for which chat completions have no place.
-        UnsupportedParameter: what the server would leave out without a word.
+        InvalidRequest: a raw prompt, which a chat completion cannot hold.
+        UnsupportedParameter: the server would silently ignore a parameter.
     """
     if request.is_raw:
         raise InvalidRequest("A raw prompt cannot be sent as a chat completion.", "raw")
@@ -79,27 +82,27 @@ def request_json(request: ChatRequest, model: str | None, dialect: Dialect = UNK
 
 
 class AnswerReader:
-    """One answer, event by event; servers send its end and its token counts in one event or in two."""
+    """Reads one answer, event by event. Servers send its end and its token counts in one event or in two."""
 
     def __init__(self, has_logprobs: bool = False) -> None:
         self._has_logprobs = has_logprobs
         self._finish_reason: FinishReason | None = None
         self._usage: Usage | None = None
         self._pieces = 0  # with text
-        self._half = ""  # first half of a character beyond 16 bits: servers in JavaScript may cut it in two
+        self._half = ""  # a high surrogate: servers in JavaScript may cut a character beyond 16 bits in two
         self.is_done = False  # `[DONE]` came
 
     def chunk_from(self, data: str) -> Chunk:
-        """The text of one event's data, and its log-probabilities; never the last chunk.
+        """The text and log-probabilities of one event's data; never the last chunk.
 
         Raises:
-            DemoError: the event is an error, or nothing that can be read.
+            DemoError: the event is an error, or unreadable.
             UnsupportedParameter: the first text lacks the log-probabilities that were asked for.
         """
         if data.strip() == "[DONE]":
             self.is_done = True
             return Chunk()
-        if not data.lstrip().startswith(("{", "[")):  # nothing, or a keep-alive in words: ping
+        if not data.lstrip().startswith(("{", "[")):  # empty, or a keep-alive such as "ping"
             return Chunk()
         event = _event_from(data)
         try:
@@ -112,7 +115,7 @@ class AnswerReader:
         if text and not self._pieces and self._has_logprobs and not chunk.logprobs:
             raise UnsupportedParameter("The server that answers gives no logprobs; leave it out.", "logprobs")
         if not self._pieces:
-            text = text.removeprefix(" ")  # before a first word; not every server drops this space
+            text = text.removeprefix(" ")  # SentencePiece's; not every server drops it
         self._pieces += bool(text)
         return Chunk(text, logprobs=chunk.logprobs)
 
@@ -129,7 +132,7 @@ class AnswerReader:
         """
         if self._finish_reason is None:
             raise GenerationFailed("The answer broke off: the server that wrote it is gone. Please try again.")
-        # A server that counts nothing still sent about one token in each piece.
+        # A server without token counts still sent about one token in each piece.
         return Chunk(finish_reason=self._finish_reason, usage=self._usage or Usage(0, self._pieces))
 
 
@@ -146,7 +149,7 @@ def _event_from(data: str) -> dict[str, Any]:
 
 
 def _status_of(event: dict[str, Any]) -> int:
-    """An error within a stream has no status of HTTP: servers write it as a number, or the kind as a word."""
+    """The HTTP status of an error within a stream: servers write it as a number, or the kind as a word."""
     error = event.get("error")
     fields = error if isinstance(error, dict) else event
     for name in ("code", "http_status_code", "status_code"):  # vLLM, SGLang and llama.cpp; TGI; others
@@ -157,13 +160,13 @@ def _status_of(event: dict[str, Any]) -> int:
 
 
 def chunk_from(event: dict[str, Any]) -> Chunk:
-    """Read the first choice of a stream's event; `Chunk()` where it says nothing new, as the first one does.
+    """Read the first choice of a stream's event; `Chunk()` if it has no text, like the first one.
 
-    Servers send the finish reason and the usage in two events, so a chunk made here may have one without the other:
-    a client of a stream joins them.
+    Servers send the finish reason and the usage in two events: a chunk made here may have one without the other, and
+    `AnswerReader` joins them.
 
     Raises:
-        ValueError: it is no `chat.completion.chunk`.
+        ValueError: it is not a `chat.completion.chunk`.
     """
     with _form_of("chat.completion.chunk"):
         choices = event.get("choices") or ()  # keep-alives and counts have none
@@ -191,7 +194,7 @@ def _finish_reason(choice: dict[str, Any]) -> FinishReason | None:
     """Why the answer ended; "content_filter", "eos_token" and others count as stop.
 
     Raises:
-        GenerationFailed: it did not end, but was given up: "abort" of vLLM and SGLang, "error" of vLLM.
+        GenerationFailed: the server aborted it: "abort" of vLLM and SGLang, "error" of vLLM.
     """
     reason = choice.get("finish_reason") or None  # "" in every chunk of some servers
     if reason in _BROKEN_OFF:
@@ -230,9 +233,9 @@ def _data(token: dict[str, Any]) -> bytes | None:
 
 
 def error_from(status: int, body: Any, retry_after_s: int = 5) -> DemoError:
-    """What a server's refusal means to our callers; `body` is its JSON, or whatever it sent in place of it.
+    """The error for our callers when a server refuses; `body` is its JSON, or whatever it sent instead.
 
-    A key that the other server does not take is not our caller's to mend, nor are its words his business.
+    If that server refuses our key, its message is not passed on: our callers cannot do anything about it.
     """
     fields = _fields_of(body)
     message = str(fields.get("message") or f"The model's server answered with status {status}.")
@@ -269,10 +272,9 @@ def _fields_of(body: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Served:
-    """What a server tells about the model that is wanted, or about its first one. None where it does not tell.
+    """What a server says about the wanted model, or about its first one; None for what it does not say.
 
-    `context_tokens` is `max_model_len` of vLLM and SGLang; the fields after it are only this project's own server's.
-    `dialect` is how it wants to be asked.
+    `context_tokens` is `max_model_len` of vLLM and SGLang; only this project's own server has the fields after it.
     """
 
     model: str | None = None
@@ -284,7 +286,7 @@ class Served:
 
 
 def served_from(listing: Any, wanted: str | None = None) -> Served:
-    """Read a list of models; one that cannot be read tells nothing."""
+    """Read a list of models; an unreadable one gives an empty `Served`."""
     models = listing.get("data") if isinstance(listing, dict) else None
     entries = models if isinstance(models, list) else []
     named = [entry for entry in entries if isinstance(entry, dict) and isinstance(entry.get("id"), str)]

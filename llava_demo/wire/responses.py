@@ -1,4 +1,4 @@
-"""OpenAI's Responses as a server reads and writes them, without a store: each call brings the whole conversation.
+"""OpenAI's Responses, as a server without a store reads and writes them: each call has the whole conversation.
 
 Source: https://platform.openai.com/docs/api-reference/responses.
 """
@@ -23,7 +23,7 @@ LOGPROBS = "message.output_text.logprobs"  # in `include`
 
 
 def _turns(given: Any) -> Any:
-    """The input as turns: a text is the user's, calls of tools and what tools said are turns, reasoning is none."""
+    """The input as turns: a string is the user's, tool calls and outputs are turns, reasoning is dropped."""
     if isinstance(given, str):
         return [{"role": "user", "content": given}]
     if not isinstance(given, list):
@@ -66,11 +66,11 @@ class ResponseRequest(Knobs):
 
     @property
     def format(self) -> AnswerFormat | None:
-        """How the answer is to be written; None for text."""
+        """The format of the answer; None for text."""
         return self.text.format if self.text else None
 
     def request(self, pictures: Pictures) -> ChatRequest:
-        """What is asked. Raises what `messages_of` raises."""
+        """The request. Raises what `messages_of` raises."""
         system = (Message("system", self.instructions),) if self.instructions else ()
         most = self.max_tokens if self.max_output_tokens is None else self.max_output_tokens
         top = (self.top_logprobs or 0) if LOGPROBS in (self.include or ()) or self.top_logprobs else None
@@ -144,12 +144,12 @@ class ResponseWriter:
     _logprobs: list[TokenLogprob] = field(default_factory=list)
 
     def whole(self, completion: Completion) -> ResponseJSON:
-        """The answer, ended."""
+        """The whole answer."""
         status = _status(completion.finish_reason)
         return self._response(status, [self._message(status, completion.text, completion.logprobs)], completion.usage)
 
     def first(self) -> list[dict[str, Any]]:
-        """The events before all text."""
+        """The events before the first text."""
         response = self._response("in_progress", [], None)
         return [
             self._event("response.created", response=response),
@@ -159,7 +159,7 @@ class ResponseWriter:
         ]
 
     def events(self, chunk: Chunk) -> list[dict[str, Any]]:
-        """The events of a chunk: its text, and, of the last one, the end; none for a heartbeat."""
+        """The events of a chunk: its text, and the end for the last one; none for a heartbeat."""
         events = []
         if chunk.text or chunk.logprobs:
             self._texts.append(chunk.text)
@@ -171,7 +171,7 @@ class ResponseWriter:
         return events
 
     def error(self, code: str, message: str, param: str | None) -> dict[str, Any]:
-        """The event that ends a stream in place of the answer's end."""
+        """The event that ends the stream of an answer that failed."""
         return self._event("error", code=code, message=message, param=param)
 
     def _last(self, reason: FinishReason, usage: Usage) -> list[dict[str, Any]]:

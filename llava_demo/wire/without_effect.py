@@ -1,7 +1,7 @@
-"""The fields that are taken although nothing is done with them, since no answer here can differ by them.
+"""The fields that are accepted and ignored, because they cannot change an answer here.
 
-They are fields of OpenAI, and of servers and routers that speak like it. `()` stands for any value; else only the
-values that ask for what is done anyway are taken. All other fields are refused by name.
+They are fields of OpenAI, and of servers and routers with its API. `()` stands for any value; otherwise only the values
+that ask for the default behaviour are accepted. All other unknown fields are refused by name.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("session_id", "rid", "cache_salt", "guided_decoding_backend"), ()),
     **dict.fromkeys(("prompt_cache_key", "prompt_cache_retention", "cache_prompt", "id_slot"), ()),
     **dict.fromkeys(("keep_alive", "ttl", "provider", "route", "usage", "timings_per_token", "return_progress"), ()),
-    # how long a model reasons, and where that is told: this one does not; how it calls tools: it answers in words
+    # how long a model reasons, and how it calls tools: this one does neither
     **dict.fromkeys(("reasoning_effort", "reasoning", "reasoning_format", "include_reasoning", "verbosity"), ()),
     **dict.fromkeys(("thinking_token_budget", "thinking_budget_tokens", "reasoning_budget"), ()),
     **dict.fromkeys(("separate_reasoning", "stream_reasoning", "parallel_tool_calls", "parse_tool_calls"), ()),
@@ -45,7 +45,7 @@ WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
     "bad_words": ([],),
     "echo": (False,),
     "watermark": (False,),
-    # how it is written
+    # how the answer is written
     "skip_special_tokens": (True,),
     "spaces_between_special_tokens": (True,),
     "include_stop_str_in_output": (False,),
