@@ -2,6 +2,7 @@
 
 import atexit
 import functools
+import gc
 import logging
 import os
 import shutil
@@ -55,6 +56,12 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection() -> Generator[None, object, object]:
     with quick_imports():
         return (yield)
+
+
+def pytest_sessionfinish() -> None:
+    """pytest 9 collects garbage ten times at its end, to tell of errors there: once finds what there is."""
+    gc.collect()
+    gc.freeze()
 
 
 # The files that take longest, 25 to 40 s of a CPU each. Begun as the last ones, they would leave the other cores idle.

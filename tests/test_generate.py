@@ -456,7 +456,9 @@ def test_a_failure_in_the_model_is_told_and_the_next_request_works(
     assert answer(tiny_engine).usage.completion_tokens == 24
 
 
-@pytest.mark.parametrize("sampling", [{}, {"temperature": 1, "top_p": 0.9, "top_logprobs": 2}, {"temperature": 1}])
+@pytest.mark.parametrize(
+    "sampling", [{}, {"temperature": 1, "top_p": 0.9, "top_logprobs": 2, "seed": 3}, {"temperature": 1, "seed": 3}]
+)
 @pytest.mark.parametrize("number", [math.nan, math.inf])
 @pytest.mark.parametrize("make", [engine_of, batched_engine_of])
 def test_logits_that_are_no_numbers_are_a_failure_and_no_words(

@@ -80,12 +80,12 @@ def test_a_json_body_that_no_conversation_has_is_refused(tiny: Server, path: str
 def test_megabytes_of_empty_lists_are_counted_not_parsed(tiny: Server) -> None:
     """15 MB, parsed on the event loop, gave 6.6 s without any answer, and 650 MB."""
     body = b'{"data":[' + b"[]," * 1_000_000 + b"[]]}"
-    start = time.perf_counter()
+    start = time.thread_time()
     with pytest.raises(InvalidRequest):
         check_json(body)
-    checked_at = time.perf_counter()
+    checked_at = time.thread_time()
     json.loads(body)
-    assert time.perf_counter() - checked_at > 3 * (checked_at - start)
+    assert time.thread_time() - checked_at > 3 * (checked_at - start)
     assert answered(tiny, "gradio_api/queue/join", content=body, headers=JSON).status_code == 400
 
 

@@ -1,5 +1,6 @@
 """The weights that are shipped: they answer truly, decline what they do not know, and fit beside the code."""
 
+import functools
 import random
 import re
 from itertools import product
@@ -38,10 +39,16 @@ def test_the_shipped_checkpoint_is_small_and_carries_its_processor():
 _WRONG_SHARE = {"scenes": 0.05, "wordings": 0.06, "plain": 0.05, "plain wordings": 0.05}
 
 
+@pytest.fixture(scope="module")
+def marks_in(llava):
+    """The marks of a sample of one set."""
+    return functools.cache(lambda name: marks_of(llava, list(talks(name, pictures=20))))
+
+
 @pytest.mark.parametrize("name", SETS)
-def test_its_answers_are_true(llava, name):
+def test_its_answers_are_true(marks_in, name):
     """A sample of `python -m examples.miniature evaluate`, whose full table stands in the model card."""
-    marks = marks_of(llava, list(talks(name, pictures=20)))
+    marks = marks_in(name)
     wrong = [(m.turn.type, m.turn.question, m.turn.answer, m.answer) for m in marks if not m.is_right]
     assert len(wrong) <= len(marks) * _WRONG_SHARE[name], wrong
 
@@ -57,13 +64,13 @@ def test_next_to_its_world_it_says_nothing_untrue(llava, family):
     assert len(false) <= _FALSE_SHARE.get(family, 0.05) * len(said), false
 
 
-def test_in_four_bits_it_answers_as_truthfully(llava):
+def test_in_four_bits_it_answers_as_truthfully(marks_in):
     """bitsandbytes NF4 on the CPU, through the demo's own loading: at most 3 points below."""
     quantized = loaded(MINIATURE, "4bit")
     assert any(type(module).__name__ == "Linear4bit" for module in quantized.model.modules())
-    sample = list(talks("plain", pictures=25))
-    right = [sum(mark.is_right for mark in marks_of(model, sample)) for model in (llava, quantized)]
-    assert right[1] >= right[0] - 0.03 * sum(len(talk.turns) for talk in sample), right
+    marks = marks_in("plain"), marks_of(quantized, list(talks("plain", pictures=20)))
+    right = [sum(mark.is_right for mark in each) for each in marks]
+    assert right[1] >= right[0] - 0.03 * len(marks[0]), right
 
 
 def test_the_page_knows_how_it_declines():

@@ -1,6 +1,7 @@
 """Decoding has a time limit, ends with its caller, and stands in nobody's way."""
 
 import asyncio
+import functools
 import os
 import signal
 import struct
@@ -21,9 +22,14 @@ from llava_demo.images import Fit, Image, workers
 GIVE_UP_S = 60  # of a test on a machine that does other things too
 
 
+@functools.cache
+def progressive_jpeg(side: int) -> bytes:
+    return encoded(PIL.Image.new("L", (side, side)), "JPEG", progressive=True)
+
+
 def jpeg_with_scans(count: int, side: int = 4096) -> bytes:
     """A progressive JPEG of a few hundred KB whose last scan is repeated: each goes through all of its blocks."""
-    data = encoded(PIL.Image.new("L", (side, side)), "JPEG", progressive=True)
+    data = progressive_jpeg(side)
     start = data.rindex(b"\xff\xda")
     return data[:-2] + data[start:-2] * count + data[-2:]
 
@@ -89,7 +95,8 @@ def test_a_header_that_takes_long_to_read_is_refused() -> None:
         Image.from_bytes(gif_with_a_comment_in_crumbs())
 
 
-def test_what_takes_long_stands_in_nobodys_way() -> None:
+def test_what_takes_long_stands_in_nobodys_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "LIMIT_S", 1.0)  # after which the last of them is given up; they take ten
     slow = [Image.from_bytes(jpeg_with_scans(2000 + number)) for number in range(4)]
     photo = encoded(PIL.Image.effect_noise((2000, 1500), 60).convert("RGB"), "JPEG")
     with ThreadPoolExecutor(4) as threads:
