@@ -17,6 +17,8 @@ from typing import IO
 import httpx
 import psutil
 
+from tests.fork_server import Program, can_have
+
 ROOT = Path(__file__).parents[1]
 START_LIMIT_S = 240  # of a process that imports torch and loads a model, on a machine that does other things too
 LIFE_LIMIT_S = 900
@@ -34,7 +36,7 @@ class OtherServer:
     """One that is up; `url` ends with a slash."""
 
     url: str
-    process: subprocess.Popen[bytes]
+    process: "subprocess.Popen[bytes] | Program"
     written: IO[bytes]  # to its standard error
 
     def wait_until_said(self, words: str, limit_s: float = 60) -> None:
@@ -62,20 +64,22 @@ def other_server(
     python: str | Path = sys.executable,
     is_bare: bool = False,  # `variables` are all that it has
 ) -> Iterator[OtherServer]:
-    """Start `python -m command` in `folder`, with a free port for PORT, and wait until `health` answers 200 there."""
+    """Start `python -m command` in `folder`, with a free port for PORT, and wait until `health` answers 200 there.
+
+    It is forked where it can be; see `fork_server`.
+    """
     port = free_port()
     url = f"http://127.0.0.1:{port}/"
     arguments = [word.replace("PORT", str(port)) for word in command]
     written = tempfile.TemporaryFile()  # noqa: SIM115, closed with the server
     uploads = tempfile.mkdtemp(prefix="uploads-")  # a server that ends deletes files, which may not be others'
-    inherited = {} if is_bare else os.environ | {"GRADIO_TEMP_DIR": uploads}
-    process = subprocess.Popen(
-        [python, "-m", *arguments],
-        cwd=folder,
-        env=inherited | {"HF_HUB_OFFLINE": "1"} | (variables or {}),
-        stdout=subprocess.DEVNULL,
-        stderr=written,
-    )
+    given = ({} if is_bare else {"GRADIO_TEMP_DIR": uploads}) | {"HF_HUB_OFFLINE": "1"} | (variables or {})
+    words, streams = ["-m", *arguments], {"stdout": subprocess.DEVNULL, "stderr": written}
+    if is_bare or python != sys.executable or not can_have(given):
+        environment = given if is_bare else os.environ | given
+        process = subprocess.Popen([python, *words], cwd=folder, env=environment, **streams)
+    else:
+        process = Program(words, folder, given, **streams)
     guard = threading.Timer(LIFE_LIMIT_S, process.kill)  # whatever hangs ends, and fails its test
     guard.start()
     try:
@@ -97,7 +101,7 @@ def other_server(
         shutil.rmtree(uploads, ignore_errors=True)
 
 
-def _wait_until_up(url: str, process: subprocess.Popen[bytes]) -> None:
+def _wait_until_up(url: str, process: "subprocess.Popen[bytes] | Program") -> None:
     deadline = time.monotonic() + START_LIMIT_S
     while time.monotonic() < deadline:
         assert process.poll() is None, f"the server ended with {process.returncode} before it was up"

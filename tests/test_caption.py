@@ -17,6 +17,7 @@ from servers import Server, free_port
 
 from llava_demo.__main__ import main
 from llava_demo.caption import done_in
+from tests.fork_server import PIPE, Program
 
 ROOT = Path(__file__).parents[1]
 COUNT, BROKEN = 200, ("003.png", "077.png", "150.png")
@@ -53,7 +54,7 @@ def test_a_run_that_was_killed_goes_on_and_does_nothing_twice(
     for name in BROKEN:
         (pictures / name).write_bytes(b"\x89PNG nothing more")
     command = ["caption", str(pictures), "--model", "miniature", "--out", str(out)]
-    with subprocess.Popen([sys.executable, "-m", "llava_demo", *command], cwd=ROOT, stderr=subprocess.DEVNULL) as first:
+    with Program(["-m", "llava_demo", *command], ROOT) as first:
         deadline = time.monotonic() + 120
         while not out.exists() or len(out.read_bytes().splitlines()) < 20:
             assert first.poll() is None
@@ -80,14 +81,14 @@ def test_ctrl_c_ends_it_and_says_how_far_it_is(tmp_path: Path) -> None:
     for number in range(COUNT):
         (tmp_path / f"{number}.png").write_bytes(png("red", (40 + number, 40)))
     out = tmp_path / "out.csv"
-    command = [sys.executable, "-m", "llava_demo", "caption", str(tmp_path), "--model", "miniature", "--out", str(out)]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=os.environ) as running:
+    command = ["-m", "llava_demo", "caption", tmp_path, "--model", "miniature", "--out", out]
+    with Program(command, ROOT, stderr=PIPE) as running:
         deadline = time.monotonic() + 120
         while not out.exists() or len(out.read_text().splitlines()) < 3:
             assert time.monotonic() < deadline
             time.sleep(0.02)
         running.send_signal(signal.SIGINT)
-        _, words = running.communicate(timeout=60)
+        _, words = running.communicate()
     assert running.returncode == 130
     count = len(out.read_text().splitlines()) - 1
     assert f"{count} of {COUNT} pictures are done" in words

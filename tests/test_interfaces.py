@@ -3,10 +3,8 @@
 import asyncio
 import base64
 import json
-import os
 import re
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -33,6 +31,7 @@ from servers import Server
 from llava_demo.chat import ChatRequest, Message, SamplingParams
 from llava_demo.engines import complete
 from llava_demo.images import Image
+from tests.fork_server import run
 
 ROOT = Path(__file__).parents[1]
 DRAWING = ROOT / "examples" / "circle-and-square.png"
@@ -201,11 +200,10 @@ def by_command_line(visit: Visit) -> str:
 
 def at_the_command_line(visit: Visit) -> "subprocess.CompletedProcess[str]":
     knobs = [f"--{name.replace('_', '-')}={value}" for name, value in visit.knobs.items()]
-    command = [sys.executable, "-m", "llava_demo", "ask", *knobs, f"--model={visit.checkpoint}", DRAWING, visit.prompt]
-    environment = os.environ | {"PYTHONIOENCODING": "utf-8"}
-    return subprocess.run(
-        command, cwd=ROOT, capture_output=True, encoding="utf-8", check=True, timeout=180, env=environment
-    )
+    command = ["-m", "llava_demo", "ask", *knobs, f"--model={visit.checkpoint}", DRAWING, visit.prompt]
+    done = run(command, ROOT, timeout=180)
+    assert done.returncode == 0, done.stderr
+    return done
 
 
 def elsewhere(work: Callable[[], Any]) -> Any:

@@ -29,6 +29,7 @@ from llava_demo.errors import EngineBusy, EngineUnavailable, InvalidRequest, Too
 from llava_demo.images import Image
 from llava_demo.model.llava import Llava
 from llava_demo.settings import Settings
+from tests.fork_server import run
 
 PICTURE = Image.from_bytes(png())
 
@@ -235,8 +236,7 @@ def test_serve_ends_with_the_reason_where_the_weights_cannot_be_read(tiny_folder
     for path in Path(tiny_folder).iterdir():
         content = path.read_bytes()
         (tmp_path / path.name).write_bytes(content[:100] if path.suffix == ".safetensors" else content)
-    command = [sys.executable, "-m", "llava_demo", "serve", "--model", str(tmp_path), "--port", str(free_port())]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
+    done = run(["-m", "llava_demo", "serve", "--model", tmp_path, "--port", str(free_port())], ROOT, timeout=120)
     assert done.returncode == 1
     assert f"{tmp_path.name} could not be loaded" in done.stderr
     assert "Traceback" not in done.stderr

@@ -26,6 +26,7 @@ from llava_demo.engines.generate import GenerateEngine
 from llava_demo.images import Image
 from llava_demo.model import FOR_PHOTOS, MINIATURE_DECLINES
 from llava_demo.settings import GROUPS
+from tests.fork_server import PIPE, Program
 
 ROOT = Path(__file__).parents[1]
 QUESTION = "What is in this picture?"
@@ -55,16 +56,9 @@ def answer_line(written: str) -> dict[str, str]:
 
 
 @contextmanager
-def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """The command as a process of its own, that Ctrl-C reaches even where the tests run in the background."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "llava_demo", *arguments],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    ) as process:
+def started(*arguments: str) -> Iterator[Program]:
+    """The command as a process of its own."""
+    with Program(["-m", "llava_demo", *arguments], ROOT, stdout=PIPE, stderr=PIPE) as process:
         guard = threading.Timer(MAX_S, process.kill)  # whatever hangs ends, and fails its test
         guard.start()
         yield process
