@@ -11,6 +11,7 @@ from browsers import Tab
 from pictures import png
 from playwright.sync_api import expect
 from servers import Server
+from test_browser_turns import untaken
 
 from llava_demo.ui.saved import FORMAT
 
@@ -206,6 +207,32 @@ def test_a_picture_and_a_growing_answer_move_nothing_and_its_speed_is_told(tiny:
         tab.wait_for_end()
     expect(tab.notes.last).to_contain_text("60 tokens")
     assert tab.page.evaluate("window.shifted") < 0.01
+
+
+def test_on_a_slow_network_nothing_moves_when_the_question_is_taken(tiny: Server, open_tab: Open) -> None:
+    """The box shrinks at the press of the key; later than half a second after it, browsers count that as a fault."""
+    tab = open_tab(tiny.url)
+    tab.set("max_tokens", 5)
+    tab.ask("Tell me a story.")
+    tab.wait_for_end()
+    tab.add({"name": "wide.png", "mimeType": "image/png", "buffer": png("gray", WIDE)})
+    tab.question.fill("Tell me another one. " * 20)
+    tab.page.wait_for_function("document.querySelector('#box textarea').clientHeight > 60")
+    tab.page.evaluate("""async () => {
+        for (const _ of [1, 2]) await new Promise(requestAnimationFrame);
+        window.surprises = [];
+        new PerformanceObserver(list => {
+            const late = list.getEntries().filter(({ hadRecentInput }) => !hadRecentInput);
+            window.surprises.push(...late.map(({ value }) => value));
+        }).observe({ type: "layout-shift" });
+    }""")
+    with untaken(tab) as wait:
+        tab.question.press("Enter")
+        wait()
+        tab.page.wait_for_timeout(700)
+    expect(tab.answers).to_have_count(2)
+    tab.wait_for_end()
+    assert sum(tab.page.evaluate("window.surprises")) < 0.01
 
 
 def test_a_reader_that_scrolled_up_stays_there_and_comes_back_to_the_end(tiny: Server, open_tab: Open) -> None:

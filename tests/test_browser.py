@@ -10,7 +10,7 @@ import pytest
 from browsers import Tab
 from gradio.utils import get_upload_folder
 from pictures import png
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Locator, Route, expect
 from servers import Server
 from test_browser_keeping import wait_until_kept
 
@@ -384,3 +384,41 @@ def test_a_conversation_is_saved_to_a_file_and_opened_in_another_browser(
     expect(other.page.locator("#share-said")).to_contain_text("no saved conversation")
     expect(other.answers.last).to_contain_text("blue")
     assert not [path for path in Path(get_upload_folder()).iterdir() if path.is_file()]  # as unfinished uploads are
+
+
+def test_keys_of_an_input_method_are_its_own(tiny: Server, open_tab: Open) -> None:
+    """In Japanese and Chinese, Enter ends the choice of a word and Escape drops it."""
+    tab = open_tab(tiny.url)
+
+    def compose(target: Locator, key: str) -> None:
+        event = {"key": key, "isComposing": True, "bubbles": True, "cancelable": True}
+        press = "(element, event) => element.dispatchEvent(new KeyboardEvent('keydown', event))"
+        assert target.evaluate(press, event), "the input method would not get the key"
+
+    with tiny.slow():
+        tab.ask("Tell me a long story.")
+        expect(tab.answers.last).to_have_text(SOMETHING)
+        compose(tab.question, "Enter")
+        compose(tab.question, "Escape")
+        words = tab.answers.last.inner_text()
+        expect(tab.answers.last).not_to_have_text(words)  # it was not stopped
+        tab.page.keyboard.press("Escape")
+        tab.wait_for_end()
+    tab.conversation.locator("[data-testid=user]").hover()
+    tab.button("Edit").last.click()
+    editor = tab.conversation.locator("textarea")
+    for key in ("Enter", "Escape"):
+        compose(editor, key)
+    expect(editor).to_be_visible()
+    editor.press("Escape")
+    arriving: list[Route] = []
+    tab.page.route("**/upload*", lambda route: arriving.append(route))
+    tab.page.locator("#box input[type=file]").set_input_files([upload()])
+    tab.question.fill("かん")
+    compose(tab.question, "Enter")
+    expect(tab.page.locator("#doing")).to_have_count(0)  # it is not sent as soon as the picture is there
+    tab.page.get_by_role("button", name="Conversations").click()
+    tab.page.locator("#drawer .rename").click()
+    name = tab.page.locator("#drawer li input")
+    compose(name, "Enter")
+    expect(name).to_be_visible()

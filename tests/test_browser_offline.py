@@ -189,6 +189,55 @@ def test_nothing_that_is_done_without_a_network_is_lost(
     expect_the_same_page(tab)
 
 
+# In place of our server's answers: what a hotel's Wi-Fi says, or a head whose body never comes.
+STRANGE = """{
+    const fetch = window.fetch;
+    const broken = () => new ReadableStream({ start: (body) => body.error(new TypeError()) });
+    const says = { "a hotel": () => ["<h1>Welcome! Please log in.</h1>", "text/html"],
+        "a broken body": () => [broken(), "application/json"] };
+    window.fetch = (...asked) => {
+        const isEvent = /queue.join|run/.test(asked[0].url ?? asked[0]);
+        if (!window.strange || !isEvent) return fetch(...asked);
+        window.strangeRuns = (window.strangeRuns ?? 0) + /run/.test(asked[0].url ?? asked[0]);
+        const [body, type] = says[window.strange]();
+        return Promise.resolve(new Response(body, { headers: { "content-type": type } }));
+    };
+}"""
+
+
+@pytest.mark.parametrize("strange", ["a hotel", "a broken body"])
+def test_what_is_not_a_whole_answer_of_our_server_is_none(tiny: Server, open_tab: Open, strange: str) -> None:
+    """Gradio reloaded the page, or was never done."""
+    tab = open_tab(tiny.url, may_log=MAY_LOG)
+    tab.page.add_init_script(STRANGE)
+    tab.page.reload()
+    mark(tab)
+    tab.page.evaluate("strange => { window.strange = strange; }", strange)
+    tab.question.fill("What is this?")
+    tab.question.press("Enter")
+    expect(tab.refusal).to_contain_text("The server cannot be reached. Nothing was sent, and nothing is lost")
+    tab.page.locator("#code-switch").click()  # an event without the queue
+    tab.page.wait_for_function("window.strangeRuns > 0")
+    tab.page.evaluate("window.strange = ''")
+    tab.page.locator("#code-switch").click()
+    tab.page.locator("#code dialog .close").click()
+    tab.question.press("Enter")
+    expect(tab.answers.last).to_have_text(SOMETHING)
+    expect_the_same_page(tab)
+
+
+def test_an_upload_that_something_else_answers_can_be_tried_again(tiny: Server, open_tab: Open) -> None:
+    tab = open_tab(tiny.url)
+    page = {"content_type": "text/html", "body": "<h1>Welcome! Please log in.</h1>"}
+    tab.page.route("**/gradio_api/upload*", lambda route: route.fulfill(**page))
+    tab.page.locator("#box input[type=file]").set_input_files([RED])  # type: ignore[list-item]
+    refused = tab.page.locator("#refused li")
+    expect(refused).to_contain_text("The server cannot be reached.")
+    tab.page.unroute_all()
+    refused.get_by_role("button", name="Try again").click()
+    expect(tab.thumbnails).to_have_count(1)
+
+
 # The page's patience with a silent network is under the test's control: no time passes, and no machine is too slow.
 PATIENCE = """{
     const [set, clear] = [window.setTimeout, window.clearTimeout];

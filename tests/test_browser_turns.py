@@ -1,5 +1,6 @@
 """What a turn and a full conversation offer: versions, the rest of a cut answer, pictures that are left out."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -277,3 +278,62 @@ def test_a_question_that_was_not_taken_yet_stays_behind_when_a_new_chat_is_begun
     tab.page.locator("#drawer li .open").last.click()
     expect(tab.answers).to_have_text("The image shows a red circle and a blue square.")
     expect(tab.question).to_have_value("What color is the square?")
+
+
+# What the server says of an event that has ended stays on its way until it is let go.
+HOLDS_ENDS = """{
+    const fetch = window.fetch;
+    let letGo;
+    window.holdEnds = () => { window.held = new Promise(go => { letGo = go; }); };
+    window.letEndsGo = () => letGo();
+    window.fetch = async (asked, options) => {
+        const answer = await fetch(asked, options);
+        if (!String(asked.url ?? asked).includes("/queue/data")) return answer;
+        const messages = new TransformStream({ async transform(text, controller) {
+            for (const message of text.split(/(?<=\\n\\n)/)) {
+                if (message.includes("process_completed")) await window.held;
+                controller.enqueue(message);
+            }
+        } });
+        const body = answer.body.pipeThrough(new TextDecoderStream()).pipeThrough(messages);
+        return new Response(body.pipeThrough(new TextEncoderStream()), answer);
+    };
+}"""
+
+
+def test_a_button_that_can_be_pressed_is_obeyed_however_late_gradio_hears_that_the_event_before_has_ended(
+    tiny: Server, open_tab: Open
+) -> None:
+    """Between the last words of an answer and the end of its event, Gradio dropped a click on the same button."""
+    tab = open_tab(tiny.url)
+    tab.page.add_init_script(HOLDS_ENDS)
+    tab.page.reload()
+    tab.set("max_tokens", 3)
+    asked(tab, "Tell me a story.", CIRCLE_AND_SQUARE)
+    tab.page.evaluate("window.holdEnds()")
+    tab.button("Retry").click()
+    expect(tab.page.locator(".versions span")).to_have_text("2/2")
+    expect(tab.notes.last).to_contain_text("3 tokens")
+    expect(tab.stop).to_be_visible()
+    expect(tab.button("Retry")).to_be_hidden()
+    tab.page.evaluate("window.letEndsGo()")
+    tab.button("Retry").click()
+    expect(tab.page.locator(".versions span")).to_have_text("3/3")
+    tab.wait_for_end()
+
+
+def test_a_question_sent_right_after_stop_is_asked(tiny: Server, open_tab: Open) -> None:
+    """Gradio dropped it for as long as it drew what was left of the stopped answer, which was over a second."""
+    tab = open_tab(tiny.url)
+    with tiny.slow():
+        tab.ask("Tell me a story.")
+        expect(tab.answers.last).to_have_text(re.compile(r"\S"))
+        tab.question.fill("And then?")
+        tab.page.evaluate("""async () => {
+            document.querySelector("#box .stop-button").click();
+            while (!document.querySelector("#box .submit-button")) await new Promise(requestAnimationFrame);
+            document.querySelector("#box .submit-button").click();
+        }""")
+        expect(tab.conversation.locator("[data-testid=user]")).to_have_text(["Tell me a story.", "And then?"])
+        tab.stop.click()
+        tab.wait_for_end()

@@ -245,6 +245,25 @@ def test_a_disk_that_is_full_in_mid_upload_is_said_without_a_traceback_and_leave
     assert b"Traceback" not in os.pread(server.written.fileno(), 10**6, 0)
 
 
+def test_a_conversation_that_finds_no_room_is_refused_with_words(server: OtherServer) -> None:
+    """Gradio's words for it were none."""
+    [path] = httpx.post(f"{server.url}gradio_api/upload", files={"files": ("a.png", noise())}, timeout=60).json()
+    config = httpx.get(f"{server.url}config").json()
+    values = {component["id"]: component["props"].get("value") for component in config["components"]}
+    [event] = [event for event in config["dependencies"] if event["api_name"] == "saved"]
+    picture = {"type": "file", "file": {"path": path, "meta": {"_type": "gradio.FileData"}}}
+    data = [[{"role": "user", "content": [picture]}], *(values[knob] for knob in event["inputs"][1:])]
+    limits = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        response = httpx.post(
+            f"{server.url}gradio_api/run/predict", json={"data": data, "fn_index": event["id"]}, timeout=60
+        )
+    finally:
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, limits)
+    assert "no room for files" in response.text
+
+
 def ask(server: Server, picture: str) -> str:
     """What is said about a question to gradio_client's endpoint about an uploaded file."""
     file = {"path": picture, "meta": {"_type": "gradio.FileData"}}

@@ -1,4 +1,4 @@
-"""The page on which people ask about pictures, and its API for `gradio_client`. Everything here is Gradio's world."""
+"""The page on which people ask about pictures, and its API for `gradio_client`; all code that needs Gradio."""
 
 from llava_demo.ui.page import build_page
 from llava_demo.ui.preview import LinkPreview, card

@@ -10,24 +10,24 @@ from llava_demo.callers import caller_of
 from llava_demo.chat import Chunk
 from llava_demo.metrics import AnswerRecord
 
-# Ten updates/s at most, with the question's and the last one; a page with six turns and four pictures takes 79 in all.
+# At most ten updates/s, with the question's and the last one; a page with six turns and four pictures manages 79.
 UPDATE_S = 0.125
 
 
 class Growth:
-    """The text of an answer up to now, and whether it is time to show it again."""
+    """The text of an answer so far, and whether it is time to show it again."""
 
     def __init__(self, record: AnswerRecord, begun: str = "") -> None:
-        """`begun` is what there is of an answer that goes on."""
+        """`begun` is the beginning of an answer that is continued."""
         self.text, self.record = begun, record
         self._pieces = 0
         self._shown_at = 0.0
 
     def takes(self, chunk: Chunk) -> bool:
-        """Add a chunk, and say whether the caller should be shown the text.
+        """Add a chunk; returns whether to yield the text now.
 
-        True about eight times a second while text comes; for each heartbeat, since Gradio notices a caller that has
-        gone only when something is yielded; and for the last chunk.
+        True about eight times a second while text comes, for each heartbeat, since Gradio notices a disconnected caller
+        only when something is yielded, and for the last chunk.
         """
         self.text += chunk.text
         self._pieces += bool(chunk.text)
@@ -42,13 +42,13 @@ class Growth:
 
     @property
     def tokens_per_s(self) -> float:
-        """About: a chunk has one token of text, but for those that are held back. 0 until it can be told."""
+        """An estimate: most chunks have one token. 0 until it can be told."""
         writing_s = self.record.total_s - (self.record.first_token_s or 0)
         return (self._pieces - 1) / writing_s if self._pieces > 4 and writing_s > 0 else 0
 
 
 def caller_of_event() -> str:
-    """The caller of the Gradio event that is handled: its login, which others may share, and its address."""
+    """The caller of the current Gradio event: its login, which others may share, and its address."""
     event: gr.Request | None = LocalContext.request.get(None)
     if event is None:
         return ""
@@ -57,13 +57,13 @@ def caller_of_event() -> str:
 
 
 def request_of_event() -> HTTPConnection | None:
-    """The HTTP request with which the Gradio event came that is handled."""
+    """The HTTP request of the current Gradio event."""
     event: gr.Request | None = LocalContext.request.get(None)
     return event and event.request
 
 
 def numbers_of(measured: AnswerRecord) -> str:
-    """The quiet line below a finished answer: its tokens, the wait for the first, and the speed after it."""
+    """The line below a finished answer: its tokens, the wait for the first one, and the speed after it."""
     if measured.usage is None or measured.first_token_s is None:
         return "No words"
     tokens = measured.usage.completion_tokens

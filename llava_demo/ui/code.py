@@ -1,6 +1,6 @@
-"""A request as code that repeats it: in Python, JavaScript and the shell, through each interface that the server has.
+"""Code that repeats a request, in Python, JavaScript and the shell, for each interface of the server.
 
-Pure text from values. Pictures are named, not held: the code reads them from the folder in which it runs.
+It makes text from values. Pictures are file names: the code reads them from the folder in which it runs.
 """
 
 import json
@@ -21,7 +21,7 @@ WIDTH = 88
 _OPENAIS_OWN = ("temperature", "top_p", "max_tokens", "frequency_penalty", "presence_penalty", "seed", "stop")
 _RESPONSES_OWN = ("temperature", "top_p", "max_output_tokens")
 _CLOUDFLARES_OWN = (*_OPENAIS_OWN[:-1], "top_k", "repetition_penalty")
-_SHUT = "This server has a login and no API key, so it takes no such requests."
+_CLOSED = "This server has a login and no API key, so it takes no such requests."
 _ONE_PICTURE = (
     "Cloudflare's interface takes exactly one picture, with the first message; this conversation is different."
 )
@@ -34,7 +34,7 @@ class Snippet:
     name: str
     language: str  # as Pygments calls it
     code: str
-    remark: str = ""  # what of the request it leaves out
+    remark: str = ""  # what it cannot do
 
 
 @dataclass(frozen=True)
@@ -50,31 +50,31 @@ class CodeRequest:
 
     @property
     def knobs(self) -> dict[str, Any]:
-        """The sampling parameters that are not at the API's defaults; what is not sent stays there."""
+        """The sampling parameters that differ from the API's defaults."""
         neutral = SamplingParams()
         given = {field.name: getattr(self.request.sampling, field.name) for field in fields(SamplingParams)}
         changed = {name: value for name, value in given.items() if value != getattr(neutral, name)}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in changed.items()}
 
     def knobs_and_extra(self, own: tuple[str, ...]) -> dict[str, Any]:
-        """The knobs as a client takes them whose own are only these; `extra_body` carries the others."""
+        """The knobs for a client with the parameters `own`; the others go into `extra_body`."""
         extra = {name: value for name, value in self.knobs.items() if name not in own}
         known = {name: value for name, value in self.knobs.items() if name in own}
         return known | ({"extra_body": extra} if extra else {})
 
     def for_gradio(self, handle_file: Callable[[str], Any]) -> tuple[str, dict[str, Any]]:
-        """The endpoint of Gradio's clients and its arguments, with `handle_file` of a file's name for a picture."""
+        """The endpoint for Gradio's clients and its arguments; `handle_file` makes a picture of a file name."""
         messages = self.request.messages
         if len(messages) == 1 and len(self.request.images) == 1:
             return "/ask", {"image": handle_file(self.files()[0]), "prompt": messages[0].text, **self.knobs}
         return "/chat", {"messages": self.turns(handle_file), **self.knobs}
 
     def turns(self, picture: Callable[[str], Any]) -> list[dict[str, Any]]:
-        """The conversation in OpenAI's form, with `picture` of a file's name for a picture."""
+        """The conversation in OpenAI's format; `picture` makes a picture of a file name."""
         return [{"role": message.role, "content": self._content(message, picture)} for message in self.request.messages]
 
     def files(self) -> list[str]:
-        """The names of all pictures, each once, in the order of the conversation."""
+        """The file names of all pictures, each once, in the order of the conversation."""
         return list(dict.fromkeys(self.file_names[image.digest] for image in self.request.images))
 
     def _content(self, message: Message, picture: Callable[[str], Any]) -> str | list[Any]:
@@ -84,20 +84,20 @@ class CodeRequest:
 
 
 def snippets_of(call: CodeRequest) -> list[Snippet]:
-    """One for each client, the plainest first."""
-    shut = _SHUT if call.takes_login and not call.takes_key else ""
+    """A snippet for each client, the simplest first."""
+    closed = _CLOSED if call.takes_login and not call.takes_key else ""
     rounded = "JavaScript rounds a seed this large." if (call.request.sampling.seed or 0) > MAX_SAFE_INTEGER else ""
     is_cloudflares = len(call.request.images) == 1 and call.request.messages[0].images
     return [
         Snippet("Python", "python", _gradio_client(call)),
-        Snippet("OpenAI", "python", _openai(call), shut),
-        Snippet("Responses", "python", _responses(call), shut),
-        Snippet("Ollama", "python", _ollama(call), shut),
-        Snippet("Cloudflare", "python", _cloudflare(call), shut)
+        Snippet("OpenAI", "python", _openai(call), closed),
+        Snippet("Responses", "python", _responses(call), closed),
+        Snippet("Ollama", "python", _ollama(call), closed),
+        Snippet("Cloudflare", "python", _cloudflare(call), closed)
         if is_cloudflares
         else Snippet("Cloudflare", "text", "", _ONE_PICTURE),
         Snippet("JavaScript", "javascript", _gradio_client_in_javascript(call), rounded),
-        Snippet("curl", "bash", _curl(call), shut),
+        Snippet("curl", "bash", _curl(call), closed),
     ]
 
 
@@ -217,7 +217,7 @@ def _key(call: CodeRequest) -> str:
 
 
 def _arguments(arguments: dict[str, Any]) -> str:
-    """Keyword arguments, each on a line of its own."""
+    """Keyword arguments, one per line."""
     indent = PYTHON.indent
     rows = (f"{name}={written(value, PYTHON, indent, len(name) + 2)}," for name, value in arguments.items())
     return "\n".join(indent + row for row in rows)
@@ -239,10 +239,10 @@ console.log(result.data[0]);
 
 
 def _curl(call: CodeRequest) -> str:
-    """OpenAI's interface. The body goes through a pipe, since a picture is longer than a command may be."""
+    """OpenAI's interface. The body is piped, since a picture exceeds the length of a command."""
 
     def picture(name: str) -> dict[str, Any]:
-        kind = mimetypes.guess_type(name)[0] or "image/jpeg"  # our server looks at the bytes
+        kind = mimetypes.guess_type(name)[0] or "image/jpeg"  # our server ignores it
         url = f"\"data:{kind};base64,$(base64 < {shlex.quote(name)} | tr -d '\\n')\""
         return {"type": "image_url", "image_url": {"url": Code(url)}}
 
@@ -261,34 +261,34 @@ JSON
 
 @dataclass(frozen=True)
 class Code:
-    """An expression that stands in the source as it is."""
+    """An expression that is written into the source unchanged."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How strings are written, and how deep a level is indented: the rest is the same in all the languages."""
+    """How a language writes strings and indents; the rest is the same in all of them."""
 
     string: Callable[[str], str]
     indent: str
 
 
 def python_string(text: str) -> str:
-    """A literal in double quotes, as formatters have it; what cannot be seen is spelled out, as `repr` does."""
+    """A literal in double quotes, as formatters prefer; unprintable characters are escaped, as by `repr`."""
     return _visible(text, lambda c: f"\\U{ord(c):08x}" if ord(c) > 0xFFFF else f"\\u{ord(c):04x}")
 
 
 def json_string(text: str) -> str:
-    """A literal in JSON, and in JavaScript; what cannot be seen is spelled out."""
+    """A literal in JSON and JavaScript; unprintable characters are escaped."""
     return _visible(text, lambda c: json.dumps(c)[1:-1])
 
 
 def heredoc_string(text: str) -> str:
-    """A JSON literal that comes out of an unquoted here-document as JSON of that text.
+    """A JSON literal for an unquoted here-document, from which it comes out as JSON of that text.
 
-    Of the pairs that JSON writes with a backslash the shell changes only the double one. An exclamation mark calls up
-    earlier commands, in zsh here too.
+    Of JSON's pairs with a backslash the shell changes only the double one. An exclamation mark expands to earlier
+    commands, in zsh even here.
     """
     meanings = {"\\\\": "\\\\\\\\", "$": "\\$", "`": "\\`", "!": "\\u0021"}
     return re.sub(r"\\.|[$`!]", lambda found: meanings.get(found[0], found[0]), json_string(text))
@@ -298,10 +298,10 @@ PYTHON, JAVASCRIPT, HEREDOC = Layout(python_string, "    "), Layout(json_string,
 
 
 def written(value: Any, layout: Layout, indent: str = "", lead: int = 0) -> str:
-    """The source of a value: on one line if that fits behind `lead` characters, else with an element a line.
+    """The source of a value: on one line if it fits behind `lead` characters, else with one element per line.
 
-    The value is made of strings, numbers, lists, dictionaries with strings for keys, and `Code`. `indent` is what the
-    line begins with on which the value begins.
+    The value consists of strings, numbers, lists, dictionaries with string keys, and `Code`. `indent` is the
+    indentation of the line on which the value begins.
     """
     if isinstance(value, Code):
         return value.text

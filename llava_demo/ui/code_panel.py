@@ -1,4 +1,4 @@
-"""The panel "Use in code": the conversation and the settings of the page as code that is ready to copy."""
+"""The panel "Use in code": the page's conversation and settings as code to copy."""
 
 import asyncio
 from html import escape
@@ -41,7 +41,7 @@ class CodePanel:
         self._examples, self._read_image = examples, read_image
 
     async def show(self, request: gr.Request, box: dict[str, Any], history: list[Entry], *knobs: Any) -> str:
-        """What would be sent now, or was sent last, as code for anyone who reaches the page at this address."""
+        """The request that would be sent now, or was sent last, as code with the address of this browser's page."""
         try:
             call = await asyncio.to_thread(self._call, page_address(request), box, history, knobs)
         except InvalidRequest as error:
@@ -78,13 +78,13 @@ class CodePanel:
 
 
 def page_address(request: gr.Request) -> str:
-    """Where the browser has the page from, through whatever proxy or tunnel, without a slash at its end."""
+    """The page's address in the browser, through any proxy or tunnel, without a slash at its end."""
     asked = request.request
     return get_root_url(asked, asked.url.path, asked.app.root_path)
 
 
 def unused_name(name: str, taken: set[str]) -> str:
-    """The name, numbered if another picture has it: pasted pictures are all called image.png."""
+    """The name, with a number if another picture has it: all pasted pictures are called image.png."""
     path = PurePath(name)
     numbered = (f"{path.stem}-{number}{path.suffix}" for number in range(2, len(taken) + 2))
     return name if name not in taken else next(other for other in numbered if other not in taken)

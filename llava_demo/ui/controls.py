@@ -10,9 +10,9 @@ from llava_demo.errors import InvalidRequest
 
 
 class SamplingControls:
-    """One control for each field of SamplingParams; made inside a `gr.Blocks`, in front or behind "More".
+    """One control for each knob, the seed and the stop strings; made inside a `gr.Blocks`, some of them under "More".
 
-    `context_tokens` is asked whenever it is needed: an engine that loads, or is elsewhere, learns it late.
+    `context_tokens` is called at each use: a loading or remote engine learns it late.
     """
 
     def __init__(self, context_tokens: Callable[[], int]) -> None:
@@ -48,10 +48,10 @@ class SamplingControls:
         return list(self._by_name)
 
     def sampling_from(self, values: tuple[Any, ...]) -> SamplingParams:
-        """The values of `components`, in their order, as parameters.
+        """The parameters of these values of `components`, in their order.
 
         Raises:
-            InvalidRequest: a value out of its range, or a seed that is not a whole number.
+            InvalidRequest: a value is out of its range, or the seed is not a whole number.
         """
         given = dict(zip(self._by_name, values, strict=True))
         lines = (given.pop("stop") or "").splitlines()
@@ -62,18 +62,18 @@ class SamplingControls:
         return self._by_name["max_tokens"]
 
     def max_tokens_now(self, value: float) -> gr.Slider:
-        """The slider of `max_tokens` with the end that holds now, for an event that outputs it."""
+        """An update of the `max_tokens` slider with its current end."""
         end = self._end("max_tokens", KNOBS["max_tokens"])
         return gr.Slider(maximum=end) if value <= end else gr.Slider(maximum=end, value=end)
 
     @property
     def usual(self) -> SamplingParams:
-        """What the page starts with."""
+        """The parameters that the page starts with."""
         starts: dict[str, Any] = {name: self._start(name, knob) for name, knob in KNOBS.items()}
         return SamplingParams(**starts)
 
     def values_of(self, sampling: SamplingParams) -> list[Any]:
-        """What `components` show for it, in their order; what is beyond a slider's end is its end."""
+        """The values of `components` for these parameters, in their order, cut to the ends of the sliders."""
         values: dict[str, Any] = {
             name: min(getattr(sampling, name), self._end(name, knob)) for name, knob in KNOBS.items()
         }
@@ -103,7 +103,7 @@ class SamplingControls:
 
 
 def label_of(name: str) -> str:
-    """A parameter's name as people write it: `top_p` is Top-p, `max_tokens` is Max tokens."""
+    """A parameter's name for people: `top_p` is Top-p, `max_tokens` is Max tokens."""
     return {"top_p": "Top-p", "top_k": "Top-k", "min_p": "Min-p"}.get(name, name.replace("_", " ").capitalize())
 
 

@@ -1,9 +1,9 @@
-"""What the Chatbot holds, and the conversation that the model reads: one to the other. It knows no engine.
+"""Converts between the Chatbot's value and the conversation that the model reads. It knows no engine.
 
 The Chatbot's value is a list of entries, `{"role", "content", "metadata"}`. A turn of the user is a run of entries, one
 for each picture and one for the text: with both in one entry Gradio 6.31 loses the pictures when the text is edited.
 An entry with a title is a note to the reader (waiting, numbers, a failure); the model never reads it. A picture whose
-`alt_text` is LEFT_OUT is still shown, and the model no longer reads it.
+`alt_text` is LEFT_OUT is still shown, but no longer read by the model.
 """
 
 import html
@@ -16,12 +16,12 @@ from llava_demo.chat import Message, is_blank
 from llava_demo.images import Image
 
 Entry = dict[str, Any]
-LEFT_OUT = "Left out"  # js/context.js writes it; of a file's values it is what Gradio keeps
+LEFT_OUT = "Left out"  # js/entries.js writes it into the one value of a file that Gradio keeps
 ReadImage = Callable[[str], Image]  # from a path inside Gradio's cache
 
 
 def question_entries(text: str, files: list[str]) -> list[Entry]:
-    """A turn of the user: its pictures first, as the model reads them."""
+    """A turn of the user, pictures first, as the model reads it."""
     parts: list[dict[str, Any]] = [{"path": path} for path in files]
     if not is_blank(text):
         parts.append(_text_part(text))
@@ -33,14 +33,14 @@ def answer_entry(text: str) -> Entry:
 
 
 def pending_entry(words: str) -> Entry:
-    """The line in an answer's place until its first word."""
+    """The line in place of an answer until its first word."""
     return _note(words, "", status="pending")
 
 
 def byline_entry(words: str, text_tokens: int | None = None) -> Entry:
-    """The line below an answer that has ended: its numbers, or "Stopped".
+    """The line below an ended answer: its numbers.
 
-    `text_tokens` of the conversation up to here, without its pictures, are for js/context.js.
+    `text_tokens`, for js/context.js: the conversation's tokens up to here without its pictures.
     """
     entry = _note(words, "", status="done")
     entry["metadata"] |= {} if text_tokens is None else {"id": text_tokens}
@@ -48,12 +48,12 @@ def byline_entry(words: str, text_tokens: int | None = None) -> Entry:
 
 
 def failure_entry(title: str, message: str) -> Entry:
-    """Why there is no answer, or no more of it; the one kind of note that stands open and has a text."""
+    """Why there is no answer, or no more of it: the only note that has a text."""
     return _note(title, message)
 
 
 def advice_entry(words: str) -> Entry:
-    """The line below an answer: what the reader should know about it."""
+    """The line below an answer with advice for the reader."""
     return _note(words, "", status="done")
 
 
@@ -62,7 +62,7 @@ def is_note(entry: Entry) -> bool:
 
 
 def has_advice(history: list[Entry], words: str) -> bool:
-    """Whether the reader was given this advice before."""
+    """Whether the reader got this advice before."""
     return any(_title(entry) == words for entry in history)
 
 
@@ -73,8 +73,8 @@ def text_of(entry: Entry) -> str:
 def messages_from(history: list[Entry], read_image: ReadImage) -> tuple[Message, ...]:
     """The conversation that the model reads; raises what `read_image` and `Message` raise.
 
-    Of a question that was never answered (stopped, failed) the pictures stay, since a later question may be about
-    them; its text goes, since the model would answer it instead of the new one.
+    A question that was never answered (stopped, failed) keeps its pictures, since a later question may be about them.
+    Its text is dropped, or the model would answer it instead of the new one.
     """
     messages: list[Message] = []
     for (role, is_for_reader), entries in groupby(history, key=lambda entry: (entry["role"], is_note(entry))):
@@ -92,7 +92,7 @@ def messages_from(history: list[Entry], read_image: ReadImage) -> tuple[Message,
 
 
 def cut_answer(history: list[Entry]) -> tuple[list[Entry], str]:
-    """The history before its last answer, and that answer's text, "" where there is none to be continued."""
+    """The history before its last answer, and that answer's text, "" if there is none to continue."""
     end = len(history)
     while end and is_note(history[end - 1]):
         end -= 1
@@ -102,14 +102,14 @@ def cut_answer(history: list[Entry]) -> tuple[list[Entry], str]:
 
 
 def edited(history: list[Entry]) -> list[Entry]:
-    """The history that ends with a text from the Chatbot's editor, with that text as `shown`."""
+    """The history with the text from the Chatbot's editor at its end as `shown`."""
     *before, last = history
     text, _ = _content_of([last])
     return [*before, *(question_entries(text, []) or [last])]
 
 
 def replaced(history: list[Entry], index: int, shown_text: str) -> list[Entry]:
-    """The history with another text at `index`, as the Chatbot shows it."""
+    """The history with `shown_text` at `index`."""
     entry = history[index] | {"content": [{"type": "text", "text": shown_text}]}
     return [*history[:index], entry, *history[index + 1 :]]
 
@@ -137,14 +137,14 @@ def _note(title: str, text: str, status: str | None = None) -> Entry:
 
 
 def _text_part(text: str) -> dict[str, Any]:
-    # A plain string would pass through inspect.cleandoc and lose the blanks at its ends.
+    # Gradio strips the blanks at the ends of a plain string with inspect.cleandoc.
     return {"type": "text", "text": shown(text)}
 
 
 def shown(text: str) -> str:
-    """Text such that the Chatbot, which takes all text for HTML, shows it as it is; `html.unescape` undoes it.
+    """Escape text for the Chatbot, which shows all text as HTML; `html.unescape` undoes it.
 
-    Only what HTML would take for a tag or a character's name is changed, since Edit and Copy show the change.
+    Only tags and character references are escaped, since Edit and Copy show the change.
     """
     if html.unescape(text) != text:
         text = text.replace("&", "&amp;")

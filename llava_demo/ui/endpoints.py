@@ -1,4 +1,4 @@
-"""The API for `gradio_client`: /ask, /chat and /info. Types, ranges and words of its parameters are SamplingParams'."""
+"""The API for `gradio_client`: /ask, /chat and /info; SamplingParams gives the types, ranges and descriptions."""
 
 import asyncio
 import inspect
@@ -60,7 +60,7 @@ _KNOB_PARAMETERS = _knob_parameters()
 
 
 def add_endpoints(page: gr.Blocks, engine: Engine, limits: ImageLimits, downloads: Downloads | None) -> None:
-    """Publish the three endpoints on `page`, inside its context. Their failures reach the client as words."""
+    """Publish the three endpoints on `page`, inside its context. Their errors reach the client as messages."""
     uploads = Uploads(limits, downloads, engine.info.max_images)
 
     async def ask(image: Any, prompt: Any, *knobs: Any) -> AsyncGenerator[str, None]:
@@ -109,7 +109,7 @@ def add_endpoints(page: gr.Blocks, engine: Engine, limits: ImageLimits, download
 
 
 def _publish(page: gr.Blocks, function: Callable[..., Any], words: str, parameters: Sequence[_Parameter]) -> None:
-    """Give `function` a signature that Gradio can read, and it and its parameters their words: for MCP a docstring."""
+    """Publish `function` with a signature that Gradio can read; descriptions go into a docstring, for MCP."""
     about = "\n".join(f"    {parameter.name}: {parameter.words}" for parameter in parameters)
     function.__doc__ = f"{words}\n\nArgs:\n{about}"  # written here, since `python -OO` drops docstrings
     returns = dict[str, Any] if not parameters else str

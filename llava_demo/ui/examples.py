@@ -23,7 +23,7 @@ class Example:
 
 
 def examples_for(is_miniature: bool, folder: Path = FOLDER) -> list[Example]:
-    """Those that the served model can answer; none where the folder was not installed with the code."""
+    """The examples that the served model can answer; none if the folder was not installed with the code."""
     index = folder / "examples.json"
     if not index.is_file():
         return []
@@ -37,7 +37,7 @@ def examples_for(is_miniature: bool, folder: Path = FOLDER) -> list[Example]:
 
 
 class Examples:
-    """The cards of one page, their pictures in Gradio's cache. The model that answers now decides which are shown."""
+    """The cards of one page, with their pictures in Gradio's cache; the current model decides which are shown."""
 
     def __init__(self, is_miniature: Callable[[], bool]) -> None:
         self._is_miniature = is_miniature
@@ -45,21 +45,21 @@ class Examples:
         self._examples: dict[bool, list[Example]] = {}
 
     def publish(self, chat: gr.Chatbot) -> None:
-        """Show the cards in `chat`; the pictures of all are copied to its cache and stay there."""
+        """Show the cards in `chat`; all their pictures are copied to its cache and stay there."""
         for kind in (True, False):
             self._examples[kind], self._cards[kind] = [], []
             for example in examples_for(kind):
                 file = chat.serve_static_file(example.path)
-                chat.keep_in_cache.add(file["path"])  # else it is deleted with old uploads, and the card has no picture
+                chat.keep_in_cache.add(file["path"])  # else it is deleted with old uploads
                 self._examples[kind].append(Example(file["path"], example.title, example.prompt))
                 named = file | {"orig_name": Path(example.path).name, "mime_type": "image/png"}
                 self._cards[kind].append({"text": example.prompt, "files": [named]})
         chat.examples = self.cards()  # type: ignore[assignment]
 
     def cards(self) -> list[dict[str, Any]]:
-        """The cards for the model that answers now, as the Chatbot takes them."""
+        """The cards for the current model, as the Chatbot takes them."""
         return self._cards[self._is_miniature()]
 
     def shown(self) -> list[Example]:
-        """What the cards ask, in their order."""
+        """The examples of the cards, in their order."""
         return self._examples[self._is_miniature()]

@@ -1,15 +1,16 @@
-"""What the page does at each of its events: one queued event for each action.
+"""The handlers of the page's events: one queued event for each action.
 
-No handler raises: Gradio 6.31 would cover the whole conversation with the word "Error". A question that cannot be asked
-stays where it was written, with the reason above the message box. A failure is shown in the answer's place; the
-question stays, to be sent again with Retry or changed with Edit or Undo.
+No handler raises: Gradio 6.31 would cover the whole conversation with the word "Error". A refused question stays where
+it was written, with the reason above the message box. A failure is shown in the answer's place; the question stays, to
+be sent again with Retry or changed with Edit or Undo.
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 import gradio as gr
@@ -27,11 +28,10 @@ from llava_demo.ui.uploads import ReadUploads
 
 logger = logging.getLogger(__name__)
 
-# Updated by events: the message box, the refusal above it, the conversation, what the model sees, the line of progress.
+# Values for the message box, the refusal above it, the conversation, what the model sees, and the line of progress.
 Update = tuple[Any, Any, Any, Any, Any]
 
-IDLE: dict[str, Any] = {"submit_btn": True, "stop_btn": False}
-BUSY: dict[str, Any] = {"submit_btn": False, "stop_btn": True}
+_BUSY: dict[str, Any] = {"submit_btn": False, "stop_btn": True}  # until the event has ended: page.py's _ENDED
 
 _LOOKING = "Looking"
 _BROKEN = "Something broke on our side, and the server's log says what. Please try again."
@@ -43,73 +43,76 @@ class Question:
 
     asked: list[Entry]
     before: list[Entry]
+    knobs: tuple[Any, ...]  # the values of the sampling controls
     is_from_box: bool = False  # the message box is emptied once the question is taken
-    begun: str = ""  # an answer whose rest is asked for
+    begun: str = ""  # the beginning of an answer that is to be continued
+
+
+def _asks(question_of: Callable[..., Question]) -> Callable[..., AsyncGenerator[Update, None]]:
+    """The handler of an event: it answers the question that `question_of` makes of the event's inputs."""
+
+    @wraps(question_of)
+    async def handler(self: "Handlers", *inputs: Any) -> AsyncGenerator[Update, None]:
+        async with aclosing(self._answer(question_of(self, *inputs))) as updates:
+            async for update in updates:
+                yield update
+
+    return handler
 
 
 class Handlers:
-    """The page's events, bound to one engine. The only state is the Chatbot's value, and it lives in the browser."""
+    """The handlers, bound to one engine. The only state is the Chatbot's value, which lives in the browser."""
 
     def __init__(self, engine: Engine, controls: SamplingControls, examples: Examples, read_image: ReadUploads) -> None:
         self._engine, self._controls, self._examples = engine, controls, examples
         self._read_image = read_image
 
-    async def send(self, box: dict[str, Any], history: list[Entry], *knobs: Any) -> AsyncGenerator[Update, None]:
+    @_asks
+    def send(self, box: dict[str, Any], history: list[Entry], *knobs: Any) -> Question:
         """Ask what is in the message box."""
-        asked = _asked(history, box["text"], box["files"])
-        async with aclosing(self._answer(Question(asked, history, is_from_box=True), knobs)) as updates:
-            async for update in updates:
-                yield update
+        return Question(_asked(history, box["text"], box["files"]), history, knobs, is_from_box=True)
 
-    async def send_example(
-        self, event: gr.SelectData, history: list[Entry], *knobs: Any
-    ) -> AsyncGenerator[Update, None]:
+    @_asks
+    def send_example(self, event: gr.SelectData, history: list[Entry], *knobs: Any) -> Question:
         example = self._examples.shown()[event.index]  # by index: a path in a browser's event is not checked
-        question = Question(_asked(history, example.prompt, [example.path]), history)
-        async with aclosing(self._answer(question, knobs)) as updates:
-            async for update in updates:
-                yield update
+        return Question(_asked(history, example.prompt, [example.path]), history, knobs)
 
-    async def retry(self, event: gr.RetryData, history: list[Entry], *knobs: Any) -> AsyncGenerator[Update, None]:
-        async with aclosing(self._answer(Question(history[: _index(event) + 1], history), knobs)) as updates:
-            async for update in updates:
-                yield update
+    @_asks
+    def retry(self, event: gr.RetryData, history: list[Entry], *knobs: Any) -> Question:
+        return Question(history[: _index(event) + 1], history, knobs)
 
-    async def edit(self, event: gr.EditData, history: list[Entry], *knobs: Any) -> AsyncGenerator[Update, None]:
+    @_asks
+    def edit(self, event: gr.EditData, history: list[Entry], *knobs: Any) -> Question:
         index = _index(event)
         before = conversation.replaced(history, index, str(event.previous_value))
-        question = Question(conversation.edited(history[: index + 1]), before)
-        async with aclosing(self._answer(question, knobs)) as updates:
-            async for update in updates:
-                yield update
+        return Question(conversation.edited(history[: index + 1]), before, knobs)
 
-    async def resume(self, history: list[Entry], *knobs: Any) -> AsyncGenerator[Update, None]:
+    @_asks
+    def resume(self, history: list[Entry], *knobs: Any) -> Question:
         """Ask for the rest of the last answer, which was cut, stopped or broke off."""
         asked, begun = conversation.cut_answer(history)
-        async with aclosing(self._answer(Question(asked, history, begun=begun), knobs)) as updates:
-            async for update in updates:
-                yield update
+        return Question(asked, history, knobs, begun=begun)
 
-    async def _answer(self, question: Question, knobs: tuple[Any, ...]) -> AsyncGenerator[Update, None]:
-        """Show the question, then the growing answer or the failure, then the box ready for the next.
+    async def _answer(self, question: Question) -> AsyncGenerator[Update, None]:
+        """Show the question, then the growing answer or the failure.
 
-        A question that is refused changes nothing but the words above the message box, so that nothing of it is lost.
-        Gradio's own validators would answer with HTTP 422, which browsers put on the console as an error.
+        A refused question changes nothing but the text above the message box, so that nothing of it is lost. Gradio's
+        own validators would answer with HTTP 422, which browsers log as an error.
         """
         asked = question.asked
         begun = said = [conversation.answer_entry(question.begun)] if question.begun else []
         is_taken = False
         seen: dict[str, str] = {}  # travels with the next update
         try:
-            request = await asyncio.to_thread(self._request, question, knobs)
+            request = await asyncio.to_thread(self._request, question)
             emptied = {"value": None} if question.is_from_box else {}
             yield _update(
-                box=gr.MultimodalTextbox(**emptied, **BUSY),
+                box=gr.MultimodalTextbox(**emptied, **_BUSY),
                 refusal="",
                 chat=[*asked, *begun, conversation.pending_entry(_LOOKING)],
             )
             is_taken = True
-            if len(request.images) <= self._engine.info.max_images:  # else it is refused in a moment
+            if len(request.images) <= self._engine.info.max_images:  # else the engine refuses it in a moment
                 seen["seen"] = await asyncio.to_thread(self._seen, request)
             growth = Growth(AnswerRecord("page"), question.begun)
             async with aclosing(stream_recorded(self._engine, request, growth.record)) as chunks:
@@ -124,18 +127,18 @@ class Handlers:
             return
         except DemoError as error:
             said = _failed(said, str(error))
-        except Exception:  # the top of a handler: whatever it is, the page must stay usable
+        except Exception:  # the top of a handler: the page must stay usable
             logger.exception("a defect ended a turn on the page")
             said = _failed(said, _BROKEN)
         chat = [*asked, *said, *self._advice(asked, said)]
-        yield _update(box=gr.MultimodalTextbox(**IDLE), chat=chat, progress="", **seen)
+        yield _update(chat=chat, progress="", **seen)
 
-    def _request(self, question: Question, knobs: tuple[Any, ...]) -> ChatRequest:
+    def _request(self, question: Question) -> ChatRequest:
         if len(question.asked) == len(question.before) and question.is_from_box:
             raise InvalidRequest("There is nothing to send yet; write a question or add a picture.")
         begun = [conversation.answer_entry(question.begun)] if question.begun else []
         messages = conversation.messages_from([*question.asked, *begun], self._read_image)
-        return ChatRequest(messages, self._controls.sampling_from(knobs), caller=caller_of_event())
+        return ChatRequest(messages, self._controls.sampling_from(question.knobs), caller=caller_of_event())
 
     def _said(self, growth: Growth, images: int) -> list[Entry]:
         answer = [conversation.answer_entry(growth.text)] if growth.text else []
@@ -148,11 +151,11 @@ class Handlers:
         status = self._engine.status()
         is_loading = status.state == "loading"
         doing = f"The model is being loaded · {status.stage}" if is_loading else _LOOKING
-        others = status.waiting - is_loading  # in an engine that loads, this question waits as well
+        others = status.waiting - is_loading  # a loading engine counts this question too
         return [*answer, conversation.pending_entry(f"{doing} · {others} waiting" if others else doing)]
 
     def _advice(self, asked: list[Entry], said: list[Entry]) -> list[Entry]:
-        """Once a conversation, where the miniature declines: which model knows photos."""
+        """If the miniature declines, say once per conversation which model knows photos."""
         answer = "".join(conversation.text_of(entry) for entry in said if not conversation.is_note(entry))
         advice = self._engine.info.advice_on(answer)
         return [conversation.advice_entry(advice)] if advice and not conversation.has_advice(asked, advice) else []
@@ -163,7 +166,7 @@ class Handlers:
 
 
 def _update(**shown: Any) -> Update:
-    """Update these components and leave the others as they are."""
+    """Update these components and leave the others unchanged."""
     box, refusal, chat, seen, progress = (
         shown.get(part, gr.skip()) for part in ("box", "refusal", "chat", "seen", "progress")
     )
@@ -175,7 +178,7 @@ def _asked(history: list[Entry], text: str, files: list[str]) -> list[Entry]:
 
 
 def _index(event: gr.RetryData | gr.EditData) -> int:
-    """The index of the user's last entry. Gradio's type still allows for the pairs of an older Chatbot."""
+    """The index of the user's last entry. Gradio's type still allows the pairs of an older Chatbot."""
     return event.index if isinstance(event.index, int) else event.index[0]
 
 
@@ -184,12 +187,10 @@ def _progress(growth: Growth) -> str:
 
 
 def _refused(question: Question, error: InvalidRequest, is_taken: bool) -> Update:
-    """The page as it was before the question, and why it cannot be asked; js/asking.js puts it back where it was."""
+    """The page as it was before the question, and the reason; js/asking.js puts the question back."""
     is_full = isinstance(error, PromptTooLong | TooManyImages)
     refusal = panels.refusal_html(str(error), is_full=is_full, was_taken=is_taken)
-    if not is_taken:
-        return _update(refusal=refusal, chat=question.before)
-    return _update(box=gr.MultimodalTextbox(**IDLE), refusal=refusal, chat=question.before, progress="")
+    return _update(refusal=refusal, chat=question.before, progress="")
 
 
 def _failed(said: list[Entry], message: str) -> list[Entry]:

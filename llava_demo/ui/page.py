@@ -1,4 +1,4 @@
-"""The page: what stands where, and which handler hears what. It knows no model and no format."""
+"""The page: its layout, and which handler gets which event. It knows no model and no wire format."""
 
 import json
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from llava_demo.ui.code_panel import CodePanel, panel_html
 from llava_demo.ui.controls import SamplingControls
 from llava_demo.ui.endpoints import add_endpoints
 from llava_demo.ui.examples import Examples
-from llava_demo.ui.handlers import IDLE, Handlers
+from llava_demo.ui.handlers import Handlers
 from llava_demo.ui.pictures import PictureQuestions, chips_html, giving_html
 from llava_demo.ui.sharing import Sharing, SharingPanel
 from llava_demo.ui.uploads import KEEP_UPLOADS_S, ReadUploads, leave_addresses_alone
@@ -89,9 +89,9 @@ def _connect_what_answers(
     parts: tuple[gr.HTML, gr.HTML, gr.Chatbot],
     controls: SamplingControls,
 ) -> None:
-    """Show what answers now: an engine that loads, or is elsewhere, tells it after the page was built.
+    """Show what answers now: a loading or remote engine tells it after the page was built.
 
-    The event runs when the page is opened, and again when js/status.js sees that something else answers.
+    The event runs when the page is opened, and again when js/status.js notices another model or engine.
     """
 
     def now(max_tokens: float) -> tuple[Any, ...]:
@@ -115,7 +115,7 @@ def _chatbot(engine: Engine) -> gr.Chatbot:
         editable="user",
         buttons=["copy", "copy_all"],
         feedback_options=None,
-        # Text is text; js/markdown.js renders answers, and no picture in them makes the browser ask another host.
+        # js/markdown.js renders answers, and loads no pictures from other hosts.
         render_markdown=False,
         latex_delimiters=[],
         allow_file_downloads=False,
@@ -130,24 +130,27 @@ def _message_box() -> gr.MultimodalTextbox:
         label="Message",
         show_label=False,
         placeholder="Ask about a picture…",
-        file_types=["image", ".heic", ".heif", ".avif", ".tif", ".tiff", ".jfif"],  # what a chooser of files offers
+        file_types=["image", ".heic", ".heif", ".avif", ".tif", ".tiff", ".jfif"],  # for the file dialog
         file_count="multiple",
         max_plain_text_length=10**9,  # longer pasted text would become a file
         max_lines=8,
         autofocus=True,
-        **IDLE,
+        submit_btn=True,
+        stop_btn=False,
     )
 
 
 def _connect(handlers: Handlers, parts: _Parts, controls: list[gr.components.Component]) -> list[Any]:
     """One queued event for each action; the engine, not Gradio, decides how many are answered at once.
 
-    Returns the events that answer, for others that end them.
+    Returns the events that answer, for events that cancel them.
     """
     box, chat = parts.box, parts.chat
     everything = [box, parts.refusal, chat, parts.seen, parts.progress]
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    answer: dict[str, Any] = {"outputs": everything, "concurrency_limit": None, **quiet}
+    # Gradio 6.31 by itself drops a click while the same event is under way, also while it is being cancelled. The page
+    # offers no question then: js/asking.js sees to that.
+    answer: dict[str, Any] = {"outputs": everything, "concurrency_limit": None, "trigger_mode": "multiple", **quiet}
     resume = gr.Button("Continue the answer", visible="hidden", elem_id="resume-answer")
     answering: list[Any] = [
         box.submit(handlers.send, [box, chat, *controls], js=_asking("send"), **answer),
@@ -161,7 +164,7 @@ def _connect(handlers: Handlers, parts: _Parts, controls: list[gr.components.Com
         event.then(None, [parts.refusal, box], box, js=_ENDED)
     # The last event of an answer may still be on its way when Undo is pressed; it would bring the turn back.
     chat.undo(None, [box, chat], [box, chat], js=_UNDO, cancels=answering)
-    # Stop and Clear need no server: they work while the network does not.
+    # Stop and Clear need no server: they work without a network.
     stopping = box.stop(None, cancels=answering, **quiet)
     stopping.then(None, chat, [box, chat, parts.progress], js=_STOPPED)
     clearing = chat.clear(None, cancels=answering, **quiet)
@@ -172,19 +175,20 @@ def _connect(handlers: Handlers, parts: _Parts, controls: list[gr.components.Com
 _BOX_IDLE = '{ __type__: "update", submit_btn: true, stop_btn: false }'
 _NOTHING_SEEN = json.dumps(panels.seen_html([], 0))
 
-# js/keeping.js hears what changes, and says what is to be shown: a kept conversation, or none.
+# js/keeping.js fills in what is shown: a kept conversation, or none.
 _SHOW = f"""(box, chat) => {{
   const event = new CustomEvent("showing", {{ detail: {{ box, chat }} }});
   document.dispatchEvent(event);
   return [{{ ...{_BOX_IDLE}, value: event.detail.box }}, "", event.detail.chat, {_NOTHING_SEEN}, ""];
 }}"""
 
-# js/asking.js puts a question back that was refused.
-_ENDED = """(refusal, box) => {
-  const event = new CustomEvent("answer-ended", { detail: { refusal, box, changed: { __type__: "update" } } });
+# js/asking.js puts a refused question back. Only now may the next one be asked: the event is over for Gradio too.
+_ENDED = f"""(refusal, box) => {{
+  const event = new CustomEvent("answer-ended", {{ detail: {{ refusal, box, changed: null }} }});
   document.dispatchEvent(event);
-  return event.detail.changed;
-}"""
+  const {{ changed }} = event.detail;
+  return {{ ...{_BOX_IDLE}, ...(changed ? {{ value: changed }} : {{}}) }};
+}}"""
 
 _STOPPED = f"""(chat) => {{
   const event = new CustomEvent("answer-stopped", {{ detail: {{ chat }} }});
@@ -202,12 +206,12 @@ _UNDO = """(box, chat) => {
 
 
 def _hand_over(name: str) -> str:
-    """To the modules of js/, which hear it as an event of the document."""
+    """Pass a value to the modules of js/ as an event of the document."""
     return f"(detail) => document.dispatchEvent(new CustomEvent('{name}', {{ detail }}))"
 
 
 def _asking(what: str) -> str:
-    """Before an answer is asked for: js/keeping.js uploads pictures again that the server no longer has."""
+    """Before a question is asked, js/keeping.js uploads pictures again that the server no longer has."""
     return f"""async (...inputs) => {{
   const detail = {{ what: "{what}", inputs, ready: null }};
   document.dispatchEvent(new CustomEvent("asking", {{ detail }}));
@@ -216,7 +220,7 @@ def _asking(what: str) -> str:
 }}"""
 
 
-# js/asking.js says what an event leaves that never reached the server, or whose connection was lost.
+# js/asking.js says what the page shows after an event that never reached the server, or lost its connection.
 _FAILED = f"""(box, chat) => {{
   const event = new CustomEvent("answer-failed", {{ detail: {{ box, chat, refusal: "", updates: null }} }});
   document.dispatchEvent(event);
@@ -227,7 +231,7 @@ _FAILED = f"""(box, chat) => {{
 
 
 def _connect_keeping(parts: _Parts, answering: list[Any]) -> None:
-    """Conversations are kept in the visitor's browser; these events run there alone."""
+    """Conversations are kept in the visitor's browser; these events run only there."""
     box, chat = parts.box, parts.chat
     chat.change(None, chat, None, js=_hand_over("conversation-changed"))
     box.change(None, box, None, js=_hand_over("draft-changed"))
@@ -239,7 +243,7 @@ def _connect_keeping(parts: _Parts, answering: list[Any]) -> None:
 
 
 def _connect_settings(controls: SamplingControls) -> None:
-    """The settings are remembered in the visitor's browser; js/settings.js says which."""
+    """The settings are remembered in the visitor's browser, by js/settings.js."""
     names = json.dumps(controls.names)
     dispatch = (
         f"const detail = {{ names: {names}, values }}; document.dispatchEvent(new CustomEvent('%s', {{ detail }}));"
@@ -253,7 +257,7 @@ def _connect_settings(controls: SamplingControls) -> None:
 
 
 def _connect_code(panel: CodePanel, inputs: list[gr.components.Component]) -> None:
-    """The masthead's switch presses the button; the dialog opens once its content is there (see js/code.js)."""
+    """The masthead's switch clicks this button; js/code.js opens the dialog once its content is there."""
     button = gr.Button("Use in code", visible="hidden", elem_id="write-code")
     dialog = gr.HTML(panel_html([], ""), elem_id="code", padding=False)
     writing = button.click(panel.show, inputs, dialog, queue=False, api_visibility="private", show_progress="hidden")

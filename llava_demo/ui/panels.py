@@ -1,4 +1,4 @@
-"""The page's own markup: the masthead, the empty conversation, what the model sees, and what is being served."""
+"""The page's own HTML: the masthead, the empty conversation, what the model sees, and what is served."""
 
 import re
 from html import escape
@@ -31,7 +31,7 @@ _KNOBS = """<svg viewBox="0 0 24 24" aria-hidden="true"><path d="M4 7h9m5 0h2M4 
 
 
 def model_name(info: EngineInfo) -> str:
-    """The model as people call it: "Miniature LLaVA", "LLaVA-1.5-7B", or the last part of another's Hub id."""
+    """The model's name for people: "Miniature LLaVA", "LLaVA-1.5-7B", or the last part of another Hub id."""
     if info.is_miniature:
         return "Miniature LLaVA"
     billions = re.fullmatch(r"llava-hf/llava-1\.5-(\d+)b-hf", info.model)
@@ -44,7 +44,7 @@ WORDMARK = (
 
 
 def served_html(info: EngineInfo) -> str:
-    """What answers; how busy it is, js/status.js writes."""
+    """What answers; js/status.js adds how busy it is."""
     served = " · ".join((info.device, info.precision, f"{info.engine} engine"))
     mode = info.image_mode or ""
     squares = "elsewhere" if info.engine == "remote" and info.image_side is None else "here"
@@ -58,7 +58,7 @@ def served_html(info: EngineInfo) -> str:
 LAMP = '<i class="lamp" data-state="ready"></i>'
 LOAD = '<span class="load" role="status" aria-live="off"></span>'
 
-# js/main.js enables them once it listens to them.
+# js/main.js enables them once their listeners are there.
 SWITCHES = f"""<div class="switches">
 <button disabled id="new-chat">New chat</button>
 <button disabled id="chats-switch" aria-label="Conversations" title="Conversations">{_CHATS}</button>
@@ -80,7 +80,7 @@ def welcome_html(info: EngineInfo) -> str:
 
 
 def about_html(info: EngineInfo) -> str:
-    """What is being served and why, and whose work it is."""
+    """What is served and why, credits, and privacy."""
     facts = {
         "Model": info.model,
         "Device": info.device,
@@ -103,7 +103,7 @@ and are deleted after {KEEP_UPLOADS_S // 86_400} days; questions and answers are
 
 
 def seen_html(squares: list[PIL.Image.Image], image_tokens: int) -> str:
-    """The squares that the vision tower reads, with its patches drawn over them; words where there is none yet."""
+    """The squares that the vision tower reads, with its patches drawn over them; a hint if there is none yet."""
     if not squares:
         return """<section class="seen"><h2>What the model sees</h2>
 <p class="hint">With your next question, its pictures appear here as the squares that the model reads.</p></section>"""
@@ -120,12 +120,12 @@ def seen_html(squares: list[PIL.Image.Image], image_tokens: int) -> str:
 
 
 def progress_html(tokens_per_s: float) -> str:
-    """How fast an answer is being written; the speed is 0 where it is not known yet."""
+    """The speed of the answer that is being written; 0 while it is not known."""
     return f"<p>Writing{f' · {tokens_per_s:.0f} tokens/s' if tokens_per_s else ''}</p>"
 
 
 def refusal_html(words: str, is_full: bool = False, was_taken: bool = False) -> str:
-    """Why what was asked is not answered; js/context.js acts on the buttons of a full conversation.
+    """Why a question was refused; js/context.js handles the buttons of a full conversation.
 
     `was_taken`: the message box was emptied before, and js/asking.js fills it again.
     """

@@ -1,6 +1,6 @@
-"""What the page's browsers ask about pictures that they have uploaded: can it be sent, and how does the model see it.
+"""Answers a browser's questions about pictures that it uploaded: whether they are valid, and how the model sees them.
 
-js/server.js puts the questions. The pictures stay where Gradio's upload put them; nothing is kept here.
+js/server.js asks them. The pictures stay in Gradio's upload folder; nothing is kept here.
 """
 
 import asyncio
@@ -17,12 +17,12 @@ from llava_demo.errors import InvalidImage, InvalidRequest
 from llava_demo.images import Image, ImageLimits
 from llava_demo.ui.uploads import Uploads
 
-MAX_QUESTIONS = 20  # in one event; a browser has seldom more than six
-MAX_SHOWN_SIDE = 2048  # js/formats.js shrinks what the browser decodes to the same
+MAX_QUESTIONS = 20  # in one event; a browser seldom has more than six
+MAX_SHOWN_SIDE = 2048  # in pixels, as in js/formats.js
 
 _SHOWN_EVERYWHERE = {"image/jpeg", "image/png", "image/gif", "image/webp", "image/bmp", "image/avif"}
 
-# Gradio hands a button's event to JavaScript and back; the modules of js/ hear of it as events of the document.
+# Gradio passes a button's event to JavaScript and back; the modules of js/ get it as events of the document.
 _TAKE_QUESTIONS = """() => {
     const detail = {};
     document.dispatchEvent(new CustomEvent("picture-questions", { detail }));
@@ -53,7 +53,7 @@ class PictureQuestions:
         self._uploads = Uploads(limits, None, engine.info.max_images)
 
     def connect(self, box: gr.MultimodalTextbox, refusal: gr.HTML) -> None:
-        """Make the hidden components through which js/server.js asks and changes `box`; a change clears `refusal`."""
+        """Make the hidden components with which js/server.js asks and changes `box`; a change clears `refusal`."""
         hidden: dict[str, Any] = {"visible": "hidden"}
         quiet: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
         questions, answers = gr.JSON(**hidden), gr.JSON(**hidden)
@@ -66,7 +66,7 @@ class PictureQuestions:
         changed.then(None, js='() => document.dispatchEvent(new Event("box-changed"))')
 
     async def answers(self, asking: Any) -> list[dict[str, Any]]:
-        """An answer for each of `{"questions"}`, with its id; what is no question gets none."""
+        """An answer with its id for each valid question in `{"questions"}`."""
         questions = asking.get("questions") if isinstance(asking, dict) else None
         given = questions[:MAX_QUESTIONS] if isinstance(questions, list) else []
         asked = [question for question in given if isinstance(question, dict) and isinstance(question.get("id"), int)]
@@ -82,11 +82,11 @@ class PictureQuestions:
 
     def _checked(self, image: Image) -> dict[str, Any]:
         """Raises:
-        InvalidImage: the pixels are damaged, which a header does not tell.
+        InvalidImage: the pixels are damaged, which the header does not show.
         """
         if image.mime_type not in _SHOWN_EVERYWHERE:
             return {"jpeg": jpeg_url(image.pixels)}
-        _ = self._engine.seen(image) or image.pixels  # the square is remembered for the question
+        _ = self._engine.seen(image) or image.pixels  # the image keeps its square for the question
         return {}
 
     def _seen(self, image: Image) -> dict[str, Any]:
@@ -102,7 +102,7 @@ class PictureQuestions:
 
 
 def patches_of(image_tokens: int) -> int | None:
-    """Patches a side of the square, where a picture's tokens are such a grid."""
+    """The number of patches along a side of the square; None if a picture's tokens are not a square grid."""
     side = math.isqrt(image_tokens)
     return side if side * side == image_tokens else None
 
@@ -112,19 +112,19 @@ def jpeg_url(picture: PIL.Image.Image) -> str:
     shown = picture.copy()
     shown.thumbnail((MAX_SHOWN_SIDE, MAX_SHOWN_SIDE))
     buffer = io.BytesIO()
-    shown.save(buffer, "JPEG", quality=92, subsampling=0)  # colours are not halved: small squares are shown large
+    shown.save(buffer, "JPEG", quality=92, subsampling=0)  # full colour resolution: small squares are shown enlarged
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def giving_html(limits: ImageLimits) -> str:
-    """Above the message box: files on their way, and those that were not taken; js/pictures.js fills both."""
+    """The lists above the message box of files being uploaded and of refused ones; js/pictures.js fills both."""
     most = f"{limits.max_bytes / 2**20:g}"
     return f"""<ul id="on-their-way" aria-label="On their way"></ul>
 <div role="alert"><ul id="refused" aria-label="Not added" data-max-megabytes="{most}"></ul></div>"""
 
 
 def chips_html() -> str:
-    """Questions for any picture; js/chips.js shows them while there is one."""
+    """Questions for any picture; js/chips.js shows them while there is a picture."""
     chips = "".join(f'<button type="button" data-question="{words}">{name}</button>' for name, words in _CHIPS.items())
     return f'<div class="chips" role="group" aria-label="Questions to ask" hidden>{chips}</div>'
 

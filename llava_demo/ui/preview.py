@@ -1,6 +1,6 @@
-"""What other programs show of the page: title, description and picture of a link's preview.
+"""The preview that other programs show of a link to the page: title, description and picture.
 
-They read the HTML and run no script, so that Gradio's `head`, which its script adds, comes too late for them.
+They read the HTML and run no script, and Gradio adds its `head` by script: too late for them.
 """
 
 import json
@@ -23,7 +23,7 @@ _CONFIG = "window.gradio_config = "
 
 
 class LinkPreview:
-    """Puts the page's own `<title>` and `og:` tags in the place of Gradio's."""
+    """Replaces Gradio's `<title>` and `og:` tags by the page's own."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -44,13 +44,13 @@ class LinkPreview:
             if not message.get("more_body"):
                 await _send_with_tags(start, body, scope, receive, send)
 
-        # Else it would come compressed, and could not be read here.
+        # Without this header the HTML comes uncompressed and can be edited.
         headers = [(name, value) for name, value in scope["headers"] if name != b"accept-encoding"]
         await self._app({**scope, "headers": headers}, receive, gather)
 
 
 def card() -> Route:
-    """The route of the preview's picture; 404 where the examples were not installed with the code."""
+    """The route of the preview's picture; 404 if the examples were not installed with the code."""
     return Route(
         CARD_PATH, lambda _: FileResponse(path) if (path := FOLDER / "card.png").is_file() else Response("", 404)
     )

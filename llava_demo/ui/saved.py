@@ -1,4 +1,4 @@
-"""Conversations as files: a ZIP with the text as Markdown, the pictures, and a JSON that the page opens again."""
+"""Conversations as files: a ZIP with the text as Markdown, the pictures, and a JSON that the page can open."""
 
 import html
 import io
@@ -13,14 +13,14 @@ from llava_demo.images import Image, ImageLimits
 from llava_demo.wire.messages import messages_from, messages_json
 
 FORMAT = "ask-a-picture conversation 1"
-MAX_JSON_BYTES = 200 * 2**20  # before it is unpacked: six pictures of 20 MB in base64, and room
+MAX_JSON_BYTES = 200 * 2**20  # unpacked: six pictures of 20 MB in base64, and room
 
 _ENDINGS = {"image/jpeg": "jpg", "image/svg+xml": "svg"}
 
 
 @dataclass(frozen=True)
 class Saved:
-    """A conversation, and how its next answer is to be sampled."""
+    """A conversation, and the sampling parameters of its next answer."""
 
     messages: tuple[Message, ...]
     sampling: SamplingParams
@@ -41,11 +41,11 @@ def archive_of(saved: Saved) -> bytes:
 
 
 def saved_from(data: bytes, limits: ImageLimits) -> Saved:
-    """Read such a ZIP, or its conversation.json alone.
+    """Read such a ZIP, or its conversation.json.
 
     Raises:
-        InvalidRequest: it is neither, or holds what no conversation may.
-        InvalidImage, ImageTooLarge: one of its pictures.
+        InvalidRequest: it is neither, or its conversation is invalid.
+        InvalidImage, ImageTooLarge: one of its pictures is refused.
     """
     try:
         body = json.loads(_json_of(data))

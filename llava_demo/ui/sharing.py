@@ -1,11 +1,10 @@
-"""Sharing: links that fill the page, `?prompt=...&image=...&temperature=0`, and conversations in files.
+"""Sharing: links that fill in the page, `?prompt=...&image=...&temperature=0`, and conversations in files.
 
 A link sends nothing by itself.
 """
 
 import asyncio
 import filecmp
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
@@ -13,10 +12,11 @@ from urllib.parse import urlencode
 
 import gradio as gr
 from gradio.processing_utils import save_bytes_to_cache
+from starlette.datastructures import QueryParams
 
 from llava_demo.chat import KNOBS, Message, SamplingParams, number_from
 from llava_demo.engines import Engine
-from llava_demo.errors import DemoError, InvalidRequest
+from llava_demo.errors import DemoError, EngineUnavailable, InvalidRequest
 from llava_demo.images import Image, ImageLimits
 from llava_demo.images.download import Downloads
 from llava_demo.ui import conversation, panels
@@ -38,14 +38,14 @@ _DOWNLOAD = """() => setTimeout(() => document.querySelector("#saved-file").clic
 _OPENING = """() => {
   document.dispatchEvent(new CustomEvent("asking", { detail: { what: "open", inputs: [] } }));
 }"""  # js/keeping.js keeps what is on the page
-# What was said of the conversation that was on the page does not concern the one that was opened.
+# A refusal is about the conversation that was on the page, not about the one that was opened.
 _FORGET_REFUSAL = """(said) => said ? { __type__: "update" } : "\""""
 _QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
 KNOB_NAMES = (*KNOBS, "seed")
 
 
 class SharingPanel:
-    """The masthead's menu "Share"; made where it stands, connected when the rest of the page is there."""
+    """The masthead's menu "Share"; made in its place, connected once the rest of the page exists."""
 
     def __init__(self) -> None:
         gr.HTML(_SHARED, padding=False)
@@ -72,7 +72,7 @@ class SharingPanel:
 
 
 class Sharing:
-    """What the panel does, for one page."""
+    """The actions of the panel, for one page."""
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class Sharing:
         parts: tuple[gr.MultimodalTextbox, gr.HTML, gr.Chatbot],
         answering: list[Any],
     ) -> None:
-        """Opening a file ends the events of `answering`, which would put their conversation back."""
+        """Opening a file cancels the events of `answering`, which would put their conversation back."""
         box, refusal, chat = parts
         knobs = self._controls.components
         page.load(self.opened, None, [box, refusal, *knobs], **_QUIET)
@@ -105,7 +105,7 @@ class Sharing:
         opening.then(None, panel.said, refusal, js=_FORGET_REFUSAL)
 
     async def opened(self, request: gr.Request) -> list[Any]:
-        """Fill the page as its address says: the message box, what was wrong with the link, the settings."""
+        """Fill in the page from its URL: the message box, complaints about the link, the settings."""
         filling = filling_from(request.query_params, self._controls.usual)
         if filling is None:
             return [gr.skip()] * (2 + len(self._controls.components))
@@ -116,12 +116,12 @@ class Sharing:
             except DemoError as error:
                 complaints.append(f"{error} The link's picture was left out.")
         words = "".join(map(panels.refusal_html, complaints))
-        is_asking = filling.prompt or filling.image  # else what is kept, or typed already, stays
+        is_asking = filling.prompt or filling.image  # else a kept or typed draft stays
         box = gr.MultimodalTextbox(value={"text": filling.prompt, "files": files}) if is_asking else gr.skip()
         return [box, words, *self._controls.values_of(filling.sampling)]
 
     def link(self, request: gr.Request, box: dict[str, Any], history: list[Entry], *knobs: Any) -> Any:
-        """A link with what is in the message box, or else with the last question, and with the settings."""
+        """A link with the draft in the message box, or else with the last question, and with the settings."""
         draft = box if box["text"].strip() or box["files"] else _last_question(history)
         example = next((e for path in draft["files"] for e in self._examples.shown() if _is_same(path, e.path)), None)
         image = PurePath(example.path).name if example else ""
@@ -135,17 +135,15 @@ class Sharing:
     async def saved(self, history: list[Entry], *knobs: Any) -> tuple[Any, str]:
         """The conversation as a file, which the browser then downloads."""
         try:
-            data = await asyncio.to_thread(self._archive, history, knobs)
+            path = await asyncio.to_thread(self._archive, history, knobs)
         except DemoError as error:
             return gr.DownloadButton(value=None), panels.refusal_html(str(error))
-        path = save_bytes_to_cache(data, "conversation.zip", gr.utils.get_upload_folder())
         return gr.DownloadButton(value=path), ""
 
     async def reopened(self, data: bytes) -> list[Any]:
-        """A saved conversation in place of the one on the page; what is no such file changes nothing."""
+        """Show a saved conversation in place of the one on the page; any other file changes nothing."""
         try:
-            saved = await asyncio.to_thread(self._saved, data)
-            entries = [entry for message in saved.messages for entry in _entries_of(message)]
+            saved, entries = await asyncio.to_thread(self._saved, data)
         except DemoError as error:
             skipped = [gr.skip()] * len(self._controls.components)
             return [gr.skip(), panels.refusal_html(str(error)), *skipped]
@@ -161,17 +159,19 @@ class Sharing:
         pictures = await self._downloads.pictures([name])
         return _kept(await asyncio.to_thread(pictures, name))
 
-    def _archive(self, history: list[Entry], knobs: tuple[Any, ...]) -> bytes:
+    def _archive(self, history: list[Entry], knobs: tuple[Any, ...]) -> str:
+        """The path of the ZIP."""
         messages = conversation.messages_from(history, self._read_image)
         if not messages:
             raise InvalidRequest("There is no conversation to save yet.")
-        return archive_of(Saved(messages, self._controls.sampling_from(knobs), self._engine.info.model))
+        data = archive_of(Saved(messages, self._controls.sampling_from(knobs), self._engine.info.model))
+        return _written(data, "conversation.zip")
 
-    def _saved(self, data: bytes) -> Saved:
+    def _saved(self, data: bytes) -> tuple[Saved, list[Entry]]:
         saved = saved_from(data, self._limits)
         if any(message.role == "system" for message in saved.messages):
-            raise InvalidRequest("The saved conversation has a system message, for which the page has no place.")
-        return saved
+            raise InvalidRequest("The saved conversation has a system message, which the page cannot show.")
+        return saved, [entry for message in saved.messages for entry in _entries_of(message)]
 
 
 def _last_question(history: list[Entry]) -> dict[str, Any]:
@@ -186,9 +186,21 @@ def _entries_of(message: Message) -> list[Entry]:
 
 
 def _kept(image: Image) -> str:
-    """The picture as a file of Gradio's cache, as if it had been uploaded."""
-    ending = image.mime_type.removeprefix("image/")
-    return save_bytes_to_cache(image.data, f"{image.digest[:12]}.{ending}", gr.utils.get_upload_folder())
+    """The picture as a file of Gradio's cache, like an upload."""
+    return _written(image.data, f"{image.digest[:12]}.{image.mime_type.removeprefix('image/')}")
+
+
+def _written(data: bytes, name: str) -> str:
+    """The path of the new file in Gradio's cache.
+
+    Raises:
+        EngineUnavailable: the disk is full.
+    """
+    try:
+        path: str = save_bytes_to_cache(data, name, gr.utils.get_upload_folder())
+    except OSError as error:
+        raise EngineUnavailable("There is no room for files on this server now; try again later.", 60) from error
+    return path
 
 
 def _is_same(path: str, example: str) -> bool:
@@ -197,7 +209,7 @@ def _is_same(path: str, example: str) -> bool:
 
 @dataclass(frozen=True)
 class Filling:
-    """What a link asks for. `complaints` has a sentence for each part of it that is left out."""
+    """What a link asks for. `complaints` has a sentence for each part that is left out."""
 
     prompt: str
     image: str  # a web address, or the name of an example's picture; "" for none
@@ -206,22 +218,22 @@ class Filling:
 
 
 def link_to(address: str, prompt: str, image: str, sampling: SamplingParams, usual: SamplingParams) -> str:
-    """A link to the page at `address`; of the sampling it names what is not `usual`."""
+    """A link to the page at `address`, with the sampling parameters that are not `usual`."""
     named = {"prompt": prompt, "image": image} | {name: getattr(sampling, name) for name in KNOB_NAMES}
     query = [(name, _text(value)) for name, value in named.items() if value not in ("", None, getattr(usual, name, ""))]
     query += [("stop", text) for text in sampling.stop]
     return f"{address}/?{urlencode(query)}" if query else f"{address}/"
 
 
-def filling_from(query: Mapping[str, str], usual: SamplingParams) -> Filling | None:
-    """Read the query of the page's address; None where it asks for nothing. Names that are not ours are passed over."""
+def filling_from(query: QueryParams, usual: SamplingParams) -> Filling | None:
+    """Read the query of the page's URL; None if it asks for nothing. Unknown names are ignored."""
     asked = {name: query[name] for name in ("prompt", "image", "stop", *KNOB_NAMES) if query.get(name)}
     if not asked:
         return None
     sampling, complaints = usual, []
-    stops = query.getlist("stop") if hasattr(query, "getlist") else [query[name] for name in asked if name == "stop"]
     wanted: dict[str, Any] = {name: number_from(asked[name]) for name in KNOB_NAMES if name in asked}
-    for name, value in (wanted | ({"stop": tuple(stops)} if stops else {})).items():
+    stops = tuple(filter(None, query.getlist("stop")))
+    for name, value in (wanted | ({"stop": stops} if stops else {})).items():
         try:
             sampling = replace(sampling, **{name: value})
         except InvalidRequest as error:

@@ -1,9 +1,8 @@
 """The look of the page: "basalt and ember", a quiet grey stone with one warm colour for what is alive.
 
-Colours and sizes that Gradio's components read stand here; what only our own markup needs stands in css/, and what the
-page does in the browser in js/.
-Fonts are ones that Gradio ships, so that the page asks no other host for anything. Of those in 6.31 most are subsets
-without Latin letters (Lexend, Source Sans 3, IBM Plex Sans at weight 600, ...); the ones named here are whole.
+Colours and sizes that Gradio's components read are here, those of our own HTML in css/, and the page's scripts in js/.
+The fonts are shipped with Gradio, so the page loads nothing from other hosts. Most of the fonts in 6.31 are subsets
+without Latin letters (Lexend, Source Sans 3, IBM Plex Sans at weight 600, ...); those used here are complete.
 """
 
 import hashlib
@@ -18,25 +17,12 @@ from starlette.staticfiles import StaticFiles
 from llava_demo.ui.panels import MARK
 
 STYLES = (  # later ones win
-    *(
-        "page",
-        "masthead",
-        "empty",
-        "conversation",
-        "answers",
-        "turns",
-        "box",
-        "pictures",
-        "lightbox",
-        "panel",
-        "code",
-        "drawer",
-        "phone",
-    ),
+    *("page", "masthead", "empty", "conversation", "answers", "turns", "box"),
+    *("pictures", "lightbox", "panel", "code", "drawer", "phone"),
 )
 _FOLDER = Path(__file__).parent
 
-# Not one of `STYLES`: Gradio 6.31 applies what stands in @media only to what is within its container.
+# Not in `STYLES`: Gradio 6.31 restricts rules in @media to elements within its container.
 _STILL = """<style>@media (prefers-reduced-motion: reduce) { *, ::before, ::after {
 animation-duration: 0.01s !important; animation-iteration-count: 1 !important; transition-duration: 0.01s !important;
 scroll-behavior: auto !important } }</style>"""
@@ -74,7 +60,7 @@ TEXT = gr.themes.Size(name="text_basalt", xxs="11px", xs="12px", sm="13px", md="
 
 
 class BasaltAndEmber(gr.themes.Base):
-    """Light and dark are both chosen, not derived: stone grey paper by day, black rock by night."""
+    """Light and dark are both designed: stone grey paper by day, black rock by night."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -176,9 +162,9 @@ _CONTROLS = {
 
 
 def look() -> dict[str, Any]:
-    """The options of `gr.Blocks.launch` that make the page ours: theme, styles, scripts, icon.
+    """The options of `gr.Blocks.launch` for our theme, styles, scripts and icon.
 
-    Not its `js`: that runs after the page can be seen, and a click meanwhile would be lost.
+    Its `js` is not used: it runs after the page is visible, and a click before that would be lost.
     """
     icon = f'<link rel="icon" type="image/svg+xml" href="data:image/svg+xml,{quote(_icon())}">'
     address = f".{_scripts_path()}"
@@ -199,7 +185,7 @@ def scripts() -> Mount:
 
 
 def _scripts_path() -> str:
-    """It changes with any of the modules, so that no browser mixes old ones with new ones."""
+    """A path with the hash of all modules, so that no browser mixes old and new ones."""
     return f"/scripts/{hashlib.sha256(b''.join(path.read_bytes() for path in _modules())).hexdigest()[:12]}"
 
 

@@ -1,4 +1,4 @@
-"""Pictures as Gradio hands them over: finished uploads in its cache, and web addresses, which it must not fetch."""
+"""Pictures from Gradio: finished uploads in its cache, and web addresses, which it must not fetch."""
 
 import re
 import threading
@@ -16,19 +16,19 @@ from llava_demo.wire.messages import ImageFromUrl, is_web_address, web_addresses
 
 KEEP_UPLOADS_S = 7 * 24 * 3600  # an open conversation reads its pictures again at each turn
 
-_FINISHED_UPLOAD = re.compile(r"[0-9a-f]{64}/[^/]+")  # below Gradio's upload folder; unfinished ones lie beside
+_FINISHED_UPLOAD = re.compile(r"[0-9a-f]{64}/[^/]+")  # below Gradio's upload folder; unfinished ones are in the folder
 
 VANISHED = "The picture is no longer on this server; reload the page, or upload it again."
 
-MAX_CACHED_BYTES = 2**27  # about 25 photos as they were uploaded, with the squares that the model sees
+MAX_CACHED_BYTES = 2**27  # about 25 uploaded photos, with the squares that the model sees
 
 _SQUARE_BYTES = 2**20  # an `Image` keeps its square; LLaVA-1.5's has a third of that
 
 
 def leave_addresses_alone(block: Block) -> None:
-    """A file that is a web address reaches our code as it is.
+    """Pass files that are web addresses to our code unchanged.
 
-    Gradio 6.31 would fetch it before: with no limit to its size or time, and where --no-fetch-urls forbids it too.
+    Gradio 6.31 would fetch them first, without limits of size and time, and despite --no-fetch-urls.
     """
     move = block.async_move_resource_to_block_cache
 
@@ -39,7 +39,7 @@ def leave_addresses_alone(block: Block) -> None:
 
 
 class ReadUploads:
-    """Reads pictures of Gradio's cache, each one read once: every turn of a conversation reads all of its pictures.
+    """Reads pictures of Gradio's cache and keeps them: each turn of a conversation reads all of its pictures.
 
     The last `max_bytes` of pictures are kept, for all visitors together.
     """
@@ -51,7 +51,7 @@ class ReadUploads:
         self._bytes = 0
 
     def __call__(self, path: str) -> Image:
-        """Raises what `Image.from_path` raises, for a file that has gone since as well."""
+        """Raises what `Image.from_path` raises, and InvalidImage for a file that was deleted since."""
         try:
             stat = Path(path).stat()
         except (OSError, ValueError) as error:
@@ -78,7 +78,7 @@ def _bytes_of(image: Image) -> int:
 
 
 def _is_finished_upload(path: Path) -> bool:
-    """Whether a path is where Gradio puts uploads, whether or not the file is still there."""
+    """Whether Gradio puts finished uploads at this path; the file may have been deleted since."""
     folder = Path(gr.utils.get_upload_folder()).resolve()
     return path.is_relative_to(folder) and bool(_FINISHED_UPLOAD.fullmatch(path.relative_to(folder).as_posix()))
 
@@ -90,10 +90,10 @@ class Uploads:
         self._limits, self._downloads, self._max_images = limits, downloads, max_images
 
     async def fetched(self, messages: Any) -> ImageFromUrl:
-        """Fetch what `messages` name by a web address; gives the picture of each, or raises why there is none.
+        """Fetch the web addresses in `messages`; returns a function that gives the picture of each or raises.
 
         Raises:
-            InvalidRequest: more of them than a conversation may have pictures.
+            InvalidRequest: more addresses than a conversation may have pictures.
         """
         urls = {*web_addresses(messages), *_addresses_of_files(messages)} if self._downloads else set()
         if len(urls) > self._max_images:
@@ -102,12 +102,12 @@ class Uploads:
         return await self._downloads.pictures(urls) if self._downloads else self._unfetched
 
     def opened(self, file: Any, from_url: ImageFromUrl) -> Image:
-        """Read a picture that the caller uploaded, or whose address it gave as a file.
+        """Read a picture that the caller uploaded, or gave as a file with a web address.
 
-        Gradio checks a path only beside the mark of its own FileData; without it any path arrives here untouched.
+        Gradio checks the path only of dicts that are marked as its FileData; without the mark any path arrives here.
 
         Raises:
-            InvalidImage: not a finished upload, or no picture.
+            InvalidImage: it is not a finished upload, or not a picture.
         """
         path = file.get("path") if isinstance(file, dict) else None
         if isinstance(path, str) and is_web_address(path):
@@ -125,7 +125,7 @@ class Uploads:
 
 
 def _addresses_of_files(messages: Any) -> set[str]:
-    """The web addresses among Gradio's files, wherever `messages` has them; what is wrong there is passed over."""
+    """The web addresses of Gradio's files anywhere in `messages`; invalid parts are ignored."""
     if isinstance(messages, list):
         return {url for each in messages for url in _addresses_of_files(each)}
     if not isinstance(messages, dict):

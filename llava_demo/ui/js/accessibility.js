@@ -1,4 +1,4 @@
-// What Gradio 6.31 leaves to be wished by those who hear the page, go through it with keys, or read from right to left.
+// Fixes for Gradio 6.31: screen readers, the keyboard, and text from right to left.
 import { $, $$, isStreaming, watch } from "./dom.js";
 
 const TEXTS = "#box textarea, #conversation .message-content > span, #conversation .answer > *";
@@ -6,7 +6,7 @@ const MISPLACED = "#conversation .examples[role=list], #box [role=listitem], #co
 
 const NAMES = { "#box textarea": "Your question", "#box .upload-button": "Add a picture" };
 
-/** Lists with buttons as children, items without a list, and buttons that press nothing. */
+/** Remove roles from lists with buttons as children, items without a list, and buttons without an action. */
 function takeFalseRolesAway() {
   for (const element of $$(MISPLACED)) {
     element.removeAttribute("role");
@@ -15,17 +15,17 @@ function takeFalseRolesAway() {
   }
 }
 
-/** Each text begins at its own side. */
+/** Each text has its own direction. */
 function layOutTexts() {
   for (const text of $$(TEXTS)) if (text.dir !== "auto") text.dir = "auto";
 }
 
-/** Gradio draws the message box anew where it likes, with no name or another one. */
+/** Gradio re-creates parts of the message box, without a name or with another one. */
 function nameTheBox() {
   for (const [selector, name] of Object.entries(NAMES)) $(selector)?.setAttribute("aria-label", name);
 }
 
-/** An answer is read out when it is whole, not at each word. */
+/** Screen readers read a complete answer, not each word. */
 function readOutWhole() {
   $("#conversation [role=log]")?.setAttribute("aria-busy", String(isStreaming()));
 }
@@ -44,7 +44,7 @@ function keepFocus() {
   if (isLost && matchMedia("(hover: hover)").matches) $("#box textarea")?.focus({ preventScroll: true });
 }
 
-/** A closed panel is out of sight, and so out of the order of keys. */
+/** A closed panel is invisible, so the Tab key skips it. */
 function leaveOutClosedPanel() {
   const panel = $("#panel");
   const content = panel.querySelector(".sidebar-content");

@@ -1,4 +1,4 @@
-// What is asked returns to where it was written when it is refused, or never reaches the server: nothing is lost.
+// A question that is refused, or does not reach the server, returns to where it was written: nothing is lost.
 import { takeFailure } from "./connection.js";
 import { $, $$, isSending, isStreaming, make, say, until, watch } from "./dom.js";
 import { ended, undone } from "./entries.js";
@@ -11,11 +11,11 @@ import { changeBox, makeChanges } from "./server.js";
  * @typedef {{at: number, text: string}} Edited - a question in the conversation's editor
  */
 
-/** @type {{draft?: Draft, edited?: Edited, question?: Draft}} what the last event asked; the question where it is not in the box */
+/** @type {{draft?: Draft, edited?: Edited, question?: Draft}} of the last event; `question` if it was not asked in the box */
 let asked = {};
-/** @type {{edited?: Edited, question?: Draft}} of what was refused last */
+/** @type {{edited?: Edited, question?: Draft}} of the last refused question */
 let refused = {};
-/** @type {Entry[] | null} what Stop, Undo, Clear or another conversation put there, until Gradio 6.31 has cancelled the answer */
+/** @type {Entry[] | null} what Stop, Undo, Clear or another conversation left, until Gradio 6.31 has cancelled the answer */
 let left = null;
 
 /** @param {Entry[]} entries - with the changed question, as Gradio writes it into the Chatbot @returns {Edited | undefined} */
@@ -25,21 +25,21 @@ function editedIn(entries) {
   return at < 0 ? undefined : { at, text: textOf(entries[at]) };
 }
 
-/** What was refused last, where it was not asked in the message box. */
+/** The last refused question, if it was not asked in the message box. */
 export function lastRefused() {
   const { edited, question } = refused;
   const text = $("#conversation .edit-textarea")?.value; // it may have been changed again
   return edited && text !== undefined ? { edited: { ...edited, text }, question: { ...question, text } } : refused;
 }
 
-/** @param {Draft} question @param {Draft} typed - since then */
+/** @param {Draft} question @param {Draft} typed - after it */
 export const before = (question, typed) => ({
   text: [question.text, typed.text].filter(Boolean).join("\n"), files: [...question.files, ...typed.files],
 });
 
 /** Open the editor of a question again. @param {Edited} edited */
 export async function reopen({ at, text }) {
-  await new Promise((done) => setTimeout(done, 50)); // Gradio draws the conversation as it was before
+  await new Promise((done) => setTimeout(done, 50)); // Gradio draws the earlier conversation first
   const row = await until(() => $$("#conversation .message-row")[at]);
   const edit = await until(() => row?.nextElementSibling?.querySelector('button[aria-label="Edit"]'));
   edit?.click();
@@ -62,13 +62,13 @@ function putBack(detail) {
   asked = {};
   if (!detail.refusal) return;
   refused = { edited, question };
-  if (draft && detail.refusal.includes("data-was-taken")) detail.changed = filled(before(draft, detail.box)); // else it is there still
+  if (draft && detail.refusal.includes("data-was-taken")) detail.changed = filled(before(draft, detail.box)); // else it is still there
   if (edited) reopen(edited);
 }
 
 /**
- * An event that failed leaves the question, and why it has no answer or no whole one. Updates of a cancelled event that
- * Gradio drew late are replaced by what the page showed before them.
+ * A failed event leaves the question, and the reason why its answer is missing or incomplete. Late updates of a cancelled
+ * event are replaced by what the page showed before them.
  *
  * @param {{box: Draft, chat: Entry[], refusal: string, updates: object}} detail
  */
@@ -93,7 +93,7 @@ function tellFailure(detail) {
   $("#box textarea")?.focus();
 }
 
-/** From the press of a key until the server has taken the question, or not: nothing is typed, and nothing else asked. @param {boolean} is */
+/** Until the server has taken the question or failed, nothing can be typed or asked. @param {boolean} is */
 function setSending(is) {
   if (is === isSending()) return;
   document.body.classList.toggle("is-sending", is);
@@ -102,7 +102,7 @@ function setSending(is) {
   if (!is) setTimeout(makeChanges); // what arrived meanwhile
 }
 
-/** Nothing is asked twice, however slow the network is. */
+/** On a slow network nothing is asked twice. */
 function askOnce() {
   document.addEventListener("click", (event) => {
     if (isSending() && event.target.closest("#box button, #conversation button, #chips button, #refusal button")) {
@@ -110,7 +110,7 @@ function askOnce() {
       event.stopImmediatePropagation();
     }
   }, { capture: true });
-  watch("#box", () => isStreaming() && setSending(false)); // it was taken
+  watch("#box", () => isStreaming() && setSending(false)); // the question was taken
   for (const end of ["answer-failed", "answer-ended", "shown"]) document.addEventListener(end, () => setSending(false));
 }
 

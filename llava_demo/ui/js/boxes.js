@@ -1,4 +1,4 @@
-// Boxes: the coordinates that LLaVA writes, drawn on the photo that they are about.
+// Boxes: coordinates in LLaVA's answers, drawn on the photo.
 import { $, $$, make } from "./dom.js";
 
 /**
@@ -12,10 +12,10 @@ const MOST_WORDS = 6;
 
 /**
  * @param {string} text - an answer
- * @param {string} question - names what is in the box where the answer is nothing but coordinates
+ * @param {string} question - labels the box of an answer that is only coordinates
  * @returns {Box[]}
  */
-export function boxesIn(text, question) {
+function boxesIn(text, question) {
   const boxes = [];
   let from = 0;
   for (const match of text.matchAll(COORDINATES)) {
@@ -37,11 +37,11 @@ function labelIn(words) {
   return trimmed.split(/\s+/).slice(-MOST_WORDS).join(" ");
 }
 
-/** "... the region this sentence describes: the dog" is about the dog. */
+/** The subject of "... the region this sentence describes: the dog" is "the dog". */
 const subjectOf = (question) => (question.match(/describes:\s*(.+?)[.?]?$/)?.[1] ?? "").trim();
 
 /**
- * Where corners in the model's square lie on the photo.
+ * Convert corners from the model's square to the photo.
  *
  * @param {Corners} corners
  * @param {number} width - of the photo, in pixels
@@ -60,7 +60,7 @@ export function onPhoto(corners, width, height, mode) {
 }
 
 /**
- * The photo with boxes over it, in parts of its size, so that they stay right at any size.
+ * The elements of boxes over a photo, placed in percent so that they fit any size.
  *
  * @param {HTMLImageElement} photo
  * @param {Box[]} boxes
@@ -77,7 +77,7 @@ export function overlay(photo, boxes) {
   });
 }
 
-/** How the served model is given pictures; "" where that is not known, and no box could be drawn rightly. */
+/** How pictures become the model's square; "" if unknown, so that boxes cannot be drawn. */
 const imageMode = () => $("#served .served").dataset.imageMode ?? "";
 
 /**
@@ -108,7 +108,7 @@ function whatCameBefore(row) {
   return { photo, question: before.at(-1)?.textContent.trim() ?? "" };
 }
 
-/** Coordinates in the text become what one can point at to see their box. */
+/** Coordinates in the text become elements that highlight their box. */
 function markCoordinates(answer) {
   const walker = document.createTreeWalker(answer, NodeFilter.SHOW_TEXT);
   const texts = [];
@@ -126,7 +126,7 @@ function markCoordinates(answer) {
   $$(".coordinates", answer).forEach((mark, index) => { mark.dataset.box = String(index); });
 }
 
-/** Pointing at a box lights its coordinates up, and the other way round. */
+/** Pointing at a box highlights its coordinates, and the other way round. */
 function lightUp() {
   const light = (is) => ({ target }) => {
     const pointed = target.closest?.("[data-box]");

@@ -1,4 +1,4 @@
-// The camera: on a phone its own app, elsewhere a dialog with what the camera sees and a shutter.
+// The camera: on a phone its own app, elsewhere a dialog with the camera's picture and a shutter.
 import { $, $$, addToPage, make, watch } from "./dom.js";
 import { jpegOf } from "./formats.js";
 import { add } from "./pictures.js";
@@ -21,7 +21,7 @@ async function openDialog() {
   dialog.showModal();
   try {
     video.srcObject = await navigator.mediaDevices.getUserMedia({ video: LARGEST });
-    if (!dialog.open) stop(); // closed while the browser asked whether it may
+    if (!dialog.open) stop(); // closed while the browser asked for permission
   } catch (error) {
     const isForbidden = error.name === "NotAllowedError";
     said.textContent = isForbidden ? "The browser does not allow this page to use the camera." : "There is no camera that can be used.";
@@ -54,6 +54,6 @@ export function start() {
   document.addEventListener("click", ({ target }) => {
     if (target.closest(".camera")) (matchMedia("(pointer: coarse)").matches ? openPhonesOwn : openDialog)();
   });
-  const canTake = navigator.mediaDevices || matchMedia("(pointer: coarse)").matches; // else not https
+  const canTake = navigator.mediaDevices || matchMedia("(pointer: coarse)").matches; // neither without https
   watch("#conversation", () => { for (const button of $$(".camera")) button.hidden = !canTake; });
 }

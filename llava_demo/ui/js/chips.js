@@ -1,5 +1,5 @@
-// Chips: questions that can be asked of any picture, shown while there is a picture and nothing is written yet.
-import { $, $$, isStreaming, watch } from "./dom.js";
+// Chips: questions about any picture, shown while there is a picture and nothing is typed yet.
+import { $, isStreaming, watch } from "./dom.js";
 
 const BLANK = "…";
 
@@ -13,7 +13,7 @@ function write(text) {
   if (blank >= 0) box.setSelectionRange(blank, blank + BLANK.length);
 }
 
-/** A question with a blank waits for what belongs there; a whole one is sent. */
+/** A complete question is sent; one with a blank waits for its words. */
 function choose({ target }) {
   const question = target.closest("button")?.dataset.question;
   if (!question) return;

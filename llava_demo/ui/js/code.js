@@ -1,4 +1,4 @@
-// "Use in code": the server writes the dialog anew; here it is opened, copied from and closed.
+// "Use in code": the server renders the dialog each time; this opens it, copies from it and closes it.
 import { $, $$ } from "./dom.js";
 
 let chosenName = "";
@@ -19,7 +19,7 @@ function choose(name) {
 async function copy(button) {
   const pre = $("#code section:not([hidden]) pre");
   getSelection().selectAllChildren(pre);
-  // Only https and this machine have a clipboard. The code is text: what conversation.js decodes would change it.
+  // Only https and localhost have a clipboard. conversation.js decodes what `writeText` gets, but this is plain text.
   await (navigator.clipboard ? Clipboard.prototype.writeText.call(navigator.clipboard, pre.textContent)
     : document.execCommand("copy"));
   getSelection().empty();

@@ -1,4 +1,4 @@
-// Dark and light: the system's choice until somebody presses the switch.
+// Dark and light: the system's choice until the switch is pressed.
 import { $ } from "./dom.js";
 import { prefer, preference } from "./preferences.js";
 

@@ -1,6 +1,6 @@
-// The network between this page and its server. Gradio 6.31 answers a lost connection by refusing every further event
-// and reloading the page, whose conversation lives in it alone. So its requests go through here, where a connection
-// that is lost becomes what Gradio can live with: an event that failed, and a stream that was closed.
+// The network between this page and its server. When Gradio 6.31 loses a connection it refuses all further events and
+// reloads the page, which would lose what is on it. So its requests go through here, where a lost connection becomes a
+// failed event and a closed stream, which Gradio handles.
 import { root } from "./dom.js";
 
 /** @typedef {{msg: string, event_id?: string | null, success?: boolean, output?: object}} Message - on the stream of a page's events */
@@ -8,28 +8,28 @@ import { root } from "./dom.js";
 
 const UNREACHABLE = "The server cannot be reached.";
 const LOST = "The connection to the server was lost.";
-// A network may swallow everything and close nothing; nobody is told of it.
+// A network may drop all packets and close nothing; there is no error then.
 const SILENT_MS = 20_000; // the page's own events send something every half second, Gradio a heartbeat every 15
-const TAKEN_MS = 20_000; // an event is taken at once, and done later
+const TAKEN_MS = 20_000; // the server takes an event at once, and does it later
 const TICK_MS = 20;
-const DONE_MS = 60_000; // a picture may be fetched from the web for it
+const DONE_MS = 60_000; // it may fetch a picture from the web
 
 /** @type {Set<string>} events that the server answers on the stream */
 const underWay = new Set();
-/** @type {Set<string>} events that it never took; they fail on the stream, where Gradio waits for them */
+/** @type {Set<string>} events that it did not take; they fail on the stream, where Gradio waits for them */
 const untaken = new Set();
 /** @type {ReadableStreamDefaultController | null} */
 let stream = null;
-/** @type {Set<string>} events that the page has ended; Gradio 6.31 shows what comes of them until the server knows */
+/** @type {Set<string>} events that the page cancelled; Gradio 6.31 shows their updates until the server ends them */
 const cancelled = new Set();
-/** @type {((id: string) => void) | null} tells the server that the event is over which it is about to take */
+/** @type {((id: string) => void) | null} cancels the event that the server is about to take */
 let giveUp = null;
-let cancelling = 0; // requests under way
+let cancelling = 0; // requests in flight
 let trouble = UNREACHABLE;
 let hasFailed = false;
 let count = 0;
 
-/** Why an event failed, in words; "" where it was cancelled, which Gradio 6.31 takes for a failure too. */
+/** Why an event failed; "" if it was cancelled, which Gradio 6.31 reports as a failure too. */
 export function takeFailure() {
   const words = hasFailed ? trouble : "";
   hasFailed = false;
@@ -43,11 +43,27 @@ function within(promised, ms, words) {
   return Promise.race([promised, late]).finally(() => clearTimeout(timer));
 }
 
-/** Given up, it is aborted: a browser sends it again once the network is back. @param {Asked} asked @param {number} ms */
+/** A request that takes too long is aborted, or a browser sends it again once the network is back. @param {Asked} asked @param {number} ms */
 const answerTo = (asked, ms) => within(asked.send(), ms, UNREACHABLE).catch((error) => {
   asked.abort();
   throw error;
 });
+
+/**
+ * The same with its whole body, since a connection may break after the head. The page of a hotel's Wi-Fi, in place of
+ * our server's JSON, is no answer.
+ *
+ * @param {Asked} asked
+ * @param {number} ms
+ */
+async function wholeAnswerTo(asked, ms) {
+  const send = async () => {
+    const answer = await asked.send();
+    if (answer.ok && !answer.headers.get("content-type")?.includes("json")) throw new Error(UNREACHABLE);
+    return new Response(await answer.blob(), answer);
+  };
+  return answerTo({ ...asked, send }, ms);
+}
 
 /** @param {object} message */
 const lineOf = (message) => new TextEncoder().encode(`data: ${JSON.stringify(message)}\n\n`);
@@ -57,7 +73,7 @@ const failureOf = (id) => lineOf({
   msg: "process_completed", event_id: id, success: false, output: { error: trouble, visible: false }, // no toast
 });
 
-/** Of an event that was cancelled: it changes nothing. @param {string} id */
+/** The end of a cancelled event, without changes. @param {string} id */
 const endOf = (id) => lineOf({ msg: "process_completed", event_id: id, success: true, output: { data: [] } });
 
 /** @param {Set<string>} ids @param {ReadableStreamDefaultController} controller */
@@ -67,7 +83,7 @@ function fail(ids, controller) {
   ids.clear();
 }
 
-/** @param {{output?: {error?: unknown}}} message - of the server, about an event that failed */
+/** @param {{output?: {error?: unknown}}} message - the server's, about a failed event */
 function noteFailure({ output }) {
   hasFailed = true;
   trouble = typeof output?.error === "string" ? output.error : "The server could not do it.";
@@ -79,11 +95,11 @@ async function wordsOf(answer) {
   return [detail, error].find((words) => typeof words === "string") ?? `The server refused it (${answer.status}).`;
 }
 
-/** An event is to begin. @param {Asked} asked */
+/** Start an event. @param {Asked} asked */
 async function begin(asked) {
   hasFailed = false;
   giveUp = null;
-  const answer = await answerTo(asked, TAKEN_MS).catch(() => null);
+  const answer = await wholeAnswerTo(asked, TAKEN_MS).catch(() => null);
   if (answer?.ok) {
     const { event_id } = await answer.clone().json();
     (giveUp ? cancelled : underWay).add(event_id);
@@ -98,7 +114,7 @@ async function begin(asked) {
 }
 
 /**
- * Hand the server's messages on until it closes the stream.
+ * Pass on the server's messages until it closes the stream.
  *
  * @param {ReadableStreamDefaultReader<Uint8Array>} reader
  * @param {ReadableStreamDefaultController} controller
@@ -112,7 +128,7 @@ async function handOn(reader, controller) {
     text = lines.pop();
     for (const line of lines.filter((line) => line.startsWith("data:"))) {
       const message = /** @type {Message} */ (JSON.parse(line.slice("data:".length)));
-      if (message.msg === "unexpected_error") throw new Error(LOST); // the server ends, or has forgotten this page
+      if (message.msg === "unexpected_error") throw new Error(LOST); // the server ends, or has dropped this session
       const hasEnded = message.msg === "process_completed";
       if (hasEnded) underWay.delete(message.event_id);
       if (!cancelled.has(message.event_id)) {
@@ -127,9 +143,9 @@ async function handOn(reader, controller) {
   }
 }
 
-/** The stream of the events of this page. @param {Asked} asked */
+/** Open the stream of this page's events. @param {Asked} asked */
 async function open(asked) {
-  const answer = underWay.size ? await answerTo(asked, TAKEN_MS).catch(() => null) : null; // nothing else will come on it
+  const answer = underWay.size ? await answerTo(asked, TAKEN_MS).catch(() => null) : null; // nothing else would come on it
   const reader = answer?.ok ? answer.body.getReader() : null;
   const body = new ReadableStream({
     async start(controller) {
@@ -158,11 +174,11 @@ function end(controller) {
     cancelled.clear();
     controller.enqueue(lineOf({ msg: "close_stream" }));
     controller.close();
-  } catch { /* Gradio reads it no more */ }
+  } catch { /* Gradio no longer reads it */ }
 }
 
 /** @param {Asked} asked */
-const answered = (asked) => answerTo(asked, DONE_MS)
+const answered = (asked) => wholeAnswerTo(asked, DONE_MS)
   .catch(() => Response.json({ error: UNREACHABLE, detail: UNREACHABLE }, { status: 503 }));
 
 const wait = (/** @type {number} */ ms) => new Promise((go) => setTimeout(go, ms));
@@ -173,10 +189,10 @@ async function untilDrawn() {
   await wait(100);
 }
 
-/** Nothing waits for the server to hear that an event is over. @param {Asked} asked */
+/** Cancel an event without waiting for the server. @param {Asked} asked */
 async function cancel({ send, options }) {
   const body = JSON.parse(String(options.body));
-  const tell = (/** @type {string} */ event_id) => send(JSON.stringify({ ...body, event_id })).catch(() => {}); // or when the stream is closed
+  const tell = (/** @type {string} */ event_id) => send(JSON.stringify({ ...body, event_id })).catch(() => {}); // the server also notices the closed stream
   if (underWay.delete(body.event_id)) cancelled.add(body.event_id);
   if (body.event_id) tell(body.event_id);
   else giveUp ??= tell; // the server has not named it yet
@@ -186,12 +202,12 @@ async function cancel({ send, options }) {
   return Response.json({ success: true });
 }
 
-/** Resolves once Gradio 6.31 has cancelled all: it does so one after the other, and what began meanwhile with them. */
+/** Resolves once Gradio 6.31 has cancelled all events: one after the other, and new ones too if they have started. */
 export async function untilCancelled() {
   while (cancelling) await wait(TICK_MS);
 }
 
-/** Gradio's requests go through here from now on; call it before the first of them. */
+/** Send Gradio's requests through here; call it before the first one. */
 export function install() {
   const fetch = window.fetch.bind(window);
   const hows = [["queue/join", begin], ["queue/data", open], ["run/", answered], ["cancel", cancel], ["reset", cancel]];

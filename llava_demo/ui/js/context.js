@@ -1,4 +1,4 @@
-// How full the conversation is, and what can be done about it: a picture can be left out, and costs no tokens then.
+// How full the conversation is; and pictures can be left out, which then cost no tokens.
 import { before, lastRefused, reopen } from "./asking.js";
 import { $, $$, isStreaming, make, watch } from "./dom.js";
 import { isLeftOut, leaveOut, picturesOf } from "./entries.js";
@@ -7,7 +7,7 @@ import { alter, newChat, shown } from "./keeping.js";
 const CHARACTERS_A_TOKEN = 4; // about, in English; the server counts exactly
 const SHOWN_FROM = 0.5;
 
-/** What the model that is served holds. */
+/** The limits of the served model. */
 function holds() {
   const { context, images, imageTokens } = $("#served .served").dataset;
   return { context: Number(context), images: Number(images), imageTokens: Number(imageTokens) };
@@ -34,12 +34,12 @@ function showFullness() {
   meter.classList.toggle("is-over", full.some(([, has, most]) => has > most));
 }
 
-/** Send what is in the message box once the conversation is shown as it is now. */
+/** Send the draft in the message box once the changed conversation is shown. */
 function sendWhenShown() {
   document.addEventListener("shown", () => setTimeout(() => $("#box .submit-button")?.click()), { once: true });
 }
 
-/** Leave the oldest picture out that the model still reads, or else the first of the message box. */
+/** Leave out the oldest picture that the model reads, or else the first one in the message box. */
 function leaveOutOldest() {
   const { draft } = shown();
   const { edited } = lastRefused();
@@ -62,7 +62,7 @@ function takeChoices() {
   });
 }
 
-/** @type {{id: string, out: Map<number, boolean>}} pictures to leave out, or not, once the answer on its way has ended */
+/** @type {{id: string, out: Map<number, boolean>}} pictures to leave out, or take back, once the answer has ended */
 let wanted = { id: "", out: new Map() };
 
 /** @param {number} index - of the picture's entry */
@@ -95,7 +95,7 @@ function leaveOutWanted() {
   });
 }
 
-/** Each picture of the conversation has a button that leaves it out, or takes it back. */
+/** Each picture of the conversation has a button that leaves it out or takes it back. */
 function offerToLeaveOut() {
   $$("#conversation .message-row").forEach((row, index) => {
     const picture = shown().entries[index]?.content[0];
@@ -114,7 +114,7 @@ function offerToLeaveOut() {
   });
 }
 
-/** Gradio draws the message box anew where it likes. */
+/** Gradio may re-create the message box. */
 function keepMeterInBox() {
   const container = $("#box .full-container");
   if (meter.parentElement !== container) container?.append(meter);

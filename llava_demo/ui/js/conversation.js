@@ -1,10 +1,10 @@
-// The conversation: where it is scrolled to, what Copy copies, the names and the room of its pictures.
+// The conversation: its scrolling, what Copy copies, the names of its pictures, and their reserved room.
 import { $, $$, watch } from "./dom.js";
 import { plainTextOf } from "./markdown.js";
 
 const isEmpty = () => $("#conversation .placeholder-content") !== null;
 
-/** The empty page begins at its top; Gradio scrolls every conversation to its end. */
+/** Gradio scrolls every conversation to its end; the empty page stays at its top. */
 function keepTheEmptyPageAtItsTop() {
   const toTop = () => {
     if (isEmpty()) $("#conversation .bubble-wrap").scrollTop = 0;
@@ -13,13 +13,13 @@ function keepTheEmptyPageAtItsTop() {
   for (const ms of [0, 100, 400]) setTimeout(toTop, ms);
 }
 
-/** Gradio 6.31 scrolls to the end with each piece of an answer, unless the reader is 100 pixels away from it by then. */
+/** Gradio 6.31 scrolls to the end with each update of an answer, unless the reader is over 100 pixels away from it. */
 function stayWhereTheReaderScrolled() {
   const wrap = $("#conversation .bubble-wrap");
   let isHeld = false;
   const hold = () => { isHeld ||= wrap.scrollTop > 0; };
   wrap.scrollTo = (...to) => isHeld || isEmpty() || Element.prototype.scrollTo.apply(wrap, to);
-  // A picture that is drawn late pushes the answer below it out of sight.
+  // A picture that loads late pushes the answer below it out of sight.
   const toEnd = () => { if (!isHeld && !isEmpty()) wrap.scrollTop = wrap.scrollHeight; };
   wrap.addEventListener("load", toEnd, { capture: true });
   new ResizeObserver(toEnd).observe(wrap); // the box grows, or a phone's keyboard opens
@@ -34,7 +34,7 @@ function stayWhereTheReaderScrolled() {
   }, { capture: true });
 }
 
-/** The Chatbot holds its texts as HTML (see `shown` in conversation.py); what is copied is the text. */
+/** The Chatbot holds its texts as HTML (see `shown` in conversation.py); Copy copies the plain text. */
 function copyTexts() {
   const write = navigator.clipboard?.writeText.bind(navigator.clipboard);
   if (!write) return;
@@ -45,7 +45,7 @@ function copyTexts() {
   };
 }
 
-/** An answer's numbers stand below it, and its buttons below them; Gradio's copies the numbers. */
+/** The buttons of an answer are below its numbers, and Gradio's Copy would copy those. */
 function copyAnswers() {
   const COPY = 'button[aria-label="Copy message"]';
   $("#conversation").addEventListener("click", (event) => {
@@ -62,9 +62,9 @@ function copyAnswers() {
   }, { capture: true });
 }
 
-/** @type {Map<string, {width: number, height: number}>} of the pictures that were on the page, by the server's path */
+/** @type {Map<string, {width: number, height: number}>} of pictures that were on the page, by the server's path */
 const sizes = new Map();
-/** @type {string[]} the paths of the pictures that were sent last */
+/** @type {string[]} the paths of the last sent pictures */
 let sent = [];
 
 /** @param {HTMLImageElement} img */
@@ -74,7 +74,7 @@ function rememberSize({ target: img }) {
   if (img.naturalWidth) sizes.set(pathOf(img), { width: img.naturalWidth, height: img.naturalHeight });
 }
 
-/** Gradio 6.31 draws the first picture of a page somewhat after its turn, and the browser fetches it later still. */
+/** Gradio 6.31 draws the first picture of a page after its turn, and the browser loads it even later. */
 function reserveRoom() {
   const messages = $$('#conversation .user-row .component:not([style*="--ratio"])');
   const empty = messages.filter((message) => !message.querySelector("img"));

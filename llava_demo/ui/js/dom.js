@@ -1,4 +1,4 @@
-// What every module of the page asks of the document.
+// Helpers for the document that all modules of the page use.
 
 /**
  * @param {string} selector
@@ -13,13 +13,16 @@ export const $ = (selector) => document.querySelector(selector);
  */
 export const $$ = (selector, within = document) => [...within.querySelectorAll(selector)];
 
-/** The address of the server, without a slash at its end; it may lie below a path of a proxy. */
+/** The server's URL without a slash at its end; a proxy may serve it below a path. */
 export const root = () => (window.gradio_config?.root ?? "").replace(/\/$/, "");
 
-/** Whether an answer is on its way. */
+/** Whether an input method takes the key for itself: Enter ends a composition, Escape drops it. @param {KeyboardEvent} event */
+export const isComposing = ({ isComposing, keyCode }) => isComposing || keyCode === 229; // 229: Safari's last key of one
+
+/** Whether an answer is being written. */
 export const isStreaming = () => $("#box .stop-button") !== null;
 
-/** Whether the server has been asked, and has not taken the question yet. */
+/** Whether a question was sent that the server has not taken yet. */
 export const isSending = () => document.body.classList.contains("is-sending");
 
 /** One line above the message box while the page waits for the server. @param {string} words - "" takes it away */
@@ -41,7 +44,7 @@ export function watch(selector, react) {
 }
 
 /**
- * What `find` finds, now or after a change of the page; null after two seconds without.
+ * The result of `find`, now or after a change of the page; null after two seconds.
  *
  * @template T
  * @param {() => T} find
@@ -75,5 +78,5 @@ export function make(tag, properties, ...children) {
   return element;
 }
 
-/** Where Gradio 6.31 applies those styles of ours that depend on the window. @param {HTMLElement} element */
+/** Add an element where Gradio 6.31 applies our rules in @media. @param {HTMLElement} element */
 export const addToPage = (element) => ($(".gradio-container .contain") ?? $(".gradio-container")).append(element);

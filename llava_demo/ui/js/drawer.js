@@ -1,5 +1,5 @@
 // The list of kept conversations: open, rename and delete them.
-import { $, addToPage, make } from "./dom.js";
+import { $, addToPage, isComposing, make } from "./dom.js";
 import { titleOf } from "./entries.js";
 import { newChat, open, rename, save, shown } from "./keeping.js";
 import { remove } from "./removing.js";
@@ -15,7 +15,7 @@ const button = (name, words, act) => make("button", { type: "button", className:
 
 /** @param {Conversation} conversation */
 async function show(conversation) {
-  await save().catch(() => {}); // the browser's room is full
+  await save().catch(() => {}); // the browser's storage is full
   const kept = await store.get("conversations", conversation.id);
   if (!kept) return write(); // another tab has deleted it
   $("#drawer").close();
@@ -23,7 +23,7 @@ async function show(conversation) {
   $("#box textarea")?.focus();
 }
 
-/** The name becomes a field. @param {HTMLElement} item @param {Conversation} conversation */
+/** Replace the name by a field. @param {HTMLElement} item @param {Conversation} conversation */
 function edit(item, conversation) {
   const field = make("input", { type: "text", value: titleOf(conversation), ariaLabel: "Name of the conversation" });
   let hasEnded = false;
@@ -39,7 +39,7 @@ function edit(item, conversation) {
   };
   field.addEventListener("blur", () => end(true));
   field.addEventListener("keydown", (event) => {
-    if (event.key !== "Enter" && event.key !== "Escape") return;
+    if (isComposing(event) || !["Enter", "Escape"].includes(event.key)) return;
     event.preventDefault(); // Escape does not close the list as well
     event.stopPropagation();
     end(event.key === "Enter");
@@ -77,7 +77,7 @@ async function write() {
   $("#drawer .kept").textContent = (await store.isKept()) ? KEPT : UNKEPT;
 }
 
-/** One line above the message box, as long as nothing else is said there. @param {string} words */
+/** One line above the message box, hidden while another one is shown there. @param {string} words */
 function sayUnkept(words) {
   $("#unkept")?.remove();
   $("#progress").prepend(make("p", { id: "unkept", title: words }, words));
@@ -98,13 +98,13 @@ export function start() {
   store.isKept().then((is) => is || sayUnkept("Kept until this page is closed: the browser stores nothing here."));
   document.addEventListener("conversation-unkept", () => sayUnkept("Not kept any more: this browser's storage is full."));
   $("#chats-switch").addEventListener("click", async () => {
-    await save().catch(() => {}); // the browser's room is full
+    await save().catch(() => {}); // the browser's storage is full
     await write();
     drawer.showModal();
   });
   document.addEventListener("conversation-kept", () => drawer.open && write());
   drawer.addEventListener("click", async ({ target, detail }) => {
-    const isBeside = target === drawer && detail < 2; // the second click of two on the switch lies there
+    const isBeside = target === drawer && detail < 2; // a double click on the switch ends there
     if (isBeside || target.matches(".close")) drawer.close();
     if (target.matches(".new")) {
       drawer.close();

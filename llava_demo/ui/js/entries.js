@@ -1,4 +1,4 @@
-// What the Chatbot holds, and what is kept of it: entries (see conversation.py), their texts and their files.
+// The entries of the Chatbot and of kept conversations (see conversation.py), their texts and files.
 
 /**
  * @typedef {{path: string, url: string, orig_name: string, mime_type?: string}} FileData
@@ -9,7 +9,7 @@
  *   isAnswering?: boolean, versions: import("./versions.js").Branching[]}} Conversation
  */
 
-const LEFT_OUT = "Left out"; // conversation.py knows a picture by it that the model no longer reads
+const LEFT_OUT = "Left out"; // marks a picture that the model no longer reads, for conversation.py
 
 /** @param {Part} part - a text of the Chatbot, which is HTML */
 export function textOf(part) {
@@ -21,8 +21,8 @@ export function textOf(part) {
 /** @param {Entry} entry */
 export const isNote = ({ metadata }) => Boolean(metadata?.title);
 
-/** @param {Entry[]} entries @returns {Part[]} what the user gave */
-export const partsOf = (entries) => entries.flatMap(({ role, content }) => (role === "user" ? content : []));
+/** @param {Entry[]} entries @returns {Part[]} the user's texts and pictures */
+const partsOf = (entries) => entries.flatMap(({ role, content }) => (role === "user" ? content : []));
 
 /** @param {Entry[]} entries @returns {Part[]} */
 export const picturesOf = (entries) => partsOf(entries).filter((part) => part.file);
@@ -48,10 +48,10 @@ export const titleOf = ({ title, entries, draft }) =>
   title || (textOf(partsOf(entries).find((part) => part.text) ?? {}).trim() || draft.text.trim()).slice(0, 80) || "A picture";
 
 /**
- * The entries, with a note behind an answer that is not whole.
+ * The entries, with a note after an incomplete answer.
  *
  * @param {Pick<Conversation, "entries" | "isAnswering">} conversation
- * @param {string} [title] - of the note; else the page was left in the middle of it
+ * @param {string} [title] - of the note; by default the page was left while it was answered
  * @returns {Entry[]}
  */
 export function ended({ entries, isAnswering }, title = "Interrupted") {
@@ -62,7 +62,7 @@ export function ended({ entries, isAnswering }, title = "Interrupted") {
   return [...said, { role: "assistant", content: [{ type: "text", text: "" }], metadata }];
 }
 
-/** The last turn taken back. @param {Entry[]} entries @returns {{rest: Entry[], question: Draft}} */
+/** The conversation without its last turn, and that turn's question. @param {Entry[]} entries @returns {{rest: Entry[], question: Draft}} */
 export function undone(entries) {
   let from = entries.findLastIndex(({ role }) => role === "user");
   const to = from + 1;

@@ -1,10 +1,10 @@
-// Which picture a file is: its bytes decide, not its name. And large photos made small before they travel.
+// The format of a picture, by its bytes and not its name; and large photos are shrunk before they are uploaded.
 
 /**
  * @typedef {{mime_type: string, ending: string, isShownEverywhere: boolean}} Format
  */
 
-export const LONGEST_SIDE = 2048; // the model looks at 336 pixels; this still looks sharp at window size
+const LONGEST_SIDE = 2048; // the model looks at 336 pixels; this still looks sharp at window size
 const JPEG_QUALITY = 0.92;
 
 /** @type {Format[]} */
@@ -21,9 +21,9 @@ const [JPEG, PNG, GIF, WEBP, BMP, AVIF, HEIC, TIFF] = [
 
 /**
  * @param {Blob} file
- * @returns {Promise<Format | null>} null: none that a browser or our server decodes, as far as the first bytes tell
+ * @returns {Promise<Format | null>} null: by its first bytes, no format that a browser or our server decodes
  */
-export async function formatOf(file) {
+async function formatOf(file) {
   const bytes = new Uint8Array(await file.slice(0, 16).arrayBuffer());
   const text = String.fromCharCode(...bytes);
   if (text.startsWith("\xff\xd8\xff")) return JPEG;
@@ -38,7 +38,7 @@ export async function formatOf(file) {
 }
 
 /**
- * The file as it is uploaded: with the ending of what it is, small, and turned as its EXIF says where it was shrunk.
+ * The file to upload: with the extension of its format, and shrunk (and then turned upright) if it is large.
  *
  * @param {File} file
  * @param {number} maxBytes
@@ -46,7 +46,7 @@ export async function formatOf(file) {
  */
 export async function prepared(file, maxBytes) {
   const format = await formatOf(file);
-  if (!format) return file; // the server says what it is
+  if (!format) return file; // the server refuses it with a message
   const small = await shrunk(file, format, maxBytes);
   const stem = file.name.replace(/\.[^.]*$/, "") || "picture";
   const { mime_type: type, ending } = small ? JPEG : format;
@@ -57,12 +57,12 @@ export async function prepared(file, maxBytes) {
  * @param {File} file
  * @param {Format} format
  * @param {number} maxBytes
- * @returns {Promise<Blob | null>} a JPEG; null: it is small already, or this browser cannot decode it
+ * @returns {Promise<Blob | null>} a JPEG; null: it is small enough, or this browser cannot decode it
  */
 async function shrunk(file, format, maxBytes) {
   let bitmap;
   try {
-    bitmap = await createImageBitmap(file); // turned as its EXIF says
+    bitmap = await createImageBitmap(file); // turned upright as its EXIF says
   } catch {
     return null;
   }
@@ -82,7 +82,7 @@ async function shrunk(file, format, maxBytes) {
 export function jpegOf(picture, width, height) {
   const canvas = Object.assign(document.createElement("canvas"), { width: Math.max(1, width), height: Math.max(1, height) });
   const context = canvas.getContext("2d");
-  context.fillStyle = "white"; // as the server does with what is transparent
+  context.fillStyle = "white"; // as the server does with transparency
   context.fillRect(0, 0, canvas.width, canvas.height);
   context.imageSmoothingQuality = "high";
   context.drawImage(picture, 0, 0, canvas.width, canvas.height);

@@ -1,5 +1,5 @@
-// The conversation of this tab is kept in the browser after each change, and put back after a reload, a crash or a
-// restart of the server. Pictures that the server has no more are uploaded again.
+// The conversation of this tab is saved in the browser after each change, and restored after a reload, a crash or a
+// restart of the server. Pictures that the server no longer has are uploaded again.
 import { untilCancelled } from "./connection.js";
 import { $, isStreaming, say } from "./dom.js";
 import { ended, filesOf, keyOf, picturesOf } from "./entries.js";
@@ -15,8 +15,8 @@ import * as versions from "./versions.js";
  */
 
 const SAVE_AFTER_MS = 300;
-const PATIENCE_MS = 5000; // a network that swallows everything does not say so
-const RELEASED_WITHIN_MS = 2000; // a page that is reloaded gives its conversation up somewhat later
+const PATIENCE_MS = 5000; // a network that drops all packets reports nothing
+const RELEASED_WITHIN_MS = 2000; // a reloaded page releases its lock a little later
 const THUMBNAIL_PX = 96;
 const TAB = "ask-a-picture-tab"; // in sessionStorage: the conversation of this tab
 
@@ -28,27 +28,27 @@ const fresh = () => ({
 
 let current = fresh();
 let saving = 0;
-let isChanged = false; // since it came onto the page
-let isReady = false; // nothing is saved before what was kept has been put back
+let isChanged = false; // since it was shown
+let isReady = false; // nothing is saved before the kept conversation was restored
 /** @type {Conversation | null} */
-let before = null; // what was on the page before it was emptied
+let before = null; // the conversation before the page was emptied
 /** @type {{chat: Entry[], box: Draft, isFirst: boolean} | null} */
 let toShow = null;
-let asking = ""; // what the answer on its way was asked with: "send", "retry", ...
+let asking = ""; // the event that asked for the answer: "send", "retry", ...
 let held = ""; // the conversation that is open here
 let release = () => {};
 
-/** What a link's address asks to be in the message box; null once something else is on the page. */
+/** The draft that a link puts into the message box; null once something else is on the page. */
 function linked() {
   const query = new URLSearchParams(location.search);
   const [text, image] = [query.get("prompt"), query.get("image")];
   return text || image ? { text: text ?? "", files: image ? 1 : 0 } : null;
 }
 
-/** The address brings the link's question back as long as nothing was made of it. @param {Draft} draft */
+/** Whether a draft is just the link's question, which a reload brings back. @param {Draft} draft */
 const isOfLink = ({ text, files }) => text === linked()?.text && files.length <= linked().files;
 
-/** A reload shows what was made of the link's question. */
+/** From now on a reload shows the conversation, not the link's question. */
 function forgetLink() {
   if (!linked()) return;
   const address = new URL(location.href);
@@ -56,7 +56,7 @@ function forgetLink() {
   history.replaceState(history.state, "", address);
 }
 
-/** @returns {Conversation} what this tab shows; not to be changed */
+/** @returns {Conversation} the conversation of this tab; not to be changed */
 export const shown = () => current;
 
 /** @param {Blob} blob */
@@ -87,7 +87,7 @@ async function keepPictures(conversation) {
   document.dispatchEvent(new Event("conversation-kept"));
 }
 
-/** Save what this tab shows, now; its pictures follow. */
+/** Save the conversation of this tab now; its pictures follow. */
 export async function save() {
   clearTimeout(saving);
   saving = 0;
@@ -99,7 +99,7 @@ export async function save() {
   }
   remember(conversation.id);
   await store.put("conversations", conversation.id, structuredClone(conversation));
-  keepPictures(conversation).catch(() => {}); // no network, or no room: they are asked for at the next change
+  keepPictures(conversation).catch(() => {}); // no network, or no storage: the next change tries again
   document.dispatchEvent(new Event("conversation-kept"));
 }
 
@@ -113,27 +113,27 @@ function saveSoon() {
 /** @param {FileData} file @returns {Promise<FileData>} */
 async function onServer(file) {
   const answer = await fetch(file.url, { method: "HEAD", signal: AbortSignal.timeout(PATIENCE_MS) }).catch(() => null);
-  if (!answer || answer.ok) return file; // or no network: the event that needs it will say so
+  if (!answer || answer.ok) return file; // without a network the event that needs it will fail
   const blob = await store.get("pictures", keyOf(file));
   if (!blob) return file;
   const again = new File([blob], file.orig_name ?? keyOf(file).split("/")[1], { type: blob.type });
   return upload(again, () => {}).catch(() => file);
 }
 
-/** Put a kept conversation on the page; a copy of it where another tab has it open. @param {Conversation} kept @param {number} [patience_ms] */
+/** Show a kept conversation; a copy of it if another tab has it open. @param {Conversation} kept @param {number} [patience_ms] */
 export async function open(kept, patience_ms = 0) {
   const copy = { versions: [], ...structuredClone(kept), entries: ended(structuredClone(kept)) };
   if (!(await hold(kept.id, patience_ms))) copy.id = fresh().id;
   await put(copy);
-  remember(kept.id); // a copy is kept when it is changed
+  remember(kept.id); // a copy is saved when it is changed
 }
 
-/** @param {string} title - for what this tab shows */
+/** @param {string} title - of the conversation of this tab */
 export function rename(title) {
   current.title = title;
 }
 
-/** Show what this tab shows, changed. @param {(conversation: Conversation) => Conversation} change */
+/** Change the conversation of this tab. @param {(conversation: Conversation) => Conversation} change */
 export async function alter(change) {
   await put(change(structuredClone(current)));
   saveSoon();
@@ -159,16 +159,16 @@ function become(conversation) {
   document.dispatchEvent(new Event("conversation-shown"));
 }
 
-/** An empty page; what was on it stays in the list. @param {Draft} [draft] - that goes along */
+/** Start an empty conversation; the present one stays in the list. @param {Draft} [draft] - moves to the new one */
 export async function newChat(draft) {
   if (draft) current.draft = fresh().draft;
-  await save().catch(() => {}); // the browser's room is full
+  await save().catch(() => {}); // the browser's storage is full
   become(draft ? { ...fresh(), draft } : fresh());
   if (draft) saveSoon();
   $("#box textarea")?.focus();
 }
 
-/** A reload of this tab shows it again. @param {string} id */
+/** The conversation that a reload of this tab shows. @param {string} id */
 function remember(id) {
   try {
     sessionStorage.setItem(TAB, id);
@@ -176,11 +176,11 @@ function remember(id) {
 }
 
 /**
- * Other tabs of this browser leave a conversation alone while it is open here.
+ * Lock a conversation against other tabs of this browser while it is open here.
  *
  * @param {string} id
- * @param {number} [patience_ms] - with another tab that has it
- * @returns {Promise<boolean>} false: it has it still
+ * @param {number} [patience_ms] - how long to wait for another tab that has it
+ * @returns {Promise<boolean>} false: the other tab still has it
  */
 async function hold(id, patience_ms = 0) {
   if (id === held) return true;
@@ -209,7 +209,7 @@ async function lastOne(kept) {
   return mine ? kept.find(({ id }) => id === mine) : kept.sort((a, b) => b.updated - a.updated).find(isFree);
 }
 
-/** The page is emptied, but for the message box. @returns {Conversation | null} what was on it */
+/** Empty the page except for the message box. @returns {Conversation | null} the conversation that was on it */
 export function empty() {
   const left = current.entries.length ? structuredClone(current) : before;
   before = null;
@@ -220,7 +220,7 @@ export function empty() {
   return left && { ...left, entries: ended(left) };
 }
 
-/** Show a conversation again that was removed, if nothing has begun since. @param {Conversation} conversation */
+/** Show a removed conversation again, unless a new one has begun. @param {Conversation} conversation */
 export function putBack(conversation) {
   const { entries, draft } = current;
   if (entries.length) return;
@@ -228,18 +228,18 @@ export function putBack(conversation) {
   saveSoon();
 }
 
-/** What was typed before the kept draft came stays, behind it. @param {Draft} kept @param {Draft | null} typed */
+/** Text that was typed before the kept draft was restored stays, after it. @param {Draft} kept @param {Draft | null} typed */
 const joined = (kept, typed) =>
   !typed?.text || typed.text === kept.text ? kept : { ...kept, text: [kept.text, typed.text].filter(Boolean).join("\n") };
 
-/** Pictures that the server no longer has. @param {Entry[]} entries @param {Draft} [draft] - both changed in place */
+/** Upload pictures that the server no longer has. @param {Entry[]} entries @param {Draft} [draft] - both changed in place */
 async function uploadAgain(entries, draft) {
   const again = picturesOf(entries).map(async (part) => { part.file = await onServer(part.file); });
   if (draft) again.push(Promise.all(draft.files.map(onServer)).then((files) => { draft.files = files; }));
   await Promise.all(again);
 }
 
-/** @param {{what: string, inputs: any[], ready: Promise<void> | null}} detail - of an answer that is asked for */
+/** @param {{what: string, inputs: any[], ready: Promise<void> | null}} detail - of an event that asks */
 function ask(detail) {
   asking = detail.what;
   detail.inputs = JSON.parse(JSON.stringify(detail.inputs));
@@ -248,14 +248,14 @@ function ask(detail) {
   detail.ready = Promise.all([uploading, untilCancelled()]).then(() => current.id === id || new Promise(() => {})); // never
 }
 
-/** Gradio writes a changed question into the Chatbot before it is asked. @param {Entry[]} entries */
+/** Gradio writes an edited question into the Chatbot before it is asked. @param {Entry[]} entries */
 const isOnlyEdited = (entries) => !isStreaming() && entries.length === current.entries.length &&
   entries.every(({ role, content }, at) => role === "user" || content[0].text === current.entries[at].content[0].text);
 
-/** Another conversation comes in place of what is shown, which stays in the list. */
+/** Another conversation replaces the present one, which stays in the list. */
 function leave() {
   const left = structuredClone(current);
-  store.put("conversations", left.id, left).catch(() => {}); // the browser's room is full
+  store.put("conversations", left.id, left).catch(() => {}); // the browser's storage is full
   current = { ...fresh(), draft: left.draft };
   hold(current.id);
   remember(current.id);

@@ -1,4 +1,4 @@
-// A picture at the size of the window: zoomed and moved by mouse, fingers and keys; as it is, and as the model sees it.
+// A picture at window size, zoomed and moved by mouse, fingers and keys; as it is, and as the model sees it.
 import { overlay } from "./boxes.js";
 import { $, $$, addToPage, make } from "./dom.js";
 import { askAbout } from "./server.js";
@@ -9,7 +9,7 @@ const SHOWN = "#conversation .user-row img, #conversation .boxes img, #box .thum
 
 /** @type {{images: HTMLImageElement[], index: number, tab: "photo" | "seen"}} */
 const showing = { images: [], index: 0, tab: "photo" };
-/** Where the picture stands: enlarged `zoom` times, moved by (x, y) pixels from the middle. */
+/** Enlarged `zoom` times, and moved by (x, y) pixels from the middle. */
 const view = { zoom: 1, x: 0, y: 0 };
 /** @type {Map<number, PointerEvent>} */
 const fingers = new Map();
@@ -97,7 +97,7 @@ async function squareOf(img) {
 function place(zoom, x, y) {
   const { clientWidth: width, clientHeight: height } = part(".stage");
   view.zoom = Math.min(MOST_ZOOM, Math.max(1, zoom));
-  const most = (length) => (length * (view.zoom - 1)) / 2; // then its edge is at the stage's
+  const most = (length) => (length * (view.zoom - 1)) / 2; // then the edges of the picture and the stage meet
   const within = (at, limit) => Math.min(limit, Math.max(-limit, at));
   [view.x, view.y] = [within(x, most(width)), within(y, most(height))];
   part(".held").style.transform = `translate(${view.x}px, ${view.y}px) scale(${view.zoom})`;
@@ -105,10 +105,10 @@ function place(zoom, x, y) {
 }
 
 /**
- * Enlarge such that what lies at a point stays there.
+ * Enlarge around a point.
  *
  * @param {number} factor
- * @param {{clientX: number, clientY: number}} [point] - the middle where it is left out
+ * @param {{clientX: number, clientY: number}} [point] - by default the middle
  */
 function zoomBy(factor, point) {
   const { left, top, width, height } = part(".stage").getBoundingClientRect();

@@ -1,4 +1,4 @@
-// The page in the browser, beyond what Gradio does: each concern is a module with a `start`, called once.
+// The page's own scripts: each concern is a module with a `start` that is called once.
 import * as accessibility from "./accessibility.js";
 import * as asking from "./asking.js";
 import * as boxes from "./boxes.js";

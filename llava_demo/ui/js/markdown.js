@@ -1,4 +1,4 @@
-// Answers as Markdown. Gradio shows all text as text; here the text of each answer is replaced by what it means.
+// Answers as Markdown. Gradio shows plain text; this replaces the text of each answer by its rendered form.
 import { boxesUnder } from "./boxes.js";
 import { $$, watch } from "./dom.js";
 import MarkdownIt from "./vendor/markdown-it.esm.min.mjs";
@@ -8,7 +8,7 @@ const FORMULA = /\$\$.+?\$\$|\\\[.+?\\\]|\\\(.+?\\\)|\$(?! )(?=[^$\n]*[\\^_{])[^
 const CLOSING = { "$$": "$$", "\\[": "\\]" };
 
 const markdown = new MarkdownIt({ html: false, linkify: false, breaks: true });
-markdown.validateLink = (address) => /^(https?:|mailto:)/i.test(address); // a link of ours would look like the page's
+markdown.validateLink = (address) => /^(https?:|mailto:)/i.test(address); // no relative link, which would look like one of the page's
 markdown.inline.ruler.before("escape", "formula", formula);
 markdown.block.ruler.before("code", "formula", formulaBlock, { alt: ["paragraph"] });
 const rules = markdown.renderer.rules;
@@ -17,7 +17,7 @@ rules.link_open = (tokens, at, options, _, renderer) => {
   tokens[at].attrJoin("rel", "noreferrer nofollow");
   return renderer.renderToken(tokens, at, options);
 };
-rules.image = (tokens, at) => { // it would make the browser ask another host
+rules.image = (tokens, at) => { // a picture would be loaded from another host
   const { escapeHtml } = markdown.utils;
   const [address, words] = [tokens[at].attrGet("src"), tokens[at].content || "picture"].map(escapeHtml);
   return `<a href="${address}" target="_blank" rel="noreferrer nofollow">${words}</a>`;
@@ -33,7 +33,7 @@ rules.fence = (...given) => fence(...given).replace("<pre>", '<pre tabindex="0">
 /** A heading of an answer stands below the page's own. */
 const below = (tag) => Math.min(6, Number(tag[1]) + 2);
 
-/** LaTeX between its marks is text: no emphasis and no escapes in it. */
+/** LaTeX between its marks is plain text, without emphasis and escapes. */
 function formula(state, silent) {
   FORMULA.lastIndex = state.pos;
   const [found] = FORMULA.exec(state.src) ?? [];
@@ -43,7 +43,7 @@ function formula(state, silent) {
   return true;
 }
 
-/** The same over several lines, whatever those begin with. */
+/** The same over several lines. */
 function formulaBlock(state, from, end, silent) {
   const lineAt = (line) => state.src.slice(state.bMarks[line] + state.tShift[line], state.eMarks[line]).trimEnd();
   const closing = CLOSING[lineAt(from).slice(0, 2)];
@@ -59,18 +59,21 @@ function formulaBlock(state, from, end, silent) {
   return true;
 }
 
-/** @type {Map<string, string>} what is copied of an answer, by its Markdown */
-const plainTexts = new Map();
+/** @type {WeakMap<Element, string>} the Markdown of each answer */
+const sources = new WeakMap();
 
-/** @param {string} text */
-export const plainTextOf = (text) => plainTexts.get(text) ?? text;
+/** What is copied of an answer on the page. @param {string} text - its Markdown */
+export function plainTextOf(text) {
+  const answer = $$("#conversation .answer").find((shown) => sources.get(shown) === text);
+  return answer ? plainText(answer).trim() : text;
+}
 
 /**
  * @param {Node} node
- * @returns {string} as it is read, with the marks of lists, and tables with tabs
+ * @returns {string} its text, with list marks, and tabs in tables
  */
 function plainText(node) {
-  if (node.nodeType === Node.TEXT_NODE) { // each line break of the text is a <br>; the others lay out the HTML
+  if (node.nodeType === Node.TEXT_NODE) { // line breaks of the text are <br>; those here only lay out the HTML
     return node.parentElement?.closest("pre") ? node.data : node.data.replaceAll("\n", "");
   }
   const inside = [...node.childNodes].map(plainText).join("");
@@ -93,11 +96,11 @@ function show(host) {
   const texts = [...host.childNodes].filter((node) => node.nodeType === Node.TEXT_NODE);
   if (!texts.length) {
     const before = host.querySelector(".answer:not(:has(figure))");
-    if (before) boxesUnder(before); // Gradio draws a picture some time after the answer below it
+    if (before) boxesUnder(before); // Gradio draws a picture after the answer below it
     return;
   }
   const text = texts.map((node) => node.data).join("");
-  for (const node of texts) node.remove(); // Gradio puts a new one there when the answer has grown
+  for (const node of texts) node.remove(); // Gradio adds a new one when the answer grows
   let shown = host.querySelector(".answer");
   if (!shown) {
     shown = document.createElement("div");
@@ -107,12 +110,12 @@ function show(host) {
   const rendered = document.createElement("template");
   rendered.innerHTML = markdown.render(text);
   replaceWhatChanged(shown, rendered.content);
-  plainTexts.set(text, plainText(shown).trim());
+  sources.set(shown, text);
   boxesUnder(shown);
 }
 
 /**
- * Blocks that are as before stay, so that a selection in them stays too.
+ * Unchanged blocks stay, so that a selection in them stays too.
  *
  * @param {HTMLElement} shown
  * @param {DocumentFragment} fresh

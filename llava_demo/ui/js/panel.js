@@ -2,14 +2,14 @@
 import { $ } from "./dom.js";
 import { prefer, preference } from "./preferences.js";
 
-const WIDE_PX = 1180; // from here on there is room for it beside the conversation
+const WIDE_PX = 1180; // at least as wide, the window has room for it beside the conversation
 const NARROW_PX = 520;
 
 const isOpen = () => $("#panel").classList.contains("open");
 
 const toggle = () => $("#panel .toggle-button").click();
 
-/** The masthead is as wide as the panel leaves it; Gradio 6.31 drops @container from styles. */
+/** The panel takes width from the masthead, and Gradio 6.31 drops @container from styles. */
 function fitMasthead() {
   const masthead = $("#masthead");
   const fit = () => masthead.classList.toggle("is-narrow", masthead.clientWidth < NARROW_PX);

@@ -1,13 +1,13 @@
-// Giving pictures: dropped or pasted anywhere, or chosen. Each is prepared, uploaded and checked as soon as it is given.
-import { $, $$, make, say, watch } from "./dom.js";
+// Adding pictures: dropped or pasted anywhere, or chosen. Each is prepared, uploaded and checked at once.
+import { $, $$, isComposing, make, say, watch } from "./dom.js";
 import { prepared } from "./formats.js";
 import { askAbout, changeBox, Unreachable, upload } from "./server.js";
 
 const MEGABYTE = 2 ** 20;
 
 let onTheirWay = 0;
-let isRestored = false; // what was kept is on the page
-let isSendingNext = false; // Enter was pressed before
+let isRestored = false; // the kept conversation is on the page
+let isSendingNext = false; // Enter was pressed before all pictures were there
 
 /**
  * Add files to the message box: the pictures among them as thumbnails, the others as refusals that name them.
@@ -15,8 +15,8 @@ let isSendingNext = false; // Enter was pressed before
  * @param {Iterable<File>} files
  */
 export async function add(files) {
-  for (const item of $$("#refused li:not(:has(.again))")) item.remove(); // what the network kept back is not done yet
-  for (const arriving of [...files].map(uploadedOrRefused)) { // all travel at once, and stand in the order given
+  for (const item of $$("#refused li:not(:has(.again))")) item.remove(); // those with "Try again" stay
+  for (const arriving of [...files].map(uploadedOrRefused)) { // uploaded at once, and added in the given order
     const added = await arriving;
     if (added) changeBox(({ text, files: before }) => ({ text, files: [...before, added] }));
   }
@@ -32,7 +32,7 @@ function sendNext() {
 
 /**
  * @param {File} file
- * @returns {Promise<import("./server.js").FileData | null>} null: refused, or removed while it was on its way
+ * @returns {Promise<import("./server.js").FileData | null>} null: refused, or removed while it was uploaded
  */
 async function uploadedOrRefused(file) {
   const item = shownOnItsWay(file);
@@ -51,7 +51,7 @@ async function uploadedOrRefused(file) {
 
 /**
  * @param {File} file
- * @param {HTMLElement} item - shows how far it is
+ * @param {HTMLElement} item - shows the progress
  * @returns {Promise<import("./server.js").FileData>}
  * @throws {Error} with words for people
  */
@@ -66,7 +66,7 @@ async function uploaded(file, item) {
   if (isUnreachable) throw new Unreachable();
   if (refusal) throw new Error(refusal);
   if (!jpeg) return added;
-  const shown = await (await fetch(jpeg)).blob(); // what every browser shows of a HEIC or a TIFF
+  const shown = await (await fetch(jpeg)).blob(); // a HEIC or TIFF as a format that every browser shows
   return upload(new File([shown], small.name.replace(/\.[^.]*$/, ".jpg"), { type: shown.type }), () => {});
 }
 
@@ -95,8 +95,8 @@ function showProgress(item, part) {
 }
 
 /**
- * Say above the message box why a file was not added, until that is removed or another file is given. A pasted picture
- * is nowhere else: one that could not be sent stays, to be tried again.
+ * Say above the message box why a file was not added, until that is removed or another file is added. A pasted picture
+ * exists nowhere else: one that could not be uploaded stays and can be tried again.
  *
  * @param {File} file
  * @param {Error} error
@@ -129,7 +129,7 @@ function takeDrops() {
   const take = (event) => {
     if (!isOfFiles(event)) return;
     event.preventDefault();
-    event.stopImmediatePropagation(); // before Gradio, which judges files by their names
+    event.stopImmediatePropagation(); // before Gradio, which goes by file names
     if (event.type === "drop") add(event.dataTransfer.files);
     show(event.type === "dragenter" || event.type === "dragover");
   };
@@ -137,7 +137,7 @@ function takeDrops() {
   window.addEventListener("dragleave", (event) => show(event.relatedTarget !== null), { capture: true });
 }
 
-/** Office programs put a picture of copied text beside the text; that is a paste of text. */
+/** Office programs copy a picture of the text beside the text; that is a paste of text. */
 function takePastes() {
   document.addEventListener("paste", (event) => {
     const { files, types } = event.clipboardData;
@@ -162,7 +162,7 @@ function takeChoices() {
   });
 }
 
-/** What is sent while a picture is on its way, or before a kept conversation is there, is sent then. */
+/** A question that is sent during an upload, or before a kept conversation is shown, waits for it. */
 function sendWhenAllIsThere() {
   const hold = (event) => {
     const again = $$("#refused .again");
@@ -174,7 +174,8 @@ function sendWhenAllIsThere() {
     for (const button of again) button.click();
   };
   document.addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && !event.shiftKey && event.target.closest("#box textarea")) hold(event);
+    const asks = event.key === "Enter" && !event.shiftKey && !isComposing(event);
+    if (asks && event.target.closest("#box textarea")) hold(event);
   }, { capture: true });
   document.addEventListener("click", (event) => {
     if (event.target.closest("#box .submit-button")) hold(event);
@@ -197,7 +198,7 @@ function nameThumbnails() {
   }
 }
 
-/** What was refused because of a picture may be sent without it. */
+/** A question that was refused because of a picture may be sent without it. */
 function forgetRefusals() {
   $("#box").addEventListener("click", ({ target }) => {
     if (target.closest(".delete-button")) setTimeout(() => changeBox((message) => message));

@@ -1,4 +1,4 @@
-// Small choices that the browser remembers. Without storage (a frame of another site) they last as long as the page.
+// Small choices that the browser remembers. Without storage (a frame in another site) they last as long as the page.
 
 /** @type {Map<string, string>} */
 const unkept = new Map();

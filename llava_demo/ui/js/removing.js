@@ -1,4 +1,4 @@
-// Conversations that are deleted can be brought back for ten seconds; then their pictures go as well.
+// Deleted conversations can be brought back for ten seconds; then their pictures are deleted too.
 import { $, addToPage, make } from "./dom.js";
 import { filesOf, keyOf } from "./entries.js";
 import { empty, newChat, putBack, shown } from "./keeping.js";
@@ -8,7 +8,7 @@ import * as store from "./store.js";
 
 const UNDO_MS = 10_000;
 
-/** Pictures that no conversation has. */
+/** Delete pictures that no conversation has. */
 async function sweep() {
   const used = new Set([shown(), ...(await store.all("conversations"))].flatMap(filesOf).map(keyOf));
   for (const key of await store.keys("pictures")) if (!used.has(key)) await store.remove("pictures", key);
@@ -21,7 +21,7 @@ async function bringBack(removed, wasShown) {
   document.dispatchEvent(new Event("conversation-kept"));
 }
 
-/** @param {string} words @param {() => void} undo @param {() => void} end - without it */
+/** @param {string} words @param {() => void} undo @param {() => void} end - called if Undo was not pressed */
 function offerUndo(words, undo, end) {
   const button = make("button", { type: "button" }, "Undo");
   const toast = make("p", { id: "removed", role: "status" }, `${words} · `, button);
@@ -42,7 +42,7 @@ function offerUndo(words, undo, end) {
 }
 
 /**
- * Delete conversations from the list, and from the page the one that it shows.
+ * Delete conversations from the list, and the shown one from the page too.
  *
  * @param {Conversation[]} conversations
  * @returns {Promise<HTMLElement>} the button that brings them back

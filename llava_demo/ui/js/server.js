@@ -1,4 +1,4 @@
-// Uploads, questions to the server about them (pictures.py answers), and changes of the message box from here.
+// Uploads, questions to the server about them (pictures.py answers), and changes of the message box by scripts.
 import { $, isSending, root } from "./dom.js";
 
 /**
@@ -8,11 +8,11 @@ import { $, isSending, root } from "./dom.js";
  * @typedef {{id: number, ask: "check" | "seen", path: string}} Question
  */
 
-const PATIENCE_MS = 60_000; // nobody is told of an event that the network swallowed
-const STALLED_MS = 30_000; // nothing of an upload has moved
+const PATIENCE_MS = 60_000; // a network may drop an event without an error
+const STALLED_MS = 30_000; // without progress of an upload
 const UNREACHABLE = { refusal: "The server cannot be reached.", isUnreachable: true };
 
-/** The server may be asked the same again. */
+/** There was no answer; the same may be asked again. */
 export class Unreachable extends Error {
   constructor() {
     super(UNREACHABLE.refusal);
@@ -28,7 +28,7 @@ let asked = [];
 let lastId = 0;
 let giveUp = 0;
 
-/** One batch of questions at a time, for Gradio holds one value of answers. */
+/** One batch of questions at a time, since Gradio has one value for the answers. */
 function askWhatWaits() {
   if (asked.length || !waiting.length) return;
   [asked, waiting] = [waiting, []];
@@ -47,7 +47,7 @@ function takeAnswers(answers) {
 }
 
 /**
- * What the server says of an uploaded picture: whether it can be sent, or how the model sees it.
+ * Ask the server about an uploaded picture: whether it is valid, or how the model sees it.
  *
  * @param {Question["ask"]} ask
  * @param {string} path - of the upload, as the server named it
@@ -70,7 +70,7 @@ export function askAbout(ask, path) {
 export function upload(file, onProgress) {
   const { api_prefix: prefix = "/gradio_api" } = window.gradio_config;
   return new Promise((resolve, reject) => {
-    const request = new XMLHttpRequest(); // `fetch` tells no progress
+    const request = new XMLHttpRequest(); // `fetch` reports no progress
     let stalled = 0;
     const waitOn = () => {
       clearTimeout(stalled);
@@ -84,8 +84,9 @@ export function upload(file, onProgress) {
     request.addEventListener("loadend", () => clearTimeout(stalled));
     request.addEventListener("load", () => {
       if (request.status === 413) return reject(new Error("The file is too large."));
-      if (request.status !== 200) return reject(new Error(wordsOf(request)));
-      const [path] = JSON.parse(request.responseText);
+      if (request.status !== 200) return reject(new Error(jsonIn(request)?.error ?? `The server refused the file (${request.status}).`));
+      const [path] = jsonIn(request) ?? [];
+      if (!path) return reject(new Unreachable()); // a hotel's Wi-Fi, in place of our server
       const url = `${root()}${prefix}/file=${path}`;
       resolve({ path, url, orig_name: file.name, size: file.size, mime_type: file.type, meta: { _type: "gradio.FileData" } });
     });
@@ -97,15 +98,12 @@ export function upload(file, onProgress) {
   });
 }
 
-/**
- * @param {XMLHttpRequest} request - that was refused
- * @returns {string} the server's words
- */
-function wordsOf(request) {
+/** What was answered, if it is JSON. @param {XMLHttpRequest} request */
+function jsonIn(request) {
   try {
-    return JSON.parse(request.responseText).error;
+    return JSON.parse(request.responseText);
   } catch {
-    return `The server refused the file (${request.status}).`;
+    return null;
   }
 }
 
@@ -114,7 +112,7 @@ const changes = [];
 let isChanging = false;
 
 /**
- * Change what is in the message box. Gradio keeps it; so the change is made at once by an event of Gradio's.
+ * Change the message box. Gradio holds its value, so the change is made by a Gradio event.
  *
  * @param {(message: Message) => Message} change
  */
@@ -123,7 +121,7 @@ export function changeBox(change) {
   makeChanges();
 }
 
-/** One event after the other: each begins with what the one before it left in the box; a question on its way empties it. */
+/** One event at a time: each starts with the result of the one before. While a question is sent, changes wait. */
 export function makeChanges() {
   if (isChanging || isSending() || !changes.length) return;
   isChanging = true;
@@ -135,7 +133,7 @@ export function start() {
   document.addEventListener("picture-answers", ({ detail }) => takeAnswers(detail));
   document.addEventListener("box-changing", ({ detail }) => {
     for (const change of changes.splice(0)) detail.message = change(detail.message);
-    document.dispatchEvent(new CustomEvent("draft-changed", { detail: detail.message })); // Gradio tells of texts alone
+    document.dispatchEvent(new CustomEvent("draft-changed", { detail: detail.message })); // Gradio reports only changed texts
   });
   document.addEventListener("box-changed", () => {
     isChanging = false;

@@ -1,12 +1,12 @@
-// The settings of the panel are remembered in the browser: those that are not as the server has them.
+// The browser remembers the settings of the panel that differ from the server's defaults.
 import { $ } from "./dom.js";
 import { prefer, preference } from "./preferences.js";
 
-/** @type {unknown[] | null} as the page came, in the order of its controls; null until it is known */
+/** @type {unknown[] | null} the server's values, in the order of the controls; null until they are known */
 let usual = null;
-const isLink = () => /[?&]\w+=/.test(location.search); // it brings its own settings, which are not the visitor's
+const isLink = () => /[?&]\w+=/.test(location.search); // it has settings of its own
 
-/** @returns {Record<string, unknown>} by the place of their control */
+/** @returns {Record<string, unknown>} by the name of their control */
 function remembered() {
   try {
     return JSON.parse(preference("settings") ?? "{}");
@@ -19,7 +19,7 @@ export function start() {
   document.addEventListener("settings-restoring", ({ detail }) => {
     usual = detail.values;
     const known = remembered();
-    // The others stay as they are: the visitor may have changed one already.
+    // The others stay: the visitor may have changed one already.
     detail.values = detail.names.map((name) => known[name] ?? { __type__: "update" });
   });
   document.addEventListener("settings-changed", ({ detail: { names, values } }) => {

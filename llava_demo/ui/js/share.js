@@ -17,7 +17,7 @@ export function start() {
   });
   document.addEventListener("keydown", (event) => {
     if (event.key !== "Escape" || !isOpen()) return;
-    event.stopImmediatePropagation(); // it stops no answer as well
+    event.stopImmediatePropagation(); // it does not stop an answer as well
     show(false);
     button.focus();
   }, { capture: true });

@@ -1,19 +1,19 @@
-// How busy the engine is, for the masthead.
+// Shows in the masthead how busy the engine is.
 import { $, root } from "./dom.js";
 
 const EVERY_MS = 3000;
-const PATIENCE_MS = 8000; // a network that swallows everything does not say so
+const PATIENCE_MS = 8000; // a network that drops all packets reports nothing
 let answering = "";
 
 /** @param {{status: string, running: number, waiting: number, model?: string, engine?: string, stage?: string}} status */
 function show({ status, running, waiting, model, engine, stage }) {
   $(".masthead .lamp").dataset.state = status === "ready" && running ? "busy" : status;
-  const others = waiting - ($("#conversation .loading-spinner") ? 1 : 0); // without the question of this page
+  const others = waiting - ($("#conversation .loading-spinner") ? 1 : 0); // without this page's question
   const words = status !== "ready" ? [stage || status] : [running && `${running} answering`, others > 0 && `${others} waiting`];
   $(".masthead .load").textContent = words.filter(Boolean).join(", ");
   if (model === undefined) return; // the server cannot be reached
   const answers = JSON.stringify([model, engine, status === "ready"]);
-  if (answering && answers !== answering) $("#answers-changed").click(); // it is loaded now, or its server is up
+  if (answering && answers !== answering) $("#answers-changed").click(); // the model is loaded now, or a remote server is up
   answering = answers;
 }
 
@@ -26,7 +26,7 @@ async function look() {
   }
 }
 
-/** One question at a time: a browser has few connections to a server. */
+/** One request at a time: a browser has few connections to a server. */
 async function keepLooking() {
   await look();
   setTimeout(keepLooking, EVERY_MS);

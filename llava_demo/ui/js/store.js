@@ -1,5 +1,5 @@
-// What the visitor's browser keeps, in IndexedDB: conversations, and the files of their pictures. Nothing of it is sent.
-// Where storage is blocked (a frame of another site, some private windows) it lasts as long as the page.
+// Conversations and the files of their pictures, kept in the browser's IndexedDB. Nothing of it is sent.
+// If storage is blocked (a frame in another site, some private windows) it lasts as long as the page.
 
 /** @typedef {"conversations" | "pictures"} Kind */
 
@@ -34,7 +34,7 @@ async function asked(kind, mode, ask, instead) {
   return new Promise((resolve, reject) => {
     const transaction = database.transaction(kind, mode);
     const request = ask(transaction.objectStore(kind));
-    if (!request.onsuccess) transaction.commit?.(); // at once: a page that is being left lives no longer than this task
+    if (!request.onsuccess) transaction.commit?.(); // a page that is being closed runs no further task
     transaction.oncomplete = () => resolve(request.result);
     transaction.onabort = transaction.onerror = () => reject(transaction.error ?? request.error);
   });
@@ -57,7 +57,7 @@ export const put = (kind, key, value) =>
 export const remove = (kind, key) => asked(kind, "readwrite", (store) => store.delete(key), (map) => map.delete(key));
 
 /**
- * Put what `changed` makes of a value, in one transaction; nothing where it makes nothing.
+ * Replace a value by what `changed` returns for it, in one transaction; if that is nothing, leave it.
  *
  * @param {Kind} kind
  * @param {string} key

@@ -1,5 +1,5 @@
-// What a turn offers beyond Gradio's buttons: its versions, the rest of a cut answer, and an editor that says what it does.
-import { $, $$, isSending, isStreaming, make, watch } from "./dom.js";
+// What a turn has beside Gradio's buttons: its versions, Continue for an incomplete answer, and an editor with keys.
+import { $, $$, isComposing, isSending, isStreaming, make, watch } from "./dom.js";
 import { isNote } from "./entries.js";
 import { alter, shown } from "./keeping.js";
 import { changeBox } from "./server.js";
@@ -7,7 +7,7 @@ import { turned } from "./versions.js";
 
 const UNFINISHED = /cut at max tokens|^Stopped$|^Interrupted$|^The answer broke off$/;
 
-/** @param {HTMLElement} row @param {string} name @param {HTMLElement | null} wanted - in place of what there is */
+/** @param {HTMLElement} row @param {string} name @param {HTMLElement | null} wanted - replaces the present one */
 function keep(row, name, wanted) {
   const old = row.querySelector(`:scope > .${name}`);
   if (old?.dataset.is === wanted?.dataset.is) return;
@@ -18,7 +18,7 @@ function keep(row, name, wanted) {
 /** @param {import("./versions.js").Branching} branching */
 function switcher({ at, shown: index, tails }) {
   const step = (by, words, sign) => make("button", {
-    type: "button", ariaLabel: words, textContent: sign, disabled: !tails.hasOwnProperty(index + by),
+    type: "button", ariaLabel: words, textContent: sign, disabled: !(index + by in tails),
     onclick: () => isStreaming() || alter((conversation) => turned(conversation, at, by)),
   });
   const place = make("span", {}, `${index + 1}/${tails.length}`);
@@ -34,7 +34,7 @@ function resumer() {
   return made;
 }
 
-/** Whether the last answer has words and is not whole. */
+/** Whether the last answer has text and is incomplete. */
 function isUnfinished() {
   const { entries } = shown();
   const answer = entries.findLastIndex((entry) => !isNote(entry));
@@ -54,7 +54,7 @@ function addToRows() {
   $$("#conversation .edit-textarea").forEach(explain);
 }
 
-/** Say what a changed question replaces. @param {HTMLElement} editor */
+/** Say what an edited question replaces. @param {HTMLElement} editor */
 function explain(editor) {
   const message = editor.closest(".message");
   if (message.querySelector(".replaces")) return;
@@ -74,8 +74,9 @@ const press = (editor, name) =>
 
 function takeKeys() {
   document.addEventListener("keydown", (event) => {
+    if (isComposing(event)) return;
     const editor = event.target.closest?.("#conversation .edit-textarea");
-    if (editor && event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+    if (editor && event.key === "Enter" && !event.shiftKey) {
       event.preventDefault();
       press(editor, "Submit");
     }
@@ -90,7 +91,7 @@ function takeKeys() {
   }, { capture: true });
 }
 
-/** Why a changed question was refused goes with it. */
+/** Cancel removes the refusal of an edited question too. */
 function forgetRefusals() {
   $("#conversation").addEventListener("click", ({ target }) => {
     if (target.closest('button[aria-label="Cancel"]')) changeBox((message) => message);

@@ -1,14 +1,14 @@
-// Versions of a conversation: Retry and Edit begin another one from some entry on, and the earlier ones stay.
+// Versions of a conversation: Retry and Edit start a new version at some entry, and the earlier ones stay.
 import { keyOf } from "./entries.js";
 
 /**
  * @typedef {import("./entries.js").Entry} Entry
- * @typedef {{entries: Entry[], versions: Branching[]}} Tail - what comes from a branching on
- * @typedef {{at: number, shown: number, tails: (Tail | null)[]}} Branching - null stands for what is on the page
+ * @typedef {{entries: Entry[], versions: Branching[]}} Tail - the conversation from a branching on
+ * @typedef {{at: number, shown: number, tails: (Tail | null)[]}} Branching - null stands for the tail on the page
  * @typedef {{entries: Entry[], versions: Branching[]}} Branched
  */
 
-/** What an entry says; an upload may have another path by now. @param {Entry} entry */
+/** An entry without the paths of its files: a file that was uploaded again has another one. @param {Entry} entry */
 const meaning = ({ role, content, metadata }) =>
   JSON.stringify([role, metadata?.title, content.map(({ text, file }) => (file ? keyOf(file) : text))]);
 
@@ -16,7 +16,7 @@ const meaning = ({ role, content, metadata }) =>
 const areAlike = (one, other) => one.length === other.length && one.every((entry, at) => meaning(entry) === meaning(other[at]));
 
 /**
- * Begin another version where `entries` differ from what there was.
+ * Start a version at the first entry that differs.
  *
  * @param {Branched} conversation - changed in place
  * @param {Entry[]} entries - of the new version
@@ -33,7 +33,7 @@ export function begin(conversation, entries) {
 }
 
 /**
- * Forget a version that came to nothing (its question was refused), and branchings of what is no longer there.
+ * Drop a version whose question was refused, and branchings at entries that no longer exist.
  *
  * @param {Branched} conversation - changed in place
  */
