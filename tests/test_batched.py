@@ -211,6 +211,17 @@ def test_a_newcomer_is_read_in_chunks_while_others_answer(tiny_batched: BatchedE
     assert sum(chunks) > 400
 
 
+def test_after_a_step_ran_out_of_memory_a_prompt_alone_is_read_in_smaller_chunks_too(tiny_llava: Llava) -> None:
+    engine, rows = batched_engine_of(tiny_llava, big_chunk=256), list[int]()
+    with failing(engine.batch.model, torch.OutOfMemoryError()), pytest.raises(EngineUnavailable):
+        answer(engine)
+    asyncio.run(until(lambda: engine.status().state == "ready"))
+    engine.batch.model.register_forward_pre_hook(lambda _, given: rows.append(len(given[0])))
+    assert answer(engine, (Message("user", "é" * 200),)).usage.completion_tokens == 24
+    assert max(rows) == 128
+    asyncio.run(engine.aclose())
+
+
 # How it is stopped
 
 

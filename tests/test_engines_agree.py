@@ -20,7 +20,7 @@ from test_llava import CHATS, picture
 
 from llava_demo.chat import ChatRequest, Completion, Message, SamplingParams
 from llava_demo.engines import Engine, complete
-from llava_demo.engines.batched import attention, schedule
+from llava_demo.engines.batched import attention
 from llava_demo.engines.batched import engine as batched
 from llava_demo.engines.batched.engine import BatchedEngine
 from llava_demo.engines.batched.schedule import Scheduler
@@ -130,12 +130,9 @@ def test_104_mixed_chats_at_once_get_the_answers_of_generate(engine: BatchedEngi
     assert said(answers(engine, reference.mixed)) == reference.mixed_answers
 
 
-def test_prompts_that_are_read_token_by_token_change_no_answer(
-    tiny_llava: Llava, reference: Reference, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_prompts_that_are_read_token_by_token_change_no_answer(tiny_llava: Llava, reference: Reference) -> None:
     """As ends of prompts are, two tokens in two steps, where others leave little of a step."""
-    monkeypatch.setattr(schedule, "BIG_CHUNK", 1)
-    engine = batched_engine_of(tiny_llava, requests=1)
+    engine = batched_engine_of(tiny_llava, requests=1, big_chunk=1)
     assert said(answers(engine, reference.mixed[:12])) == reference.mixed_answers[:12]
     asyncio.run(engine.aclose())
 

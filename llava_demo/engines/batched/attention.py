@@ -1,10 +1,9 @@
 """The key-value cache, and attention over its pages for a step in which many requests read and write at once.
 
-`SpanAttention` attends request by request, without masks but in the chunks of a prompt. On a CPU the keys and values of
-a decoding request also stand in one piece beside the pages, so that a step copies nothing. The cache of a model in 8
-bits is in 8 bits as well, an eighth of that, and its numbers are floating-point only while a layer attends to them;
-where `native.c` runs it does so without a copy. On GPUs that can, FlashAttention attends for all prompts of a step in
-one call.
+`SpanAttention` attends request by request; only chunks of a prompt need a mask. On a CPU the keys and values of a
+decoding request also stand in one piece beside the pages, so that a step copies nothing. The cache of a model in 8 bits
+is in 8 bits as well, an eighth of the memory: a layer turns keys and values into floating point while it attends, and
+`native.c` does so without a copy. On GPUs from Ampere on, FlashAttention attends for all prompts of a step in one call.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,7 +29,7 @@ SPARE_TOKENS = 1024  # room in a new buffer for keys beyond its first use
 
 @dataclass(frozen=True)
 class CacheShape:
-    """The sizes of a language model that its cache depends on, and how its numbers are stored."""
+    """The sizes of a language model's cache, and the type of its numbers."""
 
     layers: int
     heads: int  # key-value heads
@@ -50,12 +49,12 @@ class CacheShape:
 
     @property
     def has_pieces(self) -> bool:
-        """Whether decoding requests have their keys and values in one piece, too."""
+        """Whether the keys and values of decoding requests are kept in one piece as well."""
         return self.device.type == "cpu" and not self.is_int8
 
     @property
     def token_bytes(self) -> int:
-        """What one token takes in the cache."""
+        """Bytes for one token in the cache."""
         head = self.width + torch.float32.itemsize if self.is_int8 else self.width * self.dtype.itemsize
         return 2 * self.layers * self.heads * head * (2 if self.has_pieces else 1)
 
@@ -64,7 +63,7 @@ class CacheShape:
 class _Piece:
     """Keys and values of one decoding request: for each layer (2, heads, tokens with room to grow, width).
 
-    In one tensor for all layers they would be too large for the memory that the C library keeps for the next request.
+    One tensor for all layers would be too large for the C library to keep its memory for the next request.
     """
 
     storage: list[Tensor]
@@ -88,7 +87,7 @@ class Cache:
         self._buffers: dict[tuple[int, torch.dtype], Tensor] = {}  # reused: fresh memory costs page faults
 
     def places(self, pages: Sequence[int], start: int, end: int) -> Tensor:
-        """Where the tokens `start` to `end` of a request are in the cache; `pages` is its block table."""
+        """The places in the cache of a request's tokens `start` to `end`; `pages` is its block table."""
         first = start // PAGE_TOKENS
         numbers = torch.tensor(pages[first : -(-end // PAGE_TOKENS)], device=self.device)[:, None] * PAGE_TOKENS
         all_places = (numbers + torch.arange(PAGE_TOKENS, device=self.device)).flatten()
@@ -97,9 +96,9 @@ class Cache:
     def rotate(
         self, layer: int, places: Tensor, heads: tuple[Tensor, Tensor, Tensor], rotary: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Write rotated keys, and values, where `places` says; returns rotated queries and keys.
+        """Write rotated keys, and values, to `places`; returns rotated queries and keys.
 
-        `heads` are queries, keys and values, each (tokens, heads, width). With `native.c` keys are to be read again.
+        `heads` are queries, keys and values, each (tokens, heads, width). `native.c` returns keys that are not rotated.
         """
         query, key, value = heads
         if self.native:
@@ -136,7 +135,7 @@ class Cache:
         return buffer[:tokens]
 
     def piece(self, span: Span) -> tuple[_Piece | None, bool]:
-        """The piece of a decoding request, and whether it must be filled from the pages; None where there are none."""
+        """The piece of a decoding request, if it has one, and whether keys must be read from the pages."""
         if self._pieces is None or span.queries > 1 or not span.is_drawn:  # the last layer would not fill it
             return None, True
         piece = self._pieces.get(span.request)
@@ -153,19 +152,19 @@ class Cache:
             self._pieces = {request: self._pieces[request] for request in running if request in self._pieces}
 
     def close(self) -> None:
-        """Give the memory back, whatever still holds this cache."""
+        """Free the memory, even if something still refers to this cache."""
         for numbers in (*self.layers, *self._scales):
             numbers.untyped_storage().resize_(0)
 
 
 @dataclass(frozen=True)
 class _Part:
-    """What one request does in a step: its rows, and where its keys are."""
+    """One request's rows in a step, and where its keys are."""
 
     rows: slice
     past: int
-    drawn: int | None  # its row among those that tokens are drawn from
-    reads: Tensor | None  # places of its keys in the cache; None: they are all new, or in `piece`
+    drawn: int | None  # its row among those from which tokens are drawn
+    reads: Tensor | None  # places of its keys in the cache; None where all are new, or in `piece`
     mask: Tensor | None
     piece: _Piece | None = None
 
@@ -177,7 +176,7 @@ class _Part:
 class SpanAttention:
     """Attention of one step: rotates queries and keys, writes keys and values to their pages, and attends.
 
-    The last layer gives only the rows that tokens are drawn from, `drawn`.
+    The last layer returns only the rows from which tokens are drawn, `drawn`.
     """
 
     def __init__(self, cache: Cache, spans: Sequence[Span], rotary: tuple[Tensor, Tensor]) -> None:
@@ -217,7 +216,7 @@ class SpanAttention:
             if is_last:
                 if part.drawn is None:
                     continue
-                rows, mask = slice(part.drawn, part.drawn + 1), None  # the last row looks at all keys
+                rows, mask = slice(part.drawn, part.drawn + 1), None  # a request's last row sees all of its keys
             attended = scaled_dot_product_attention(
                 query[rows].transpose(0, 1)[None],
                 self._seen(part, layer, 0, key),
@@ -232,7 +231,7 @@ class SpanAttention:
     def _part(self, span: Span, rows: slice, drawn: int | None) -> _Part:
         pages = span.request.pages
         if span.past == 0:
-            # in 8 bits they are read again, so that an answer does not depend on how its prompt was divided
+            # In 8 bits they are read back: an answer must not depend on how its prompt was divided.
             reads = self._cache.places(pages, 0, span.keys) if self._cache.shape.is_int8 else None
             return _Part(rows, 0, drawn, reads, None)
         if self._cache.native and span.queries == 1 and span.is_drawn:
@@ -245,7 +244,7 @@ class SpanAttention:
         return _Part(rows, span.past, drawn, reads, mask.triu_(span.past + 1).to(self._cache.device))
 
     def _seen(self, part: _Part, layer: int, kind: int, new: Tensor) -> Tensor:
-        """The keys (kind 0) or values (1) that a request looks at, (1, heads, tokens, width)."""
+        """The keys (kind 0) or values (1) that a request sees, (1, heads, tokens, width)."""
         if part.piece is not None:
             whole = part.piece.storage[layer][kind]
             if part.reads is None:
@@ -273,7 +272,7 @@ class _Decoding:
         self.requests, self._last = (native.Requests.of(x, tables, keys) for x in rows)
 
     def __call__(self, pages: native.LayerPages, query: Tensor, outputs: Tensor, is_last: bool) -> None:
-        """Fill the rows of `outputs`, (rows, heads, width); in the last layer only drawn rows are there."""
+        """Fill the requests' rows of `outputs`, (rows, heads, width), which in the last layer has drawn rows only."""
         if self.requests.count:
             native.attend(pages, query, self._last if is_last else self.requests, outputs)
 
@@ -299,6 +298,6 @@ class _Flash:
 
 
 def rotated(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Rotary position embedding as Llama's code has it: `x` is (rows, heads, width), the others (rows, 1, width)."""
+    """Rotary position embedding, as in Llama: `x` is (rows, heads, width), the others are (rows, 1, width)."""
     one, other = x.chunk(2, dim=-1)
     return x * cosine + torch.cat((-other, one), dim=-1) * sine

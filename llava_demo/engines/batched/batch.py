@@ -11,7 +11,7 @@ from llava_demo.engines.answer import TokenLikelihood
 from llava_demo.engines.batched.attention import Cache, CacheShape, SpanAttention
 from llava_demo.engines.batched.graphs import SIZES, DecodeSteps
 from llava_demo.engines.batched.pages import PAGE_TOKENS, Pages
-from llava_demo.engines.batched.schedule import BIG_CHUNK, BatchSize, Request, Scheduler, Span
+from llava_demo.engines.batched.schedule import BatchSize, Request, Scheduler, Span
 from llava_demo.engines.batched.step import Decoder, add_norm, gated
 from llava_demo.engines.sampler import BROKEN, Draw, likelihoods, settled, tokens_of
 from llava_demo.model import native
@@ -19,13 +19,13 @@ from llava_demo.model.image_tokens import ImageTokens
 from llava_demo.model.llava import Llava
 from llava_demo.model.products import keep_freed_memory
 
-LONGEST_PAUSE_S = 0.1  # the most that a chunk of a newcomer's prompt may delay the others
-SMALL_CHUNK = 256  # where a big one takes longer
+LONGEST_PAUSE_S = 0.1  # the longest delay of decoding requests by a chunk of a newcomer's prompt
+SMALL_CHUNK = 256  # on GPUs on which a big chunk takes longer
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """The token that a step drew for a request; BROKEN where it could not, and the request is removed."""
+    """The token that a step drew for a request; BROKEN where the logits are no numbers, and the request was removed."""
 
     request: Request
     token: int
@@ -35,7 +35,7 @@ class Drawn:
 
 @dataclass
 class Step:
-    """A step on its way; `logits` (rows, vocabulary) and `tokens` (rows) belong to `requests`."""
+    """A step under way; `logits` (rows, vocabulary) and `tokens` (rows) belong to `requests`."""
 
     spans: list[Span]
     requests: list[Request] = field(default_factory=list)
@@ -44,7 +44,7 @@ class Step:
 
 
 class Batch:
-    """The cache, the scheduler and the model, put together."""
+    """The cache, the scheduler and the model of the requests that run."""
 
     def __init__(self, llava: Llava, images: ImageTokens, size: BatchSize) -> None:
         """Raises:
@@ -57,12 +57,11 @@ class Batch:
             keep_freed_memory()
         self.pages = Pages(size.pages, size.is_sharing)
         self.scheduler = Scheduler(size, self.pages)
-        spare = 1  # page, which no request holds; see `DecodeSteps`
-        self.cache = Cache(CacheShape.of(llava.model), size.pages + spare)
+        self.cache = Cache(CacheShape.of(llava.model), size.pages + 1)  # one is spare, see `DecodeSteps`
         if self.cache.native:
             self.model.add_norm, self.model.gated = native.add_norm, native.gated
         self._embeddings, self._context = llava.model.get_input_embeddings(), llava.context_tokens
-        self.decode = self.decode_steps() if self._is_on_gpu else None  # else all spans of a step are computed together
+        self.decode = self._decode_steps() if self._is_on_gpu else None  # on a CPU all spans are computed together
 
     def add(self, request: Request) -> None:
         self.scheduler.add(request)
@@ -86,7 +85,7 @@ class Batch:
 
     @torch.inference_mode()
     def finish(self, step: Step) -> list[Drawn]:
-        """The tokens of a step; those of requests that were removed meanwhile are left out."""
+        """The tokens of a step, without those of requests that were removed meanwhile."""
         if not self._is_on_gpu:
             step.spans = [span for span in step.spans if span.request.table is not None]
             self._compute(step)
@@ -111,7 +110,7 @@ class Batch:
         return drawn
 
     def close(self) -> None:
-        """Let go of the cache's memory."""
+        """Free the cache's memory."""
         self.cache.close()
 
     def _compute(self, step: Step) -> None:
@@ -129,21 +128,22 @@ class Batch:
             step.logits = logits[0] if len(logits) == 1 else torch.cat(logits)
             step.tokens = tokens_of(step.logits, [request.draw for request in step.requests])
 
-    def decode_steps(self) -> DecodeSteps:
-        """New static steps for as many requests as there may be, of as many tokens as each may have."""
+    def _decode_steps(self) -> DecodeSteps:
+        """Static steps for as many requests as the batch holds, of as many tokens as each may have."""
         pages = -(-min(self._context, self.size.tokens) // PAGE_TOKENS)
         return DecodeSteps(self.model, self._embeddings, self.cache, self.size.requests, pages)
 
     def warm_up(self) -> str | None:
-        """Have a GPU compile its kernels, capture its graphs and read a prompt; a sentence about what could be had.
+        """Have a GPU compile its kernels, capture its graphs and read prompts; returns a sentence about the graphs.
 
-        Where anything fails there, the steps run one operation after the other. None on a CPU, which needs no warmth.
+        Where compiling or capturing fails, steps run one operation after the other. Returns None on a CPU.
         """
         if self.decode is None:
             return None
         with torch.cuda.device_of(self.cache.layers[0]):
             words = self._captured(self.decode)
-            lengths = *SIZES, BIG_CHUNK, BIG_CHUNK  # products of 4-bit weights are chosen, and only the last is timed
+            big = self.size.big_chunk
+            lengths = *SIZES, big, big  # kernels for 4-bit weights are chosen on the way; only the last run is timed
             seconds = [self._prompt_seconds(token, length) for token, length in enumerate(lengths, start=1)]
         if seconds[-1] > LONGEST_PAUSE_S:
             self.scheduler.size = replace(self.size, chunk=min(self.size.chunk, SMALL_CHUNK))
@@ -158,13 +158,13 @@ class Batch:
             decode.capture()
         except Exception as error:  # noqa: BLE001, whatever a driver, a compiler or a kernel raises
             self.model.add_norm, self.model.gated = add_norm, gated
-            self.decode = self.decode_steps()
+            self.decode = self._decode_steps()
             words = (str(error).splitlines() or [""])[0][:200]
             return f"Decode steps run one operation after the other: no CUDA graph, {type(error).__name__}: {words}."
         return f"Decode steps are CUDA graphs, for up to {decode.sizes[-1]} chats at once."
 
     def _prompt_seconds(self, token: int, length: int) -> float:
-        """How long a prompt takes that is `token`, again and again, as often as fits."""
+        """How long the model reads a prompt of `length` tokens, or as many as fit, which are all `token`."""
         started, tokens = time.perf_counter(), min(length, self._context - 1, self.size.tokens - PAGE_TOKENS)
         draw = Draw(SamplingParams(temperature=0), torch.tensor([token], device=self.cache.device), -1, 2)
         request = Request([token] * tokens, 1, draw)
@@ -173,7 +173,7 @@ class Batch:
         return time.perf_counter() - started
 
     def _logits(self, spans: list[Span]) -> Tensor:
-        """The logits of those of `spans` that a token is drawn for."""
+        """The logits of the spans for which a token is drawn."""
         hidden = self._images.embedded([token for span in spans for token in span.request.ids[span.past : span.keys]])
         positions = torch.cat([torch.arange(span.past, span.keys) for span in spans]).to(self.cache.device)
         attention = SpanAttention(self.cache, spans, self.model.rotary_of(positions, hidden))

@@ -1,7 +1,7 @@
 """`BatchedEngine`: many requests at once, each faster than alone. The default where there is a CPU or a CUDA GPU.
 
-It admits requests, has their pictures prepared and encoded, and delivers answers; `Batch` runs the model. It knows
-nothing of endpoints.
+It admits requests, prepares and encodes their pictures, and delivers answers; `Batch` runs the model. It knows nothing
+of endpoints.
 """
 
 import asyncio
@@ -38,8 +38,7 @@ from llava_demo.model import native
 from llava_demo.model.image_tokens import ImageTokens, Prompt
 from llava_demo.model.llava import Llava
 
-RESERVED_ANSWER_TOKENS = 256  # what an answer is thought to need; a longer one may preempt another for a while
-SMALLEST_CHUNK = 64
+RESERVED_ANSWER_TOKENS = 256  # reserved for each answer; a longer one may preempt another for a while
 READ_AHEAD = 4  # waiting requests whose prompts and pictures are prepared; the others keep their pictures as bytes
 
 _log = logging.getLogger(__name__)
@@ -47,7 +46,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(eq=False)
 class _Chat:
-    """A job whose prompt was read, and its answer as it grows."""
+    """A job whose prompt was tokenized, and its answer as it grows."""
 
     job: Job
     prompt: Prompt
@@ -61,10 +60,10 @@ class _Chat:
 
 
 class BatchedEngine(JobEngine):
-    """`size` says how many requests are answered at once; `max_queue` more may wait.
+    """Answers as many requests at once as `size` says; `max_queue` more may wait.
 
-    One thread reads prompts and prepares their pictures, another runs the model, step by step. After a failure in a
-    step the requests in it are told, and the others go on with an empty cache.
+    One thread reads prompts and prepares their pictures, another runs the model, step by step. When a step fails, its
+    requests fail, and the engine continues with an empty cache.
     """
 
     def __init__(self, llava: Llava, info: EngineInfo, max_queue: int, size: BatchSize) -> None:
@@ -77,9 +76,9 @@ class BatchedEngine(JobEngine):
         self.batch = Batch(llava, self.images, size)
         self._warm_up()
         self._changed = threading.Condition()  # its lock is over the five below
-        self._queue: FairQueue[Job] = FairQueue(size.requests, max_queue)  # all that have not ended
-        self._ready: dict[Job, _Chat] = {}  # those that were read and wait
-        self._chats: dict[Request, _Chat] = {}  # those that are answered
+        self._queue: FairQueue[Job] = FairQueue(size.requests, max_queue)  # all jobs that have not ended
+        self._ready: dict[Job, _Chat] = {}  # of waiting jobs whose prompts were read
+        self._chats: dict[Request, _Chat] = {}  # of jobs that have a slot
         self._refusal: str | None = None  # why nothing is answered any more
         self._state: Literal["ready", "restarting", "failed"] = "ready"
         self._threads = [
@@ -91,7 +90,7 @@ class BatchedEngine(JobEngine):
             thread.start()
 
     def _warm_up(self) -> None:
-        """Do once what a GPU does slowly for the first time: a picture's features take over a second then."""
+        """Run everything once that a GPU does slowly the first time; a picture's features take over a second then."""
         if (words := self.batch.warm_up()) is not None:
             self.llava.features(self.llava.sample_inputs())
             self.info = replace(self.info, reasons=(*self.info.reasons, words))
@@ -104,7 +103,7 @@ class BatchedEngine(JobEngine):
             return EngineStatus(self._state, queue.running, queue.waiting, cached, held, self.images.holders)
 
     async def aclose(self) -> None:
-        """End what runs, refuse what waits and what will come; returns when the threads have ended."""
+        """Cancel what runs, refuse what waits and what will come; returns when the threads have ended."""
         self._refuse_all(SHUTTING_DOWN)
         for thread in self._threads:
             await asyncio.to_thread(thread.join)
@@ -125,10 +124,9 @@ class BatchedEngine(JobEngine):
             self._changed.notify_all()
 
     def _cancel(self, job: Job) -> None:
-        """Let go of a request, whether it has ended or its caller has gone."""
         with self._changed:
             job.is_cancelled.set()
-            if not self._queue.has_slot(job):  # else the thread that runs the model lets go of it
+            if not self._queue.has_slot(job):  # else the thread that runs the model removes it
                 self._queue.remove(job)
                 self._ready.pop(job, None)
             self._changed.notify_all()
@@ -139,8 +137,6 @@ class BatchedEngine(JobEngine):
         while (job := self._next_unread()) is not None:
             try:
                 chat = self._read(job)
-            except DemoError as error:
-                self._end(job, error)
             except Exception as error:  # noqa: BLE001, the top of a thread
                 self._end(job, failure_of(error))
             else:
@@ -149,11 +145,11 @@ class BatchedEngine(JobEngine):
                         self._ready[job] = chat
                         self._changed.notify_all()
                 del chat
-            del job  # this thread holds nothing while it waits
+            del job  # this thread must not keep a request while it waits
             native.release_threads()
 
     def _next_unread(self) -> Job | None:
-        """Wait for a request that will soon get a slot and was not read; None when the engine is closed."""
+        """Wait for an unread request near the front of the queue; None when the engine is closed."""
         with self._changed:
             while not self._refusal:
                 near = islice(self._queue.in_order(), READ_AHEAD)
@@ -183,16 +179,16 @@ class BatchedEngine(JobEngine):
                 try:
                     self._drop_cancelled()
                     drawn = self._step(drawn)
-                except Exception as error:  # noqa: BLE001, whatever it is, the callers must hear of it
+                except Exception as error:  # noqa: BLE001, the top of a thread: the callers must be told
                     drawn = []
                     self._recover(error)
-        finally:  # closed or failed beyond recovery: no caller may wait for ever
+        finally:  # closed, or failed for good: no caller may wait for ever
             self._refuse_all("The engine has stopped; the server must be restarted.")
             with self._changed:
                 self._chats.clear()
 
     def _step(self, drawn: list[Drawn]) -> list[Drawn]:
-        """Run the model once; the tokens of the step before are delivered while a GPU computes."""
+        """Run the model once; the tokens of the previous step are delivered while a GPU computes."""
         try:
             step = self.batch.start()
         finally:
@@ -215,8 +211,8 @@ class BatchedEngine(JobEngine):
     def _take_in(self) -> None:
         """Add waiting requests to the batch in the order of the queue, as long as there is room.
 
-        A new picture is encoded in one step and its prompt computed in the next: the requests in the batch wait for
-        one of the two at a time.
+        A new picture is encoded in one step, and its prompt is computed in the next one: so the pause for the requests
+        in the batch is one of the two, not both.
         """
         for encoded in self._chats.values():
             self._add(encoded)
@@ -227,7 +223,7 @@ class BatchedEngine(JobEngine):
             except Exception as error:
                 if is_broken_gpu(error):
                     raise
-                self._end(chat.job, failure_of(error))  # a picture that cannot be encoded fails its own request only
+                self._end(chat.job, failure_of(error))  # only this request fails
                 continue
             with self._changed:
                 self._chats[chat.request] = chat
@@ -242,9 +238,9 @@ class BatchedEngine(JobEngine):
             self.batch.add(chat.request)
 
     def _next(self) -> _Chat | None:
-        """Take the first waiting request that there is room for.
+        """Take the first waiting request, if there is room for it.
 
-        One is passed over while the same picture is read for another: in a moment its keys and values can be shared.
+        A request is passed over while its picture is read for another one: soon they can share keys and values.
         """
         with self._changed:
             if self._queue.running >= self._queue.slots:
@@ -263,7 +259,7 @@ class BatchedEngine(JobEngine):
         return not self._chats or (reserved <= self.size.tokens and self.images.fits(chat.prompt))
 
     def _is_read_now(self, prompt: Prompt) -> bool:
-        """True while another question about the same picture is on its way to its first token."""
+        """True while another request with the same first picture has no token yet."""
         reading = (other.prompt.pictures[:1] for other in self._chats.values() if not other.answer.tokens)
         return bool(prompt.pictures) and prompt.pictures[:1] in reading
 
@@ -271,7 +267,7 @@ class BatchedEngine(JobEngine):
         for token in drawn:
             chat = self._chats.get(token.request)
             if chat is None:
-                continue  # its caller has gone
+                continue  # it was cancelled
             if token.token == BROKEN:
                 self._leave(chat)
                 self.images.forget(chat.prompt)
@@ -286,14 +282,14 @@ class BatchedEngine(JobEngine):
                 self._end(chat.job, (grammar and grammar.failure) or last)
 
     def _leave(self, chat: _Chat) -> None:
-        """Free what a chat holds."""
+        """Free what a chat holds, except for its slot."""
         self.batch.remove(chat.request)
         self.images.release(chat.prompt)
         with self._changed:
             del self._chats[chat.request]
 
     def _recover(self, error: Exception) -> None:
-        """Tell the callers that were being answered, and start again with an empty cache."""
+        """Tell the callers of the batch, and start again with an empty cache."""
         failure = failure_of(error)
         if is_broken_gpu(error):
             self._refuse_all(BROKEN_GPU)
@@ -305,7 +301,7 @@ class BatchedEngine(JobEngine):
             self.images.release(chat.prompt)
             self._end(chat.job, failure)
         if is_out_of_memory(error):
-            self.size = replace(self.size, chunk=min(self.size.chunk, max(self.size.chunk // 2, SMALLEST_CHUNK)))
+            self.size = self.size.with_smaller_chunks()
         error.__traceback__, failed = None, {}  # its frames hold tensors of the step
         try:
             self.batch.close()
@@ -314,7 +310,7 @@ class BatchedEngine(JobEngine):
                 torch.cuda.empty_cache()
             self.batch = Batch(self.llava, self.images, self.size)
             self.batch.warm_up()
-        except Exception as again:  # noqa: BLE001, whatever it is, nothing can be answered any more
+        except Exception as again:  # noqa: BLE001, the top of a thread: nothing can be answered any more
             failure_of(again)
             self._refuse_all("The engine failed and could not be started again; the server must be restarted.")
             return
@@ -328,7 +324,7 @@ class BatchedEngine(JobEngine):
         job.put(item)  # only now: a caller that has its answer finds the slot free again
 
     def _refuse_all(self, why: str) -> None:
-        """Refuse all requests, there or to come, with `why`; the threads end."""
+        """Refuse all requests, those that are here and those that will come; the threads end."""
         with self._changed:
             self._state, self._refusal = "failed", self._refusal or why
             refused = self._queue.clear()

@@ -1,7 +1,7 @@
-"""`DecodeSteps`: steps of requests that all decode, over buffers that never move, so that CUDA replays them as graphs.
+"""`DecodeSteps`: steps in which all requests decode, over buffers that never move: CUDA replays them as graphs.
 
-A step of one chat on an H200 took 36 ms from Python, of which 7 were kernels; the same kernels in one graph took 6.2. A
-graph has a fixed number of rows, so there is one for each of some sizes. The next larger one is used, and its spare
+A step of one chat on an H200 took 36 ms from Python, 7 of them in kernels; the same kernels in one graph took 6.2. A
+graph has a fixed number of rows, so there are graphs of several sizes. A step uses the next larger one, whose spare
 rows write to a page of their own.
 """
 
@@ -17,34 +17,34 @@ from llava_demo.engines.batched.schedule import Request
 from llava_demo.engines.batched.step import Decoder
 
 SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64)
-SIZE_STEP = 32  # between sizes beyond those
-WARM_UP_RUNS = 2  # before a capture: bitsandbytes and cuBLAS make their workspaces
+SIZE_STEP = 32  # between sizes beyond SIZES
+WARM_UP_RUNS = 2  # before a capture, for the workspaces of bitsandbytes and cuBLAS
 
 Heads = tuple[Tensor, Tensor, Tensor]
 Attend = Callable[[Heads, Tensor, tuple[Tensor, Tensor], Tensor, Tensor], Tensor]
 
 
 def sizes_for(requests: int) -> list[int]:
-    """The numbers of rows that graphs are made for, up to the first that holds all `requests`."""
+    """The row counts of the graphs, up to the first one that holds all `requests`."""
     sizes = [*SIZES, *range(SIZES[-1] + SIZE_STEP, requests + SIZE_STEP, SIZE_STEP)]
     return [size for size, smaller in zip(sizes, [0, *sizes], strict=False) if smaller < requests]
 
 
 class DecodeSteps:
-    """One token for each of some requests. `attend` is `attend_pages` below, or the GPU's kernel that does the same."""
+    """Decode steps. `attend` is `attend_pages` below, or `kernels.attend`, which computes the same."""
 
     def __init__(self, model: Decoder, embeddings: nn.Module, cache: Cache, requests: int, pages: int) -> None:
-        """For at most `requests` requests of at most `pages` pages each; the last page of `cache` is the spare one."""
+        """For at most `requests` requests with at most `pages` pages each; the last page of `cache` is spare."""
         self.attend: Attend = attend_pages
         self._model, self._embeddings, self._cache = model, embeddings, cache
         self.sizes = sizes_for(requests)
         self._spare = len(cache.layers[0][0]) // PAGE_TOKENS - 1
-        # A row holds an id, the number of tokens before it, and a block table: one copy a step takes all of them over.
+        # A row is an id, the number of tokens before it, and a block table: one copy per step moves all of them.
         self._host = torch.zeros(self.sizes[-1], 2 + pages, dtype=torch.int32)
         if cache.device.type == "cuda":
             self._host = self._host.pin_memory()
         self._rows, self._device = self._host.numpy(), self._host.to(cache.device)
-        self._tables: list[tuple[list[int], int] | None] = [None] * self.sizes[-1]  # what the rows hold
+        self._tables: list[tuple[list[int], int] | None] = [None] * self.sizes[-1]  # block tables in the rows
         self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
 
     def run(self, requests: Sequence[Request]) -> Tensor:
@@ -115,7 +115,7 @@ class _PagedAttention:
 
 
 def attend_pages(heads: Heads, pages: Tensor, rotary: tuple[Tensor, Tensor], table: Tensor, past: Tensor) -> Tensor:
-    """What `kernels.attend` computes, in plain torch: for tests, and for GPUs where Triton does not run."""
+    """`kernels.attend` in plain torch: for tests, and for GPUs on which Triton does not run."""
     cosine, sine = (x[:, None] for x in rotary)
     query, key, value = rotated(heads[0], cosine, sine), rotated(heads[1], cosine, sine), heads[2]
     page = table.gather(1, (past // PAGE_TOKENS).long()[:, None])[:, 0].long()

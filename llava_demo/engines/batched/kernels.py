@@ -1,8 +1,7 @@
 """Triton kernels of a decode step on a GPU: attention over pages, and the small operations between the products.
 
-A step of one chat is a thousand small kernels in transformers; these make it a few hundred. Each has plain torch beside
-it in the tests, where it runs in Triton's interpreter. Importing this module needs triton, which torch's CUDA builds
-bring.
+In transformers a step of one chat is a thousand small kernels; with these it is a few hundred. The tests compare each
+with plain torch, in Triton's interpreter. Importing this module needs triton, which comes with torch's CUDA builds.
 """
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from llava_demo.engines.batched.pages import PAGE_TOKENS
 
 KEYS_PER_BLOCK = 128  # with 2 warps the fastest at 700 keys on an H200: 7.5 us with 8 splits, FlashAttention 39
-FEW_CHATS = 8  # up to which the keys of each are split among 8 programs, else 4
+FEW_CHATS = 8  # up to this number, the keys of a chat are split among 8 programs, else among 4
 GATED_PER_BLOCK = 1024
 
 
@@ -87,7 +86,7 @@ def join_splits(sums, peaks, out, SPLITS: tl.constexpr, D: tl.constexpr):
 
 @triton.jit
 def add_and_norm(hidden, delta, weight, total, normed, width, eps, HAS_DELTA: tl.constexpr, BLOCK: tl.constexpr):
-    """One row: hidden + delta, and its root mean square norm in float32, as Llama's code has it."""
+    """One row: hidden + delta, and its root mean square norm in float32, as in Llama."""
     row, at = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
     is_in = at < width
     x = tl.load(hidden + row * width + at, mask=is_in, other=0.0)

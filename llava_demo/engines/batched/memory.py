@@ -1,4 +1,4 @@
-"""How much is answered at once on this machine: from its free memory to a `BatchSize`."""
+"""How many requests are answered at once on this machine: from its free memory to a `BatchSize`."""
 
 from pathlib import Path
 
@@ -14,17 +14,17 @@ from llava_demo.model.llava import Llava
 GIB = 2**30
 CHATS_ON_CPU, CHATS_ON_GPU = 16, 64  # at most; more would make each of them slow to read
 TEXT_AND_ANSWER_TOKENS = 512  # in an ordinary chat, beside its picture
-SHARE_OF_RAM = 0.4  # share of the free memory; the rest is for others, and for the steps themselves
-KEPT_ON_CPU, KEPT_ON_GPU = 1.0, 0.5  # earlier chats whose pages stay, for each chat that may run
-ENCODING_BYTES = GIB  # left free on a GPU for the vision tower at work
+SHARE_OF_RAM = 0.4  # share of the free memory for the cache; the rest is for the steps, and for other programs
+KEPT_ON_CPU, KEPT_ON_GPU = 1.0, 0.5  # number of earlier chats in the prefix cache, for each chat that may run
+ENCODING_BYTES = GIB  # left free on a GPU for the activations of the vision tower
 CGROUPS = Path("/sys/fs/cgroup")
 
 
 def batch_size(llava: Llava, max_concurrent: int | None, gpu_memory: float = 0.85) -> tuple[BatchSize, str]:
-    """What fits, and a sentence about it; `gpu_memory` is the share of a GPU's memory that this process may take.
+    """The batch that fits, and a sentence about it; `gpu_memory` is the share of a GPU's memory for this process.
 
     Raises:
-        EngineUnavailable: not even one chat does.
+        EngineUnavailable: there is no room for one chat.
     """
     device = llava.model.device
     is_gpu = device.type == "cuda"
@@ -46,20 +46,20 @@ def batch_size(llava: Llava, max_concurrent: int | None, gpu_memory: float = 0.8
 
 
 def gpu_budget(free: int, total: int, share: float) -> int:
-    """Bytes for pages and features: `share` of a GPU's memory, less what is taken and what the vision tower needs."""
+    """Bytes for pages and features: `share` of a GPU's memory, minus what is in use and what the vision tower needs."""
     return int(total * share) - (total - free) - ENCODING_BYTES
 
 
 def token_bytes(llava: Llava) -> int:
-    """What one token of a chat takes: its keys and values in all layers, and its row of features."""
+    """Bytes for one token of a chat: its keys and values in all layers, and its row of features."""
     features: int = llava.model.config.get_text_config().hidden_size * llava.model.dtype.itemsize
     return CacheShape.of(llava.model).token_bytes + features
 
 
 def free_ram() -> int:
-    """Bytes of memory that this process may still take: the machine's, or less in a container with a limit.
+    """Bytes of memory that this process may still take: those of the machine, or of a container with a limit.
 
-    transformers 5.23 asks the machine only and so plans with memory that a container does not have.
+    transformers 5.23 asks the machine only, and so plans with memory that a container does not have.
     """
     free: int = psutil.virtual_memory().available
     for limit_file, used_file, cached in (
@@ -73,6 +73,6 @@ def free_ram() -> int:
         except (OSError, ValueError):
             continue
         if limit != "max":
-            freeable = int(stat[stat.index(cached) + 1]) if cached in stat else 0  # files' pages, dropped at need
+            freeable = int(stat[stat.index(cached) + 1]) if cached in stat else 0  # cached files
             free = min(free, int(limit) - used + freeable)
     return max(free, 0)

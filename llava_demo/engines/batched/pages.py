@@ -19,7 +19,7 @@ class BlockTable:
     """The pages of one request in the order of its tokens."""
 
     pages: list[int] = field(default_factory=list)
-    hashes: list[bytes] = field(default_factory=list)  # one for each page that is full and computed, from the first on
+    hashes: list[bytes] = field(default_factory=list)  # one for each full and computed page, from the first on
 
 
 class Pages:
@@ -47,9 +47,9 @@ class Pages:
         return len(self._page_of)
 
     def find(self, ids: Sequence[int]) -> BlockTable:
-        """A table that holds the pages which are there of a prompt's beginning; its last token is never among them.
+        """A table with the cached pages of a prompt's beginning, which never hold its last token.
 
-        The last token must be computed in any case, since the next one is drawn from its logits.
+        The last token must be computed in any case: the next one is drawn from its logits.
         """
         table = BlockTable()
         if self._is_sharing:
@@ -63,7 +63,7 @@ class Pages:
         return table
 
     def grow(self, table: BlockTable, tokens: int) -> bool:
-        """Give `table` pages for `tokens` tokens in all; False, and nothing is taken, where too few are free."""
+        """Give `table` pages for `tokens` tokens in all; where too few are free, take none and return False."""
         missing = -(-tokens // PAGE_TOKENS) - len(table.pages)
         if missing > len(self._free):
             return False
@@ -75,7 +75,7 @@ class Pages:
         return True
 
     def publish(self, table: BlockTable, ids: Sequence[int], computed: int) -> None:
-        """Let others share the pages of `table` that are full now that `computed` of its `ids` are in them."""
+        """Let others share the full pages of `table`, which holds the first `computed` of `ids`."""
         done = len(table.hashes)
         if not self._is_sharing or computed // PAGE_TOKENS == done:
             return
@@ -83,16 +83,16 @@ class Pages:
         for hash_ in _hashes(ids[done * PAGE_TOKENS : computed], last):
             page = table.pages[len(table.hashes)]
             table.hashes.append(hash_)
-            if hash_ not in self._page_of:  # else another request has computed the same meanwhile
+            if hash_ not in self._page_of:  # else another request has published the same page
                 self._page_of[hash_], self._hash_of[page] = page, hash_
 
     def unpublish(self, table: BlockTable) -> None:
-        """Have new prompts find none of the pages of `table`, whose keys or values may be no numbers."""
+        """Hide the pages of `table` from new prompts: their keys or values may be NaN."""
         for page in table.pages:
             self._forget(page)
 
     def release(self, table: BlockTable) -> None:
-        """Give back all pages of `table`, the last one first, so that the start of a prompt stays longest."""
+        """Free all pages of `table`, the last one first, so that the start of a prompt stays longest."""
         while table.pages:
             page = table.pages.pop()
             self._holders[page] -= 1
@@ -112,7 +112,7 @@ class Pages:
 
 
 def _hashes(ids: Sequence[int], before: bytes = b"") -> Iterator[bytes]:
-    """A hash for each whole page of `ids`, over all tokens up to its end; `before` is the hash of the page before.
+    """A hash for each whole page of `ids`, of all tokens up to its end; `before` is the hash of the previous page.
 
     16 bytes of BLAKE2b: a collision would show one user's conversation to another's.
     """

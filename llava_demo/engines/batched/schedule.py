@@ -1,16 +1,17 @@
 """`Scheduler`: which requests take part in the next step of the model, and with how many tokens.
 
-Each decoding request has one token in every step. What is left of a step goes to prompts, in chunks, first come first
+Each decoding request has one token in every step. The rest of a step goes to prompts, in chunks, first come first
 served. Where pages run out, the request that came last gives up its own and is computed again later.
 """
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from llava_demo.engines.batched.pages import PAGE_TOKENS, BlockTable, Pages
 from llava_demo.engines.sampler import Draw
 
-BIG_CHUNK = 1024  # prefill tokens in a step when no one is decoding, or when it is worth the pause
+BIG_CHUNK = 1024
+SMALLEST_CHUNK = 64
 CHUNK_PER_DECODING = 16  # minimum prompt tokens per step for each decoding request: with many, a step is long anyway
 CROWD = 3  # newcomers for which chunks are big: they would lose more by waiting than the others by the pause
 
@@ -23,10 +24,16 @@ class BatchSize:
     requests: int
     chunk: int = 128  # prompt tokens in a step while others decode: a longer chunk is a longer pause for them
     is_sharing: bool = True  # whether prompts that begin alike share pages
+    big_chunk: int = BIG_CHUNK  # prompt tokens in a step when none decodes, or when it is worth the pause
 
     @property
     def tokens(self) -> int:
         return self.pages * PAGE_TOKENS
+
+    def with_smaller_chunks(self) -> "BatchSize":
+        """Chunks of half the tokens, for steps that take less memory."""
+        chunk, big = (min(x, max(x // 2, SMALLEST_CHUNK)) for x in (self.chunk, self.big_chunk))
+        return replace(self, chunk=chunk, big_chunk=big)
 
 
 @dataclass(eq=False)
@@ -37,7 +44,7 @@ class Request:
     room: int  # tokens that the answer may have
     draw: Draw
     prompt_tokens: int = field(init=False)
-    computed: int = 0  # the first tokens of `ids`, whose keys and values are in its pages
+    computed: int = 0  # number of tokens, from the first on, whose keys and values are in its pages
     table: BlockTable | None = None  # None while it waits
     cached_tokens: int | None = None  # prompt tokens that were found in the cache at its first step
 
@@ -46,7 +53,7 @@ class Request:
 
     @property
     def pages(self) -> list[int]:
-        """Its pages in order; the list is another one each time that it is admitted."""
+        """Its pages in order; a new list each time that it is admitted."""
         return self.table.pages if self.table is not None else []
 
     @property
@@ -56,7 +63,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Span:
-    """What one request does in a step: `queries` tokens after the `past` ones, whose keys are there already."""
+    """One request's part of a step: `queries` tokens, after `past` ones whose keys are in the cache."""
 
     request: Request
     past: int
@@ -84,7 +91,7 @@ class Scheduler:
         self.waiting.append(request)
 
     def remove(self, request: Request) -> None:
-        """Forget a request and free its pages; one that is not here is passed over."""
+        """Forget a request, if it is here, and free its pages."""
         if request in self.running:
             self.running.remove(request)
             self._release(request)
@@ -113,7 +120,7 @@ class Scheduler:
         return spans
 
     def computed(self, spans: list[Span]) -> None:
-        """Take note that the keys and values of `spans` are in their pages."""
+        """Note that the keys and values of `spans` are in their pages."""
         for span in spans:
             request = span.request
             if request.table is not None:  # else it was removed meanwhile
@@ -121,16 +128,17 @@ class Scheduler:
                 self.pages.publish(request.table, request.ids, request.computed)
 
     def _prompt_tokens(self, decoding: int) -> int:
-        """How many tokens of prompts the next step may have beside `decoding` requests."""
+        """How many prompt tokens the next step may have beside `decoding` requests."""
         newcomers = len(self.running) + len(self.waiting) - decoding
         is_pause_worth_it = not decoding or newcomers >= CROWD
-        chunk = BIG_CHUNK if is_pause_worth_it else max(self.size.chunk, decoding * CHUNK_PER_DECODING)
-        return min(chunk, BIG_CHUNK - decoding)
+        big = self.size.big_chunk
+        chunk = big if is_pause_worth_it else max(self.size.chunk, decoding * CHUNK_PER_DECODING)
+        return min(chunk, max(big - decoding, CHUNK_PER_DECODING))
 
     def _admitted(self) -> Request | None:
-        """The first waiting request, with pages for all of its tokens; None where there is no room for it.
+        """Admit the first waiting request; None where there are not enough pages for all of its tokens.
 
-        It gets them at once: two prompts that each hold half of what they need would wait for each other.
+        It gets all of them at once: two prompts with half of their pages each would wait for each other.
         """
         if not self.waiting or len(self.running) >= self.size.requests:
             return None
@@ -149,7 +157,7 @@ class Scheduler:
         return request.table is not None and self.pages.grow(request.table, len(request.ids))
 
     def _preempt(self) -> None:
-        """The request that came last gives up its pages; it is the next one to be admitted."""
+        """Take the pages of the request that came last, which is then the first to be admitted again."""
         request = self.running.pop()
         self._release(request)
         self.waiting.appendleft(request)

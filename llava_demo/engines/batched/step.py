@@ -13,23 +13,23 @@ from transformers import PreTrainedModel
 from llava_demo.model import native
 from llava_demo.model.products import joined, native_layers, product_of
 
-# The layers that compute what `Decoder.forward` does, and nothing besides.
+# transformers' layers that compute exactly what `Decoder.forward` computes
 PLAIN_LAYERS = {"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer"}
-FIXED_ROTARY = {"default", "linear", "llama3", "yarn"}  # the others depend on how long a conversation is
+FIXED_ROTARY = {"default", "linear", "llama3", "yarn"}  # the others depend on the length of a conversation
 
 
 class Attention(Protocol):
-    """Where keys and values go in a step, and what each row sees; made for one step."""
+    """The attention of one step: where its keys and values are written, and which keys each row sees."""
 
-    drawn: Tensor | slice  # the rows that tokens are drawn from, and the only ones that the last layer gives
-    decode: Callable[[Sequence[native.Layer], Tensor], Tensor] | None  # `native.decode`, where all rows are for it
+    drawn: Tensor | slice  # rows from which tokens are drawn; the last layer returns only these
+    decode: Callable[[Sequence[native.Layer], Tensor], Tensor] | None  # `native.decode`, where it can do all rows
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Each (rows, heads, width), before rotary positions; returns (rows, heads, width)."""
 
 
 class _Layer:
-    """The parts of a transformers layer, as a step uses them."""
+    """The parts of a transformers layer that a step needs."""
 
     def __init__(self, layer: nn.Module) -> None:
         attention, mlp = layer.self_attn, layer.mlp
@@ -55,12 +55,12 @@ def gated(gate: Tensor, up: Tensor) -> Tensor:
 class Decoder(nn.Module):
     """The language model of `model`, its head included.
 
-    `add_norm` and `gated` are those above, or what does the same on a GPU or in `native.c`.
+    `add_norm` and `gated` are those above, or the same by `kernels` on a GPU, by `native.c` on a CPU.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
         """Raises:
-        ValueError: the model computes something else; the message says what.
+        ValueError: the model computes something else; the message says what it is.
         """
         super().__init__()
         check_decoder(model)
@@ -79,7 +79,7 @@ class Decoder(nn.Module):
 
     def forward(self, hidden: Tensor, attention: Attention) -> Tensor:
         """Embeddings (rows, width) in, logits (drawn rows, vocabulary) in float32 out."""
-        delta: Tensor | None = None  # what the layer before adds to `hidden`
+        delta: Tensor | None = None  # the output of the previous layer's MLP, to be added to `hidden`
         if self.native is not None and attention.decode is not None:
             return self._logits(hidden, attention.decode(self.native, hidden))
         for number, layer in enumerate(self._layers):
@@ -98,7 +98,7 @@ class Decoder(nn.Module):
 
 def check_decoder(model: PreTrainedModel) -> None:
     """Raises:
-    ValueError: a step of ours would compute something else than the model.
+    ValueError: `Decoder` would compute something else than the model.
     """
     config, layer = model.config.get_text_config(), model.get_decoder().layers[-1]
     devices = {parameter.device for parameter in model.parameters()}
