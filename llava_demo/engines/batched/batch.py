@@ -61,7 +61,7 @@ class Batch:
         if self.cache.native:
             self.model.add_norm, self.model.gated = native.add_norm, native.gated
         self._embeddings, self._context = llava.model.get_input_embeddings(), llava.context_tokens
-        self.decode = self._decode_steps() if self._is_on_gpu else None  # on a CPU all spans are computed together
+        self.decode = self.decode_steps() if self._is_on_gpu else None  # on a CPU all spans are computed together
 
     def add(self, request: Request) -> None:
         self.scheduler.add(request)
@@ -128,7 +128,7 @@ class Batch:
             step.logits = logits[0] if len(logits) == 1 else torch.cat(logits)
             step.tokens = tokens_of(step.logits, [request.draw for request in step.requests])
 
-    def _decode_steps(self) -> DecodeSteps:
+    def decode_steps(self) -> DecodeSteps:
         """Static steps for as many requests as the batch holds, of as many tokens as each may have."""
         pages = -(-min(self._context, self.size.tokens) // PAGE_TOKENS)
         return DecodeSteps(self.model, self._embeddings, self.cache, self.size.requests, pages)
@@ -158,7 +158,7 @@ class Batch:
             decode.capture()
         except Exception as error:  # noqa: BLE001, whatever a driver, a compiler or a kernel raises
             self.model.add_norm, self.model.gated = add_norm, gated
-            self.decode = self._decode_steps()
+            self.decode = self.decode_steps()
             words = (str(error).splitlines() or [""])[0][:200]
             return f"Decode steps run one operation after the other: no CUDA graph, {type(error).__name__}: {words}."
         return f"Decode steps are CUDA graphs, for up to {decode.sizes[-1]} chats at once."
