@@ -13,7 +13,7 @@ def main(arguments=None, program=PROGRAM):  # type: ignore[no-untyped-def]  # an
         sys.stderr.write("%s needs Python 3.11 or newer; this is %d.%d.\n" % (program, *sys.version_info[:2]))  # noqa: UP031
         return 1
     if sys.flags.optimize > 1:  # transformers 5.23 reads its own docstrings when it is imported
-        sys.stderr.write(f"{program} needs docstrings, which PYTHONOPTIMIZE=2 and -OO drop; 1 and -O will do.\n")
+        sys.stderr.write(f"{program} needs docstrings, which PYTHONOPTIMIZE=2 and -OO drop; use 1 or -O.\n")
         return 1
     if any(option.startswith("error") for option in sys.warnoptions):
         warnings.simplefilter("ignore")  # PYTHONWARNINGS of a developer: a library's warning would end the start
@@ -23,7 +23,7 @@ def main(arguments=None, program=PROGRAM):  # type: ignore[no-untyped-def]  # an
         return cli.main(arguments, program)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
-        if package in ("", "llava_demo"):  # a defect of ours
+        if package in ("", "llava_demo"):  # our own defect
             raise
         sys.stderr.write(f"{program}: the package {package} is missing: pip install -r requirements.txt\n")
         return 1

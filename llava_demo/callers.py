@@ -1,4 +1,4 @@
-"""Callers: how requests are told apart, by key, else by address; the page adds a login. They are never logged."""
+"""Callers: requests are told apart by key, else by address; the page adds a login. Callers are never logged."""
 
 import hashlib
 import re
@@ -43,9 +43,9 @@ def caller_name(scope: Scope) -> str:
 
 
 def is_gone(connection: HTTPConnection | None) -> bool:
-    """Whether a request comes from our MCP server, whose own caller has disconnected or cancelled its call.
+    """Whether a request of our MCP server is for a caller that has disconnected, or has cancelled its call.
 
-    Gradio 6.31 goes on with it.
+    Gradio 6.31 continues such a request.
     """
     gone: threading.Event | None = connection.scope.get(_GONE_KEY) if connection else None
     return gone is not None and gone.is_set()
@@ -53,27 +53,27 @@ def is_gone(connection: HTTPConnection | None) -> bool:
 
 @dataclass(frozen=True)
 class _McpCall:
-    """A request to our MCP server. `place` is where its `id` tells it from others: a session, or else a caller."""
+    """A request to our MCP server; its `id` is unique within `place`, the name of a session or else of a caller."""
 
     place: bytes
     id: str
-    is_over: threading.Event = field(default_factory=threading.Event)  # nobody waits for it any more
+    is_over: threading.Event = field(default_factory=threading.Event)  # the caller waits no more
 
 
 class Callers:
     """Names the callers of a server.
 
-    A bearer token counts only where it is one of `keys`. `X-Forwarded-For` counts only where one of `proxies` sent it:
-    the last address in it that is no proxy's.
+    A bearer token counts only if it is one of `keys`. `X-Forwarded-For` counts only if one of `proxies` sent it; the
+    caller is the last address in it that is not a proxy.
     """
 
     def __init__(self, keys: Sequence[str] = (), proxies: Sequence[Network] = ()) -> None:
         self._names = {f"Bearer {key}": f"key {hashlib.sha256(key.encode()).hexdigest()[:16]}" for key in keys}
         self._proxies = tuple(proxies)
         self._secret = secrets.token_hex(16).encode()
-        self._asking: dict[bytes, _McpCall] = {}  # requests to our MCP server, by what their header says
+        self._asking: dict[bytes, _McpCall] = {}  # requests to our MCP server, by the number in their header
         self._sessions = set[bytes]()  # open sessions of MCP over SSE
-        self._wrong_keys: dict[str, float] = {}  # when, by caller, all that were tried are forgotten
+        self._wrong_keys: dict[str, float] = {}  # by caller, the time when all of its attempts are forgotten
 
     def name(self, scope: Scope) -> None:
         """Write the caller's name, and its true address and scheme, into an HTTP scope."""
@@ -95,11 +95,11 @@ class Callers:
 
     @contextmanager
     def asked_through_mcp(self, scope: Scope, receive: Receive, message: Any) -> Iterator[Receive]:
-        """Within the block the requests with which Gradio's MCP server asks this server again are its caller's.
+        """Within the block, requests of Gradio's MCP server to this server count as requests of the MCP caller.
 
-        They have the headers of its caller: one of ours tells whose they are. A forged one is dropped by `name`. The
-        `receive` that it gives takes note of a caller that disconnects. A message to a session is taken at once and
-        answered on the session's own connection, which counts instead. A `message` that cancels a call ends it.
+        Gradio copies the caller's headers into them; a header of ours, which `name` drops where it is forged, names the
+        caller. The yielded `receive` notes when the caller disconnects. A message to a session is accepted at once and
+        answered on the session's connection, so that connection counts instead. A `message` may cancel an earlier call.
         """
         found, fields = _SESSION.search(scope.get("query_string", b"")), message if isinstance(message, dict) else {}
         session = found[1] if found and found[1] in self._sessions else None
@@ -121,7 +121,7 @@ class Callers:
 
     @contextmanager
     def session_through_mcp(self, receive: Receive, send: Send) -> Iterator[tuple[Receive, Send]]:
-        """The same for the connection of a session (MCP over SSE), whose first event tells its name."""
+        """The same for the connection of a session (MCP over SSE), whose first event holds its name."""
         own = set[bytes]()  # the session's name, once it is known
 
         async def learning(message: Message) -> None:
@@ -143,14 +143,14 @@ class Callers:
             end()
 
     def _cancel(self, place: bytes, id: str) -> None:
-        """End a call, unless two have this id: clients at one address that have no session may."""
+        """End a call, unless two calls have this id, as those of two clients at one address without sessions may."""
         calls = [call for call in self._asking.values() if (call.place, call.id) == (place, id)]
         if len(calls) == 1:
             calls[0].is_over.set()
 
     def check_attempts(self, scope: Scope) -> None:
         """Raises:
-        TooManyRequests: this caller tried too many keys or passwords that were wrong.
+        TooManyRequests: this caller tried too many wrong keys or passwords.
         """
         over_s = self._wrong_keys.get(caller_name(scope), 0) - time.monotonic() - (WRONG_KEYS - 1) * KEY_S
         if over_s > 0:
@@ -158,7 +158,7 @@ class Callers:
             raise TooManyRequests(words, limit=WRONG_KEYS, retry_after_s=int(over_s) + 1)
 
     def note_wrong_key(self, scope: Scope) -> None:
-        """Count a key or password that was wrong."""
+        """Count a wrong key or password."""
         caller, now = caller_name(scope), time.monotonic()
         if caller not in self._wrong_keys:
             self._wrong_keys = {name: until for name, until in self._wrong_keys.items() if until > now}
@@ -170,7 +170,7 @@ class Callers:
         return next((host for host in reversed(hosts) if not self.is_proxy(host)), hosts[0] if hosts else None)
 
     def is_proxy(self, host: str) -> bool:
-        """Whether an address is one of the trusted proxies'."""
+        """Whether an address belongs to a trusted proxy."""
         address = _address(host)
         return address is not None and any(address in network for network in self._proxies)
 

@@ -1,7 +1,7 @@
 """The values that cross the whole program: what is asked, how it is sampled, what comes back.
 
-They are frozen, comparable, valid from birth, and know nothing of I/O, torch and Gradio. An endpoint makes a
-`ChatRequest`; an engine turns it into `Chunk`s; the endpoint writes those out. Nothing else travels between the two.
+They are frozen, comparable, checked when they are made, and know nothing of I/O, torch and Gradio. An endpoint makes a
+`ChatRequest`, an engine turns it into `Chunk`s, and the endpoint writes those out. Nothing else passes between the two.
 """
 
 import json
@@ -16,7 +16,7 @@ from llava_demo.images import Image
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length"]
 
-# More than any context here holds: cheap checks before text is encoded, which takes 80 bytes a character and more.
+# More than any context here holds. These checks are cheap; encoding a text takes 80 bytes per character and more.
 MAX_MESSAGE_CHARACTERS = 400_000
 MAX_CHARACTERS = 2 * MAX_MESSAGE_CHARACTERS
 MAX_MESSAGES = 4096
@@ -28,17 +28,17 @@ MAX_SCHEMA_CHARACTERS = 65_536  # 2 s for llguidance, in a thread of its own
 
 
 def is_blank(text: str) -> bool:
-    """Whether nothing of it can be seen: spaces, and letters of no width."""
+    """Whether a text shows nothing: it has only spaces and characters without width."""
     return all(letter.isspace() or unicodedata.category(letter) == "Cf" for letter in text)
 
 
 @dataclass(frozen=True)
 class Message:
-    """One turn. LLaVA-1.5 was trained with the pictures of a turn before its text; so are they kept here.
+    """One turn. Its pictures stand before its text, as LLaVA-1.5 was trained.
 
     Raises:
-        InvalidRequest: an unknown role, pictures that the user did not send, text that is no text, or more than
-            MAX_MESSAGE_CHARACTERS characters of it.
+        InvalidRequest: an unknown role, pictures that the user did not send, text that is not valid Unicode, or more
+            than MAX_MESSAGE_CHARACTERS characters.
     """
 
     role: Role
@@ -59,16 +59,16 @@ class Message:
 
 @dataclass(frozen=True)
 class Knob:
-    """What there is to know about one sampling parameter: its legal range, and its slider on the page."""
+    """One sampling parameter: its legal range, its description, and its slider on the page."""
 
     low: float
     high: float
     step: float
     doc: str  # one sentence for people: slider help, API page, --help
     is_whole: bool = False
-    page_default: float | None = None  # where the page starts, if not at the field's default
-    page_high: float | None = None  # where the slider ends, if before `high`
-    is_in_front: bool = False  # shown at once; the others stand behind "more"
+    page_default: float | None = None  # the slider's value at the start, if not the field's default
+    page_high: float | None = None  # the slider's end, if not `high`
+    is_in_front: bool = False  # shown at once; the others are behind "more"
 
 
 def _knob(default: Any, *args: Any, **kwargs: Any) -> Any:
@@ -77,11 +77,11 @@ def _knob(default: Any, *args: Any, **kwargs: Any) -> Any:
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How the next token is drawn. The ranges here are the only ones: sliders, checks and documentation read them.
+    """How the next token is drawn. Sliders, checks and documentation all read the ranges here.
 
     Raises:
-        InvalidRequest: a value that is no number, not finite, out of its range, or not whole where it must be;
-            `param` is its name. Whole numbers given as floats (5.0) are taken, booleans are not.
+        InvalidRequest: a value that is not a number, not finite, out of its range, or not whole where it must be;
+            `param` is its name. Whole numbers may be given as floats (5.0), not as booleans.
     """
 
     temperature: float = _knob(
@@ -104,8 +104,8 @@ class SamplingParams:
     presence_penalty: float = _knob(0.0, -2, 2, 0.1, "Above 0 avoids tokens that the answer already holds; 0 is off.")
     seed: int | None = None
     stop: tuple[str, ...] = ()
-    top_logprobs: int | None = None  # log-probabilities of the tokens are wanted, and of this many likeliest ones
-    ignore_eos: bool = False  # go on after an end token: load tools want answers of one length
+    top_logprobs: int | None = None  # if set, log-probabilities of each token, and of this many likeliest ones
+    ignore_eos: bool = False  # continue after an end token: load tools want answers of one length
     stop_token_ids: tuple[int, ...] = ()  # more end tokens
     json_schema: str | None = None  # the answer is JSON that satisfies this schema, itself as JSON
 
@@ -132,7 +132,7 @@ class SamplingParams:
 
     @property
     def is_greedy(self) -> bool:
-        """True where only one token can ever be drawn, so that no random number is needed."""
+        """True where only the likeliest token can be drawn, so that no random number is needed."""
         return self.temperature == 0 or self.top_p == 0 or self.top_k == 1 or self.min_p == 1
 
     def end_ids(self, of_model: frozenset[int]) -> frozenset[int]:
@@ -166,7 +166,7 @@ def _check_schema(schema: Any, ignores_end: bool) -> None:
 
 
 def number_from(text: str) -> float | int | str:
-    """A number where it is one; of what is none `SamplingParams` says what is wanted."""
+    """The number that a text spells, else the text, which `SamplingParams` refuses with a message."""
     for kind in (int, float):
         try:
             return kind(text)
@@ -176,7 +176,7 @@ def number_from(text: str) -> float | int | str:
 
 
 def _is_text(value: Any) -> bool:
-    """False for half a character too (a lone surrogate, which JSON can spell): no tokenizer takes it."""
+    """False also for a lone surrogate, half of a character, which JSON can spell and no tokenizer takes."""
     try:
         return isinstance(value, str) and value.encode() is not None
     except UnicodeEncodeError:
@@ -184,7 +184,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    """What was given, cut to a length that fits a message."""
+    """The value that was given, cut to a length that fits a message."""
     if isinstance(value, int) and value.bit_length() > 128:  # Python does not write out numbers of 4,300 digits
         return "a huge number"
     return reprlib.repr(value)
@@ -192,15 +192,15 @@ def _shown(value: Any) -> str:
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """A conversation to be continued: with an answer, or, where the last message is the assistant's, with its rest.
+    """A conversation to continue: with an answer, or with the rest of one, if the last message is the assistant's.
 
-    With `is_raw` the text of the only message is the whole prompt as the model gets it, control tokens and all.
-    `caller` tells callers apart for a fair queue (by key, else login, else address); it is never shown or logged, and
-    two equal requests of different callers are equal.
+    With `is_raw` the text of the only message is the whole prompt for the model, control tokens included. `caller`
+    identifies the caller for a fair queue (by key, else login, else address). It is never shown or logged, and equal
+    requests of different callers are equal.
 
     Raises:
-        InvalidRequest: no messages, more than MAX_MESSAGES or MAX_CHARACTERS in all; the user's last one has neither
-            text nor pictures; a raw prompt of several messages; the rest of an answer that is to satisfy a JSON schema.
+        InvalidRequest: no messages; more than MAX_MESSAGES or MAX_CHARACTERS; a last message of the user with neither
+            text nor pictures; a raw prompt of several messages; a JSON schema for the rest of an answer.
     """
 
     messages: tuple[Message, ...]
@@ -230,7 +230,7 @@ class ChatRequest:
 
     @property
     def is_continuation(self) -> bool:
-        """True where the answer goes on in the middle of the last message."""
+        """True where the answer continues the last message, which is the assistant's."""
         return self.messages[-1].role == "assistant" and bool(self.messages[-1].text)
 
     @property
@@ -254,23 +254,23 @@ class Usage:
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """A token of the answer, or one that could have stood there, and how likely the model held it to be.
+    """A token of the answer, or another candidate for its place, with its log-probability.
 
-    The tokens of an answer, joined, are its text: a character of several tokens stands in the last one of them.
-    `logprob` is the natural logarithm of its share of softmax(logits), before temperature, filters and penalties.
+    The tokens of an answer, joined, are its text; a character of several tokens belongs to the last one of them.
+    `logprob` is the natural logarithm of softmax(logits), before temperature, filters and penalties.
     """
 
     token: str
     logprob: float
     top: tuple["TokenLogprob", ...] = ()  # the likeliest tokens there, likeliest first
-    data: bytes | None = None  # its bytes, where they are not those of `token`: a character may take several tokens
+    data: bytes | None = None  # its bytes, if `token` does not spell them: a character may take several tokens
 
 
 @dataclass(frozen=True)
 class Chunk:
     """A piece of the answer. Exactly the last chunk of a stream has `finish_reason` and `usage`.
 
-    `logprobs`, where they were asked for, are of the tokens that came since the chunk before.
+    `logprobs`, where they were asked for, belong to the tokens since the previous chunk.
     """
 
     text: str = ""
@@ -281,7 +281,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Completion:
-    """The whole answer: the texts of a stream's chunks joined, and what its last chunk says."""
+    """The whole answer: the joined texts of a stream's chunks, and the fields of its last chunk."""
 
     text: str
     finish_reason: FinishReason

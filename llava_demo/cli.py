@@ -1,4 +1,4 @@
-"""The commands `serve`, `ask`, `caption` and `check`. Each imports what is heavy when it runs."""
+"""The commands `serve`, `ask`, `caption` and `check`. Heavy modules are imported when a command runs."""
 
 import asyncio
 import errno
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 CAPTION_PROMPT = "Describe this picture in one sentence."
 CAPTION_SAMPLING = SamplingParams(temperature=0, max_tokens=200)
 CAPTIONS = "captions.jsonl"
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.EROFS)  # the user's to mend
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.EROFS)  # the machine's limits
 INTERRUPTED = 130  # what shells report for Ctrl-C: 128 + SIGINT
 
 
@@ -72,7 +72,7 @@ def run(command: Command, arguments: Sequence[str], program: str) -> int:
     except BrokenPipeError:  # as in `ask ... | head -1`; Python would complain once more when it flushes at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:  # a folder of a library's, as TORCHINDUCTOR_CACHE_DIR, that cannot be made
+    except OSError as error:  # as for TORCHINDUCTOR_CACHE_DIR, if that folder cannot be made
         if error.filename is None and error.errno not in _FULL:
             raise
         return _failed(program, f"{error.filename or 'A file'} cannot be used: {error.strerror}.", 1)
@@ -83,7 +83,7 @@ def _prepare_streams() -> None:
         nowhere = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
         sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a letter is no reason to end: Gradio prints 🔨
+        if isinstance(stream, io.TextIOWrapper):  # not every terminal can show Gradio's 🔨
             stream.reconfigure(errors="replace")
 
 
@@ -138,7 +138,7 @@ def caption(arguments: Sequence[str], program: str) -> int:
     parser = OneLineParser(
         program,
         usage=f"{program} [options] PLACE ...",
-        description="Caption every picture of a folder, many at once. A run that was ended goes on where it was.",
+        description="Caption every picture of a folder, many at once. A run that was ended continues when run again.",
     )
     parser.add_argument(
         "places", nargs="+", metavar="PLACE", help="folders, ZIP files, lists (.txt), patterns, pictures"
@@ -205,7 +205,7 @@ _COMMANDS_HELP = (
 
 
 def _announce(words: str) -> None:
-    """Tell within a second of the start what takes its time, and which variables have no effect, and drop these."""
+    """Say at once what takes a while, and which variables have no effect, and drop those of libraries."""
     for warning in [*unknown_variables(), *drop_variables()]:
         sys.stderr.write(f"{warning}\n")
     sys.stderr.write(f"{words}\n")
@@ -218,7 +218,7 @@ def _failed(program: str, error: Exception | str, exit_code: int) -> int:
 
 
 def _sampling_from(given: dict[str, Any], defaults: SamplingParams) -> SamplingParams:
-    """Take the sampling options out of `given`."""
+    """Move the sampling options from `given` into `SamplingParams`."""
     return replace(defaults, **{f.name: given.pop(f.name) for f in fields(SamplingParams) if f.name in given})
 
 
@@ -238,7 +238,7 @@ def _add_sampling_options(parser: OneLineParser, defaults: SamplingParams) -> No
 def _is_file(word: str) -> bool:
     try:
         return Path(word).is_file()
-    except OSError:  # too long for a name: a question
+    except OSError:  # too long for a file name: it is a question
         return False
 
 
@@ -285,7 +285,7 @@ def _report(engine: "Engine") -> str:
 def _memory() -> str:
     import psutil  # type: ignore[import-untyped]
 
-    torch = sys.modules.get("torch")  # where another server answers, nothing has imported it
+    torch = sys.modules.get("torch")  # it is not imported where another server answers
     if torch and torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
         taken, place = torch.cuda.memory_allocated(), "the GPU"

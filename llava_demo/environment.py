@@ -1,4 +1,4 @@
-"""The process's environment, put right before Gradio and the libraries of models are imported."""
+"""Prepares the process's environment, before Gradio, torch and transformers are imported."""
 
 import atexit
 import gc
@@ -20,8 +20,8 @@ import httpx
 from llava_demo.settings import SettingError
 
 _FOLDER = "llava_demo-"
-# What Gradio 6.31 reads, at its import or later, beside what it is told. GRADIO_NUM_PORTS=0 or GRADIO_SERVER_PORT=abc
-# would end the start, GRADIO_DEBUG=1 stop it half-way, and GRADIO_ALLOWED_PATHS publish files. uvicorn reads the last.
+# Gradio 6.31 reads variables at its import and later: GRADIO_NUM_PORTS=0 or GRADIO_SERVER_PORT=abc would end the start,
+# GRADIO_DEBUG=1 would stop it half-way, GRADIO_ALLOWED_PATHS would publish files. uvicorn reads WEB_CONCURRENCY.
 _OF_USE = ("GRADIO_TEMP_DIR", "GRADIO_ROOT_PATH", "GRADIO_ANALYTICS_ENABLED", "GRADIO_SHARE_SERVER_ADDRESS")
 _OURS = {"GRADIO_SERVER_NAME": "--host", "GRADIO_SERVER_PORT": "--port", "GRADIO_SHARE": "--share"}
 _OTHERS = ("WEB_CONCURRENCY",)
@@ -30,9 +30,9 @@ LEAST_ADDRESSES = 2 * 2**30  # torch, Gradio and the miniature map 1.8 GB
 
 
 def drop_variables() -> list[str]:
-    """Take variables out of the environment that would change what the options say; one sentence for each of a user's.
+    """Remove variables of libraries that would override our options; returns one sentence for each that a user set.
 
-    A Space sets some of them itself.
+    On a Space there are no sentences: the platform sets some of these variables.
     """
     dropped = [name for name in os.environ if name.startswith("GRADIO_") and name not in _OF_USE]
     for name in (*dropped, *_OTHERS):
@@ -44,7 +44,7 @@ def drop_variables() -> list[str]:
 
 def check_folder() -> None:
     """Raises:
-    SettingError: the folder that this was started in is gone, for which Gradio asks at its import.
+    SettingError: the working folder is gone, for which Gradio asks at its import.
     """
     try:
         Path.cwd()
@@ -57,8 +57,8 @@ def check_folder() -> None:
 def quick_imports() -> Iterator[None]:
     """Within the block, gradio, torch and transformers are imported in two thirds of the time.
 
-    The garbage collector does not go through their objects again and again, and leaves them out from then on. Gradio
-    6.31 does not parse its sources to write stubs beside them, which it does not do for a class without a file.
+    The garbage collector does not run meanwhile, and never visits their objects later. Gradio 6.31 is kept from parsing
+    its sources to write stubs beside them: it leaves out classes without a file.
     """
 
     def file_unless_component(thing: Any) -> str:
@@ -75,7 +75,7 @@ def quick_imports() -> Iterator[None]:
         inspect.getfile = file_of
         if len(sys.modules) > modules:
             gc.freeze()
-            atexit.register(gc.unfreeze)  # or triton's binding, at the very end, lists what it takes for leaked
+            atexit.register(gc.unfreeze)  # else triton's binding reports frozen objects as leaked at the end
         if is_collecting:
             gc.enable()
 
@@ -84,7 +84,7 @@ def check_limits(file_bytes: int = 0) -> None:
     """Raise the limits of `ulimit` as far as this user may; `file_bytes` is the largest file that will be written.
 
     Raises:
-        SettingError: one is so low that a library would end the start with a traceback, or without a word.
+        SettingError: a limit is so low that a library would crash at the start.
     """
     try:
         import resource
@@ -107,9 +107,9 @@ def check_limits(file_bytes: int = 0) -> None:
 
 
 def unusable_variables(error: Exception) -> list[str]:
-    """The variables that ended the import of a library, which its error quotes; none for another error.
+    """The variables whose names or values are quoted by the error of a library's import; none for other errors.
 
-    huggingface_hub 2.4 tells HF_HUB_DOWNLOAD_TIMEOUT's value and not its name, torch 2.13 the name of TORCH_LOGS.
+    huggingface_hub 2.4 quotes the value of HF_HUB_DOWNLOAD_TIMEOUT and not its name, torch 2.13 the name of TORCH_LOGS.
     """
     if not any("importlib._bootstrap" in frame.filename for frame in traceback.extract_tb(error.__traceback__)):
         return []
@@ -118,16 +118,15 @@ def unusable_variables(error: Exception) -> list[str]:
 
 
 def reach_own_address(host: str) -> None:
-    """Have this process reach this machine through no proxy: Gradio 6.31 asks its page, a remote engine its server.
+    """Except this machine from proxies: Gradio 6.31 requests its own page, and a remote engine a server here.
 
     Raises:
-        SettingError: a proxy or a file of certificates is one that httpx cannot use, so that no request could be made.
+        SettingError: httpx cannot use a proxy or a file of certificates, so that no request could be made.
     """
     proxies = getproxies()  # from the environment or the system's settings
     if proxies:
-        given = [
-            re.sub(r"^\*(?=.)|[][]", "", name.strip()) for name in proxies.pop("no", "").split(",")
-        ]  # as for httpx
+        names = proxies.pop("no", "").split(",")
+        given = [re.sub(r"^\*(?=.)|[][]", "", name.strip()) for name in names]  # in the form that httpx reads
         excepted = [*given, "127.0.0.1", "localhost", "::1", host]
         os.environ["no_proxy"] = ",".join(dict.fromkeys(filter(None, excepted)))
         os.environ["NO_PROXY"] = os.environ["no_proxy"]
@@ -155,15 +154,15 @@ def is_claimed(folder: Path) -> bool:
 
 
 def claim_upload_folder(port: int) -> Path:
-    """Have Gradio, which must not be imported yet, keep uploads in a folder of this user's and this port's server.
+    """Have Gradio, which must not be imported yet, keep uploads in a folder for this user and this port.
 
-    Its own folder is shared by all users of a machine: it belongs to the first, and the others' servers do not start.
-    If another user owns that name, the folder gets a new one.
+    Gradio's default folder is the same for all users of a machine: it belongs to the first user, and the servers of the
+    others do not start. If another user owns our folder's name, a folder with another name is made.
 
     Raises:
-        OSError: there is no place where a folder could be made.
+        OSError: no folder can be made.
     """
-    os.umask(os.umask(0o077) & 0o077)  # whatever it takes from others, the owner must read the files
+    os.umask(os.umask(0o077) & 0o077)  # the owner must be able to read the files
     given = os.environ.get("GRADIO_TEMP_DIR") or tempfile.gettempdir()
     user = os.getuid() if hasattr(os, "getuid") else 0
     folder = Path(given) / f"{_FOLDER}{user}-{port}"

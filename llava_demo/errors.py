@@ -1,8 +1,8 @@
-"""What can go wrong, as a caller sees it: a status, a code, and words that can be acted on.
+"""The errors that callers see: each with an HTTP status, a code for programs, and a message that helps.
 
     DemoError                     500  internal_error           a defect of ours
-    ├── InvalidRequest            400  invalid_request_error    the caller can mend it; `param` names the field
-    │   ├── UnsupportedParameter  400  unsupported_parameter    it would change the answer, and we do not do it
+    ├── InvalidRequest            400  invalid_request_error    the request is wrong; `param` names the field
+    │   ├── UnsupportedParameter  400  unsupported_parameter    a field that would change the answer is not supported
     │   ├── ModelNotFound         404  model_not_found          a model that is not served here
     │   ├── RequestTooLarge       413  request_too_large        more bytes than a request may have
     │   ├── CompressedBody        415  compressed_body          the body has a Content-Encoding
@@ -14,27 +14,27 @@
     ├── UnknownRoute              404  not_found                nothing is served at this path
     ├── WrongMethod               405  method_not_allowed       not with this method
     ├── WrongKey                  401  invalid_api_key          no key of this server
-    ├── ForeignOrigin         403  foreign_origin           a web page of another site asks
-    ├── LoginOnly                 403  login_only               the page asks for a login, and REST has no keys
-    ├── TooManyRequests       429  rate_limit_exceeded      the caller has its share; others may still come
+    ├── ForeignOrigin             403  foreign_origin           the request comes from another site's web page
+    ├── LoginOnly                 403  login_only               the page needs a login, and REST has no keys
+    ├── TooManyRequests           429  rate_limit_exceeded      the caller has its share; others may still come
     ├── GenerationFailed          500  generation_failed        the model raised while it answered
     └── EngineUnavailable         503  engine_unavailable       not now: loading, out of memory, or a remote is down
         └── EngineBusy            503  engine_busy              the queue is full
 
-Every endpoint shows `str(error)` to its caller. So a message says what was wrong, what is allowed and what was given,
-and never holds a path, a prompt or a traceback.
+Every endpoint shows `str(error)` to its caller. So a message says what is wrong, what is allowed and what was given. It
+never holds a path, a prompt or a traceback.
 """
 
 
 class DemoError(Exception):
-    """Something that a caller is told; `status` is the HTTP status, `code` the word for programs."""
+    """An error for the caller; `status` is the HTTP status, `code` is for programs."""
 
     status = 500
     code = "internal_error"
 
 
 class InvalidRequest(DemoError):
-    """The caller's to mend; `param` is the field that is wrong, where there is one."""
+    """The request is wrong; `param` is the field, if it is one field."""
 
     status = 400
     code = "invalid_request_error"
@@ -111,7 +111,7 @@ class LoginOnly(DemoError):
 
 
 class TooManyRequests(DemoError):
-    """Worth another try after `retry_after_s` seconds; `limit` is how many requests the caller may have in flight."""
+    """May be tried again after `retry_after_s` seconds; the caller may have `limit` requests in flight."""
 
     status = 429
     code = "rate_limit_exceeded"
@@ -126,7 +126,7 @@ class GenerationFailed(DemoError):
 
 
 class EngineUnavailable(DemoError):
-    """Worth another try after `retry_after_s` seconds."""
+    """May be tried again after `retry_after_s` seconds."""
 
     status = 503
     code = "engine_unavailable"

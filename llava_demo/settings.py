@@ -1,7 +1,7 @@
-"""`Settings`: everything that is set from outside. Only `environment` reads variables beside it.
+"""`Settings`: the options of the program. Only `environment` reads other variables.
 
-Each field is an option, `--max-queue`, and a variable, `LLAVA_MAX_QUEUE`; the option wins. Names, words, ranges and
-defaults stand at the fields and nowhere else. What a choice means for the machine at hand is decided elsewhere.
+Each field is an option, `--max-queue`, and a variable, `LLAVA_MAX_QUEUE`; the option wins. Names, descriptions, ranges
+and defaults stand at the fields and nowhere else. What a choice means on this machine is decided elsewhere.
 """
 
 import argparse
@@ -68,9 +68,9 @@ def _default_proxies() -> tuple[str, ...]:
 
 
 class Settings(BaseSettings):
-    """What the program was told. `Settings(port=7861)` in Python; variables fill in what is not given.
+    """The options. In Python: `Settings(port=7861)`; variables fill in the rest.
 
-    A field's `title` says what is allowed where its type does not.
+    A field's `title` says what is allowed, where its type does not.
     """
 
     model_config = SettingsConfigDict(
@@ -215,7 +215,7 @@ class Settings(BaseSettings):
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> "Settings":
-        """Make settings of option texts by field name, and of the environment.
+        """Make settings from the texts of options, by field name, and from the environment.
 
         Raises:
             SettingError: for the first value that is not allowed.
@@ -238,7 +238,7 @@ class Settings(BaseSettings):
 
 
 def unknown_variables() -> list[str]:
-    """One sentence for each variable `LLAVA_…` that is no option, with the nearest option's variable."""
+    """One sentence for each variable `LLAVA_…` that is not an option; it names the most similar one."""
     known = [f"LLAVA_{name.upper()}" for name in Settings.model_fields]
     unknown = sorted(name for name in os.environ if name.upper().startswith("LLAVA_") and name.upper() not in known)
     nearest = {name: difflib.get_close_matches(name.upper(), known, n=1) for name in unknown}
@@ -249,7 +249,7 @@ def unknown_variables() -> list[str]:
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """An argument parser whose complaints are one line, without the usage."""
+    """An argument parser whose error messages are one line, without the usage."""
 
     def __init__(self, prog: str, **options: Any) -> None:
         super().__init__(prog, allow_abbrev=False, argument_default=argparse.SUPPRESS, **options)
@@ -268,7 +268,7 @@ GROUPS = {
 
 
 def add_options(parser: argparse.ArgumentParser, groups: Sequence[str] = tuple(GROUPS)) -> None:
-    """Add an option for each field of `groups`. Those that are not given are left out of the namespace."""
+    """Add an option for each field of `groups`. Options that are not given stay out of the namespace."""
     parser.epilog = f"The options of {', '.join(groups)} are also variables: --image-mode is LLAVA_IMAGE_MODE."
     for group in groups:
         section = parser.add_argument_group(group)
@@ -279,7 +279,7 @@ def add_options(parser: argparse.ArgumentParser, groups: Sequence[str] = tuple(G
 def _add_option(section: Any, name: str, field: FieldInfo) -> None:
     default = field.get_default(call_default_factory=True)
     words = {False: "no", True: "yes", (): None}.get(default, default)
-    text = f"{field.description}" + ("" if words is None else f" (default: {words})")
+    text = f"{field.description}{'' if words is None else f' (default: {words})'}"
     option = _option(name)
     if field.annotation is bool:
         section.add_argument(option, action=argparse.BooleanOptionalAction, help=text)
