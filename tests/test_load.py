@@ -1,6 +1,7 @@
 """From settings to an engine: which checkpoint, and what is said when it cannot be had. No test asks the real Hub."""
 
 import asyncio
+import errno
 import json
 import math
 import shutil
@@ -18,10 +19,10 @@ from checkpoints import make_tiny_interleave
 from safetensors.torch import load_file, save_file
 
 from llava_demo.chat import ChatRequest, Message, SamplingParams
-from llava_demo.engines import Engine, complete
+from llava_demo.engines import Engine, complete, load
 from llava_demo.engines.batched import memory
 from llava_demo.engines.batched.engine import BatchedEngine
-from llava_demo.engines.checkpoint import LLAVA_7B, chosen_checkpoint
+from llava_demo.engines.checkpoint import LLAVA_7B, Checkpoint, chosen_checkpoint
 from llava_demo.engines.generate import GenerateEngine
 from llava_demo.engines.load import load_engine
 from llava_demo.errors import EngineUnavailable
@@ -112,6 +113,13 @@ def test_the_folder_that_one_stands_in_has_a_name(
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(EngineUnavailable, match=f"^{tmp_path.name} could not be loaded: .*config.json"):
         load_engine(Settings(model="."))
+
+
+def test_a_file_that_cannot_be_read_is_named_without_its_path() -> None:
+    error = PermissionError(errno.EACCES, "Permission denied", "/home/ada/.cache/huggingface/hub/config.json")
+    with pytest.raises(EngineUnavailable) as caught, load._failures_named(Checkpoint("owner/name", "as asked")):
+        raise error
+    assert str(caught.value) == "owner/name could not be loaded: config.json: Permission denied"
 
 
 def test_a_folder_is_loaded_and_everything_decided_is_told(tiny_folder: str) -> None:

@@ -1,4 +1,4 @@
-"""Engines turn a `ChatRequest` into a stream of `Chunk`s. All answer alike; they differ in where and how."""
+"""Engines turn a `ChatRequest` into a stream of `Chunk`s. All give the same answers; they differ in where and how."""
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -17,7 +17,7 @@ from llava_demo.model import FOR_PHOTOS, MINIATURE_DECLINES
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """What was decided when the engine was made, and why. The page, `/info`, `check` and the log show it."""
+    """What was decided when the engine was made, and why; the page, `/info`, `check` and the log show it."""
 
     model: str  # Hub id, folder name, or "miniature"
     engine: str  # "generate"
@@ -29,12 +29,12 @@ class EngineInfo:
     max_images: int  # per conversation
     is_miniature: bool
     reasons: tuple[str, ...] = ()  # one sentence for each decision
-    image_side: int | None = None  # in pixels, of the one square that the model sees; not known where it sees tiles
-    # How a picture becomes that square; not known where it sees tiles, or where another server prepares it.
+    image_side: int | None = None  # pixels; side of the square that the model sees, None where it sees tiles
+    # How a picture becomes that square; None where the model sees tiles, or where another server prepares it.
     image_mode: Literal["pad", "crop", "resize"] | None = None
 
     def advice_on(self, answer: str) -> str:
-        """What people should be told with `answer`: which model knows photos, where the miniature declines. Else ""."""
+        """Where the miniature declines to answer: which model knows photos, to show beside `answer`. Else ""."""
         return FOR_PHOTOS if self.is_miniature and answer.lstrip().startswith(MINIATURE_DECLINES) else ""
 
 
@@ -59,12 +59,12 @@ class Engine(Protocol):
         """Answer `request`. Closing the generator early (`aclose`) cancels the work.
 
         Yields:
-            Text as it comes; `Chunk()` without text as a heartbeat about twice a second while there is none, so that
-            an endpoint notices a caller that has disconnected. Only the last chunk has `finish_reason` and `usage`.
+            Text as it comes; while there is none, `Chunk()` as a heartbeat about twice a second, so that an endpoint
+            notices that its caller has disconnected. Only the last chunk has `finish_reason` and `usage`.
 
         Raises:
-            InvalidRequest: the request is wrong; before the first text, but for a JSON schema that proves too complex.
-            GenerationFailed: the model raised; the next request works.
+            InvalidRequest: the request is wrong; before the first text, unless a JSON schema proves too complex later.
+            GenerationFailed: the model failed; the next request works.
             EngineUnavailable: temporary; the caller may try again.
         """
 
@@ -77,7 +77,7 @@ class Engine(Protocol):
 
 
 async def stream_recorded(engine: Engine, request: ChatRequest, record: AnswerRecord) -> AsyncGenerator[Chunk, None]:
-    """`engine.stream(request)`, measured in `record`; logged and counted at its end."""
+    """`engine.stream(request)`, measured by `record`, then logged and counted."""
     with log_answer(record, engine.info.engine, len(request.images)):
         async with aclosing(engine.stream(request)) as chunks:
             async for chunk in chunks:
@@ -92,7 +92,7 @@ async def complete(engine: Engine, request: ChatRequest) -> Completion:
 
 
 def completion_of(chunks: Sequence[Chunk]) -> Completion:
-    """All chunks of an answer as one.
+    """Join the chunks of an answer.
 
     Raises:
         GenerationFailed: the last chunk is missing.

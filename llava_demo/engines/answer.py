@@ -21,13 +21,13 @@ TokenLikelihood = tuple[float, Sequence[tuple[int, float]]]
 class Answer:
     """One answer as it grows: `add` each token, then take the `rest` and the `last` chunk.
 
-    Text and log-probabilities stay together: those of a token come with its text, and those of a token that a stop
-    string cuts off whole never come. End tokens have no text and no log-probabilities here.
+    Log-probabilities of a token come with its text, and never come if a stop string cuts off all of that text. End
+    tokens have neither text nor log-probabilities here.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, request: ChatRequest, end_ids: frozenset[int]) -> None:
         """Raises:
-        InvalidRequest: a stop token that is none of this vocabulary.
+        InvalidRequest: a stop token is not in this vocabulary.
         """
         unknown = next((token for token in request.sampling.stop_token_ids if token >= len(tokenizer)), None)
         if unknown is not None:
@@ -39,14 +39,14 @@ class Answer:
         self._bytes = _bytes_of(tokenizer)
         self._characters = getincrementaldecoder("utf-8")("replace")
         self._is_at_start = not request.is_continuation
-        self._waiting: deque[tuple[int, TokenLogprob]] = deque()  # each with where its text starts
-        self._released = 0  # characters handed out
+        self._waiting: deque[tuple[int, TokenLogprob]] = deque()  # each with the place where its text starts
+        self._released = 0  # characters that were returned
         self.tokens = 0  # tokens of the answer: the end token counts, tokens after a stop string do not
         self.has_ended = False
 
     @property
     def is_whole(self) -> bool:
-        """True once the answer has come to its end: by the model's end token, or by a stop string."""
+        """True once the answer has ended, by an end token or by a stop string."""
         return self.has_ended or self._text.has_stopped
 
     @property
@@ -54,7 +54,7 @@ class Answer:
         return "stop" if self.is_whole else "length"
 
     def add(self, token: int, likelihood: TokenLikelihood | None = None) -> Chunk:
-        """What is certain now that `token` came; often an empty chunk."""
+        """The text that is certain after `token`; often an empty chunk."""
         self.tokens += 1
         self.has_ended = token in self._end_ids
         if likelihood is not None and not self.has_ended:
@@ -62,13 +62,13 @@ class Answer:
         return self._chunk(self._text.add(token))
 
     def rest(self) -> Chunk:
-        """What was held back, now that nothing follows."""
+        """The text that was held back, at the end of the answer."""
         chunk = self._chunk(self._text.end())
         waiting = () if self._text.has_stopped else (logprob for _, logprob in self._waiting)
         return Chunk(chunk.text, logprobs=(*chunk.logprobs, *waiting))
 
     def last(self, prompt_tokens: int, cached_tokens: int = 0) -> Chunk:
-        """How the answer ended."""
+        """The last chunk: how the answer ended, and its token counts."""
         return Chunk(finish_reason=self.finish_reason, usage=Usage(prompt_tokens, self.tokens, cached_tokens))
 
     def _chunk(self, text: str) -> Chunk:
@@ -80,7 +80,7 @@ class Answer:
 
     def _logprob(self, token: int, likelihood: TokenLikelihood) -> TokenLogprob:
         logprob, likeliest = likelihood
-        space = b" " if self._is_at_start else b""  # which the text does not have
+        space = b" " if self._is_at_start else b""  # the text is without it
         others = [(self._bytes(other).removeprefix(space), value) for other, value in likeliest]
         top = tuple(_named(data.decode(errors="replace"), value, data) for data, value in others)
         data = self._bytes(token).removeprefix(space)
@@ -93,7 +93,7 @@ def _named(token: str, logprob: float, data: bytes) -> TokenLogprob:
 
 
 def _bytes_of(tokenizer: PreTrainedTokenizerBase) -> Callable[[int], bytes]:
-    """A function from id to the bytes that it adds to a text, its space kept."""
+    """A function from a token's id to its bytes in the middle of a text, a leading space included."""
     backend = tokenizer.backend_tokenizer
     anchor = backend.encode("a", add_special_tokens=False).ids[-1:]
     start = len(backend.decode(anchor, skip_special_tokens=False))
@@ -106,9 +106,8 @@ def _bytes_of(tokenizer: PreTrainedTokenizerBase) -> Callable[[int], bytes]:
         if byte := re.fullmatch(r"<0x([0-9A-F]{2})>", name):  # SentencePiece's byte fallback, as in Llama's vocabulary
             return bytes.fromhex(byte[1])
         text: str = backend.decode([*anchor, token], skip_special_tokens=False)[start:]
-        if "\N{REPLACEMENT CHARACTER}" in text and byte_of.keys() >= set(
-            name
-        ):  # GPT-2's letters for bytes, as in Qwen's
+        # GPT-2's letters for bytes, as in Qwen's vocabulary
+        if "\N{REPLACEMENT CHARACTER}" in text and byte_of.keys() >= set(name):
             return bytes(map(byte_of.__getitem__, name))
         return text.encode()
 

@@ -1,4 +1,4 @@
-"""Which checkpoint `--model` means on this machine, whether it can be had, and how large it is. Loads nothing."""
+"""Which checkpoint `--model` means on this machine, whether it is available, and how large it is. Loads nothing."""
 
 import hashlib
 import os
@@ -13,22 +13,22 @@ if TYPE_CHECKING:
     from llava_demo.model.device import Hardware
 
 LLAVA_7B = "llava-hf/llava-1.5-7b-hf"
-LLAVA_7B_BYTES = 6 * 2**30  # in 4-bit with one conversation: 4.5 GiB of weights, CUDA's own and the cache of keys
+LLAVA_7B_BYTES = 6 * 2**30  # in 4 bits with one conversation: 4.5 GiB of weights, CUDA's own memory, and the cache
 LLAVA_7B_ON_CPU = "about 9 GB of free memory, a download of 14 GB, and 5 tokens a second on two cores"
 SMALL_LLAVA = "llava-hf/llava-interleave-qwen-0.5b-hf"
 SMALL_LLAVA_BYTES = 4 * 2**30  # in 8 bits with 16 conversations
 HUB_TIMEOUT_S = 5.0
-WEIGHTS = ("*.safetensors", "*.bin")  # the second only where there is none of the first
+WEIGHTS = ("*.safetensors", "*.bin")  # the second only where the first is missing
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What is to be loaded: a Hub id or a folder, as transformers takes it, and why it is this one."""
+    """What to load: a Hub id or a folder, as transformers takes it, and why this one was chosen."""
 
     source: str
     reason: str
-    is_local: bool = True  # nothing is asked of the Hub
-    nbytes: int | None = None  # size of the weights; None if the Hub does not say
+    is_local: bool = True  # the Hub is not asked
+    nbytes: int | None = None  # size of the weights, if it is known
 
     @property
     def is_miniature(self) -> bool:
@@ -36,7 +36,7 @@ class Checkpoint:
 
     @property
     def name(self) -> str:
-        """For people: never the path of a folder, only its name."""
+        """Its name for people; of a folder never the whole path."""
         if self.is_miniature:
             return "miniature"
         return Path(self.source).name if Path(self.source).is_dir() else self.source
@@ -46,8 +46,7 @@ def chosen_checkpoint(model: str, hardware: "Hardware") -> Checkpoint:
     """What `--model` means on this machine.
 
     Raises:
-        EngineUnavailable: the folder holds no checkpoint, or what was asked for is neither on the Hub, as far as it can
-            be reached, nor here.
+        EngineUnavailable: the folder holds no checkpoint, or the id is neither on the Hub nor in the Hub's cache here.
     """
     if model == "auto":
         return _automatic(hardware)
@@ -67,12 +66,12 @@ def miniature(reason: str) -> Checkpoint:
 
 
 def instead_of(checkpoint: Checkpoint, error: Exception) -> Checkpoint:
-    """What answers where a checkpoint that was chosen by us could not be loaded."""
+    """The model that replaces a checkpoint of our own choice that could not be loaded."""
     return miniature(f"The built-in miniature, since {checkpoint.name} failed: {error}")
 
 
 def kept_copy(checkpoint: Checkpoint, folder: str | None) -> Path | None:
-    """Where in `folder` the copy of these very files in 8 bits is, or will be; None where none is to be kept."""
+    """The place in `folder` of the 8-bit copy of exactly these files; None without a folder."""
     if folder is None:
         return None
     files = files_of(checkpoint).glob("*.*")
@@ -82,7 +81,7 @@ def kept_copy(checkpoint: Checkpoint, folder: str | None) -> Path | None:
 
 
 def files_of(checkpoint: Checkpoint) -> Path:
-    """The folder with a checkpoint's files on this machine, as far as they are here."""
+    """The folder with those files of a checkpoint that are on this machine."""
     if Path(checkpoint.source).is_dir():
         return Path(checkpoint.source)
     from huggingface_hub import try_to_load_from_cache
@@ -121,7 +120,7 @@ def _automatic_on_gpu(hardware: "Hardware") -> Checkpoint:
 
 
 def _on_hub(model: str, reason: str) -> Checkpoint:
-    """Two short questions to the Hub: transformers would try for minutes before it gives up (5.23: 5 times a file)."""
+    """Ask the Hub twice, briefly: transformers 5.23 would try for minutes, 5 times per file, before it gives up."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, HFValidationError, HTTPError, RepositoryNotFoundError
 

@@ -1,22 +1,22 @@
-"""Token ids in, text out, as soon as it is certain: no half characters, no part of a stop string."""
+"""`Detokenizer`: token ids in, text out as soon as it is certain, without half characters or parts of a stop string."""
 
 import re
 from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-_BYTE = re.compile(r"<0x[0-9A-F]{2}>")  # how Llama's vocabulary writes a byte of a character that it lacks
-_HALF = "\N{REPLACEMENT CHARACTER}"  # what a half character decodes to
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")  # tokens of Llama's vocabulary for the bytes of characters that it lacks
+_HALF = "\N{REPLACEMENT CHARACTER}"  # half a character is decoded to it
 
 
 class Detokenizer:
-    """The text of one answer; what `add` and `end` return, joined, is `tokenizer.decode` of all ids.
+    """The text of one answer: `add` and `end` return, joined, what `tokenizer.decode` returns for all ids.
 
-    Two differences: the space that many vocabularies put before a first word is left out (LLaVA's template writes it
-    again in the next turn) unless the text continues another, and the text ends before the first stop string.
+    There are two differences. The space that many vocabularies put before a first word is left out (LLaVA's template
+    writes it in the next turn), unless the text continues another one. And the text ends before the first stop string.
 
-    Not tokenizers' `DecodeStream`, which raises when a byte makes the bytes before it invalid (0.23: "H" and then half
-    a character).
+    tokenizers' `DecodeStream` (0.23) does not serve here: it raises when a byte makes the bytes before it invalid, as
+    in "H" followed by half a character.
     """
 
     def __init__(
@@ -24,18 +24,18 @@ class Detokenizer:
     ) -> None:
         self.tokenizer, self._tokenizer = tokenizer, tokenizer.backend_tokenizer
         self._stop = tuple(stop)
-        self._ids: list[int] = []  # those before `_done` are decoded, those from `_context` on keep spaces right
+        self._ids: list[int] = []  # decoded up to `_done`; decoding starts at `_context`, to keep spaces right
         self._context = self._done = 0
         self._is_at_start = not is_continuation
-        self._held = ""  # decoded, but it may become a stop string
-        self.decoded = 0  # characters that have come so far, those held back counted
-        self.has_stopped = False  # a stop string came: what follows is no part of the answer
+        self._held = ""  # decoded text that may be the beginning of a stop string
+        self.decoded = 0  # number of decoded characters, with those that are held back
+        self.has_stopped = False  # a stop string came; text after it is not part of the answer
 
     def add(self, token: int) -> str:
-        """The text that is certain now that `token` came; often empty."""
+        """The text that is certain after `token`; often empty."""
         self._ids.append(token)
         if not self._decode([token]) or _BYTE.fullmatch(self._tokenizer.id_to_token(token) or ""):
-            return ""  # bytes in a row, special tokens left out, are decoded together, and one wrong byte spoils all
+            return ""  # adjacent bytes are decoded together, across special tokens, and one wrong byte spoils all
         new = self._undecoded()
         if not new or new.endswith(_HALF):
             return ""
@@ -43,7 +43,7 @@ class Detokenizer:
         return self._released(new)
 
     def end(self) -> str:
-        """The rest: a half character at the very end, and what was held back for a stop string that did not come."""
+        """The rest: half a character at the very end, and text held back for a stop string that did not come."""
         text = self._released(self._undecoded()) + self._held
         self._held = ""
         return text
@@ -73,6 +73,6 @@ class Detokenizer:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """How many characters at the end of `text` could be the beginning of `stop`."""
+    """The number of characters at the end of `text` that may be the beginning of `stop`."""
     longest = min(len(text), len(stop) - 1)
     return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)

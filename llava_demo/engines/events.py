@@ -1,4 +1,4 @@
-"""What another server streams as its answer, event by event, whatever form it has and however it is labelled."""
+"""Reads the events of another server's answer, in whichever form it streams and whatever its content type says."""
 
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -12,13 +12,13 @@ from llava_demo.errors import EngineUnavailable
 
 
 async def events_of(answer: httpx.Response) -> AsyncGenerator[str, None]:
-    """The data of each event: of server-sent events, of JSON lines, or the one JSON of a server that does not stream.
+    """The data of each event: server-sent events, JSON lines, or one JSON object from a server that does not stream.
 
     Raises:
-        EngineUnavailable: it is a web page: the address is another program's.
+        EngineUnavailable: the answer is a web page, so the address belongs to another program.
         httpx.HTTPError: the connection broke.
     """
-    answer.encoding = "utf-8-sig"  # server-sent events have no other, and may begin with a byte order mark
+    answer.encoding = "utf-8-sig"  # server-sent events are always UTF-8, and may begin with a byte order mark
     texts, start = answer.aiter_text(), ""
     async for text in texts:
         start += text
@@ -33,7 +33,7 @@ async def events_of(answer: httpx.Response) -> AsyncGenerator[str, None]:
 
 
 async def _objects(start: str, rest: AsyncIterator[str]) -> AsyncGenerator[str, None]:
-    """One object of JSON, or one on each line."""
+    """One JSON object, or one per line."""
     held = start
     async for text in rest:
         held += text
@@ -51,13 +51,13 @@ async def _server_sent(start: str, rest: AsyncIterator[str]) -> AsyncGenerator[s
                 yield event.data
             elif event.event == "error":
                 yield json.dumps({"error": event.data})
-            else:  # [DONE]; or several events without the blank line that ends each
+            else:  # [DONE]; or several events that lack the blank lines between them
                 for line in event.data.split("\n"):
                     yield line
 
 
 class _Opened:
-    """As much of an `httpx.Response` as httpx_sse 0.4 reads, its first text taken already."""
+    """The part of an `httpx.Response` that httpx_sse 0.4 reads; the text before `rest` was read already."""
 
     def __init__(self, start: str, rest: AsyncIterator[str]) -> None:
         self._start, self._rest = start, rest

@@ -1,6 +1,6 @@
-"""Grammars: which tokens may come next for an answer to become JSON that satisfies a schema.
+"""Grammars: which tokens may come next, so that the answer is JSON that satisfies a schema.
 
-llguidance follows the schema. It refuses what it cannot follow, fetches nothing, and bounds its own work.
+llguidance does the work. It refuses schemas that it does not support, fetches nothing, and limits its own work.
 """
 
 import json
@@ -15,30 +15,30 @@ from llava_demo.model.llava import Llava
 
 MAX_SHOWN_CHARACTERS = 300  # longest part of llguidance's error that is shown
 
-# As `json.dumps` writes. With free whitespace a model that does not know how to go on writes newlines up to its limit.
+# The form of `json.dumps`. With free whitespace, a model that does not know how to continue writes newlines for ever.
 _FORM = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
 class Grammar:
-    """The grammar of one answer, and how far the answer has come in it."""
+    """The grammar of one answer, with the state after its tokens so far."""
 
     def __init__(self, matcher: LLMatcher) -> None:
         self._matcher = matcher
 
     def allowed(self) -> Tensor:
-        """The tokens that may come next: (vocabulary / 32, rounded up), int32, the lowest bit for the first token.
+        """The tokens that may come next: int32 (vocabulary / 32, rounded up), the lowest bit for the first token.
 
-        After the end of the JSON only the end tokens may come.
+        After the JSON's end only end tokens may come.
         """
         return torch.frombuffer(bytearray(self._matcher.compute_bitmask()), dtype=torch.int32)
 
     def took(self, token: int) -> None:
-        """Take note of the token that came."""
+        """Advance by one token of the answer."""
         self._matcher.consume_token(token)
 
     @property
     def failure(self) -> InvalidRequest | None:
-        """Why the answer ended before it was whole. None as long as all is well."""
+        """Why the answer ended before its JSON did; None if it did not."""
         if not self._matcher.is_error():
             return None
         words = "The JSON schema cannot be followed to the end: it is too complex, or nothing satisfies it."
@@ -52,15 +52,15 @@ class Grammars:
         self._llava = llava
 
     def of(self, schema: str | None) -> Grammar | None:
-        """The grammar of a JSON schema, itself as JSON; none for no schema.
+        """The grammar for the text of a JSON schema; None for no schema.
 
         Raises:
-            InvalidRequest: the schema is wrong, or uses what cannot be followed.
+            InvalidRequest: the schema is wrong, or is not supported.
         """
         if schema is None:
             return None
         form = json.dumps(json.loads(schema) | {"x-guidance": _FORM})
-        # Many vocabularies put a space before the first word of an answer, and `Detokenizer` takes it away.
+        # Many vocabularies put a space before the first word of an answer; `Detokenizer` removes it.
         grammar = f'start: " "? json\njson: %json {form}'
         matcher = LLMatcher(self._tokens, grammar, log_level=0, limits=LLParserLimits(verbose_errors=False))
         if matcher.is_error():
@@ -75,7 +75,7 @@ class Grammars:
 
 
 def _words_of(error: str) -> str:
-    """What llguidance says against a schema, in one line, without its place in our grammar."""
+    """llguidance's error about a schema, in one line, without the place in our grammar."""
     found = error.partition("\n   1 | start")[0]
     for start in ("JSON schema: ", '"%json": '):
         if start in found:

@@ -1,4 +1,4 @@
-"""`load_engine`: from settings to an engine that answers. Importing it costs nothing."""
+"""`load_engine`: from settings to an engine. Importing this module is cheap: torch is imported where it is needed."""
 
 import json
 import logging
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llava_demo.engines import Engine, EngineInfo
@@ -21,34 +22,31 @@ if TYPE_CHECKING:
     from llava_demo.model.llava import Llava
 
 BATCHED_ATTENTION = "SDPA on pages"
-TEXT_AND_ANSWER_TOKENS = 512  # context kept free of pictures
-MAX_WORDS = 300  # characters of a library's error that are passed on: some list all models it knows
+TEXT_AND_ANSWER_TOKENS = 512  # part of the context that pictures leave free
+MAX_WORDS = 300  # characters of a library's error that are passed on: some errors list all models
 
 _log = logging.getLogger(__name__)
 
 
 def load_engine(settings: Settings) -> Engine:
-    """Load what `settings` ask for; takes seconds for the miniature, minutes for a first download.
-
-    torch and transformers are imported here, where a model is loaded, so that importing this module is cheap.
+    """Load the engine that `settings` ask for; it takes seconds for the miniature, minutes for a first download.
 
     Raises:
-        EngineUnavailable: the checkpoint cannot be had or loaded; the message says why.
-        SettingError: other servers are to answer, and none is named; or batches are wanted on ZeroGPU.
+        EngineUnavailable: the checkpoint is not available or cannot be loaded; the message says why.
+        SettingError: the engine is remote, and no server is named; or it is batched, on ZeroGPU.
     """
     engine = engine_at_once(settings)
     return engine.loaded() if isinstance(engine, LoadingEngine) else engine
 
 
 def engine_at_once(settings: Settings) -> Engine:
-    """As `load_engine`, but where a model is loaded, a `LoadingEngine` stands for it as soon as its sizes are known.
+    """As `load_engine`, but a model is loaded by a `LoadingEngine`, which is returned as soon as its sizes are known.
 
-    The thread in which it is loaded ends, and with it the threads of OpenMP that it brought. Those of the main thread
-    would stay, and as soon as there are more than cores libgomp sends them all to sleep between two products: 8 % of an
-    answer's time.
+    The model is loaded in a thread of its own, whose OpenMP threads end with it. Those of the main thread would stay,
+    and with more of them than cores, libgomp sends all to sleep between two products: 8 % of an answer's time.
 
     Raises:
-        EngineUnavailable: it is known already that it cannot be loaded.
+        EngineUnavailable: it is already known that the model cannot be loaded.
         SettingError: as above.
     """
     if settings.is_remote:
@@ -77,7 +75,7 @@ def _planned_or_instead(settings: Settings) -> "_Planned":
 
 @dataclass(frozen=True)
 class _Planned:
-    """What will be loaded, and how. Config and processor are read once, for the `sketch`, a model without weights."""
+    """What will be loaded, and how. `sketch` is a model without weights; config and processor are read once, for it."""
 
     checkpoint: Checkpoint
     sketch: "Llava"
@@ -85,7 +83,7 @@ class _Planned:
 
 
 def _sketched(planned: _Planned, settings: Settings) -> Engine:
-    """The `LoadingEngine` of a checkpoint, which knows its sizes; on ZeroGPU the engine itself."""
+    """The `LoadingEngine` of a checkpoint; on ZeroGPU the engine itself."""
     load = partial(_loaded, planned, settings)
     if settings.is_zero_gpu:  # ZeroGPU must see the engine before the page is launched
         return load(lambda _: None)
@@ -99,7 +97,7 @@ def _planned(checkpoint: Checkpoint, hardware: "Hardware", settings: Settings) -
     """Read config and processor, and decide how the checkpoint will be loaded.
 
     Raises:
-        EngineUnavailable: it is no checkpoint, or there is too little memory for it; this is told before a download.
+        EngineUnavailable: it is not a checkpoint, or there is too little memory for it; known before a download.
     """
     from llava_demo.engines.batched.memory import free_ram
     from llava_demo.model.checks import check_config
@@ -126,7 +124,7 @@ def _planned(checkpoint: Checkpoint, hardware: "Hardware", settings: Settings) -
 
 
 def _instead_of(checkpoint: Checkpoint, error: EngineUnavailable, settings: Settings) -> Checkpoint:
-    """What answers where a checkpoint of our choice failed; one that was asked for is never replaced."""
+    """The model that replaces a failed checkpoint of our own choice; one that was asked for is never replaced."""
     if settings.model != "auto" or checkpoint.is_miniature:
         raise error
     _log.warning("the miniature answers in place of %s: %s", checkpoint.name, error)
@@ -163,7 +161,7 @@ def _on_zero_gpu(llava: "Llava", info: EngineInfo, settings: Settings) -> Engine
 
 
 def _batched(llava: "Llava", info: EngineInfo, settings: Settings) -> Engine:
-    """The batched engine; where it cannot run, `generate` if the choice was left to us."""
+    """The batched engine; where it cannot run and was not asked for, `generate`."""
     import torch
 
     from llava_demo.engines.batched.engine import BatchedEngine
@@ -197,8 +195,8 @@ def _load(planned: _Planned, settings: Settings, report: Report) -> "Llava":
 
     checkpoint, plan = planned.checkpoint, planned.plan
     if checkpoint.is_miniature and not plan.hardware.has_gpu:
-        # For matrices this small a second thread costs more than it does: 15 ms a step of 8 chats in place of 6 (on two
-        # cores that had other work, too).
+        # For matrices this small, a second thread makes it slower: 15 ms a step of 8 chats in place of 6, on two cores
+        # that had other work, too.
         torch.set_num_threads(1)
     with _failures_named(checkpoint), weights_told(report):
         if not checkpoint.is_local:
@@ -232,7 +230,9 @@ def _failures_named(checkpoint: Checkpoint) -> Iterator[None]:
     except (*told, *unexpected, StrictDataclassError) as error:  # the last is no ValueError
         _log.debug("loading failed", exc_info=True)
         words = " ".join(str(error).replace(checkpoint.source, checkpoint.name).split())  # callers are told no path
-        if isinstance(error, UnpicklingError):  # torch's advice is to run whatever code the file holds
+        if isinstance(error, OSError) and error.filename:
+            words = f"{Path(error.filename).name}: {error.strerror}"
+        if isinstance(error, UnpicklingError):  # torch's own words advise to run the code in the file
             words = "a .bin file is damaged, or holds more than weights"
         if isinstance(error, unexpected):
             words = f"its files hold what transformers does not expect, {type(error).__name__}: {words}"

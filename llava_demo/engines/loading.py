@@ -1,4 +1,4 @@
-"""LoadingEngine: stands in for an engine while a thread loads it. Requests wait until then and are answered."""
+"""LoadingEngine: stands in for an engine while a thread loads it. Requests wait until then."""
 
 import logging
 import threading
@@ -15,7 +15,7 @@ from llava_demo.engines.turns import Turns
 from llava_demo.errors import DemoError, EngineBusy, EngineUnavailable
 from llava_demo.images import Image
 
-Report = Callable[[str], None]  # takes what is being done, and how far it is: "fetching 3.1 of 14.1 GB"
+Report = Callable[[str], None]  # is told the stage of loading: "fetching 3.1 of 14.1 GB"
 
 _GO_ON = Chunk(finish_reason="stop")  # the end of a wait
 _UNBOUNDED = 10**6  # slots
@@ -24,10 +24,10 @@ _log = logging.getLogger(__name__)
 
 
 class LoadingEngine:
-    """An `Engine` from its first moment; `info` is the plan until the model is loaded, then what was loaded.
+    """An `Engine` that accepts requests at once; its `info` is the plan until the model is loaded.
 
-    `load` does the work, in a thread of its own that ends with it; `seen` shows what the model will see of a picture;
-    `most` may wait.
+    `load` makes the engine, in a thread that ends then; `seen` shows what the model will see of a picture; at most
+    `most` requests wait.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class LoadingEngine:
         return EngineStatus("loading", 0, sum(self._turns.counts), stage=self._stage)
 
     def loaded(self) -> Engine:
-        """The engine, as soon as it is there.
+        """Wait for the engine.
 
         Raises:
             Exception: whatever `load` raised.
@@ -65,11 +65,11 @@ class LoadingEngine:
         return engine
 
     def when_loaded(self, do: Callable[[], None]) -> None:
-        """Have `do` called once the engine is there, at once if it is already; never if it cannot be loaded."""
+        """Call `do` as soon as the engine is loaded; never if it cannot be loaded."""
         self._made.add_done_callback(lambda _: do() if self._is_loaded else None)
 
     def stream(self, request: ChatRequest) -> AsyncGenerator[Chunk, None]:
-        """Answer `request`; see `Engine.stream`. While the model is being loaded there are heartbeats.
+        """Answer `request`; see `Engine.stream`. It yields heartbeats while the model is being loaded.
 
         Raises:
             EngineBusy: the queue is full.
@@ -88,7 +88,7 @@ class LoadingEngine:
                 yield chunk
 
     async def aclose(self) -> None:
-        """Refuse what waits and what will come. Loading cannot be ended; what it makes is closed with the process."""
+        """Refuse what waits and what will come. Loading cannot be cancelled; its engine ends with the process."""
         self._turns.refuse_all(SHUTTING_DOWN)
         if self._is_loaded:
             await self._made.result().aclose()
@@ -105,7 +105,7 @@ class LoadingEngine:
         raise EngineUnavailable(words) from error
 
     async def _heartbeats(self, job: Job) -> AsyncGenerator[Chunk, None]:
-        """Until the engine is there, or will never be."""
+        """Heartbeats until loading has ended."""
         try:
             self._turns.join(job)
         except EngineBusy as error:
@@ -123,7 +123,7 @@ class LoadingEngine:
         except BaseException as error:  # noqa: BLE001, the top of a thread: waiting callers must be told
             _log.error("loading failed: %s", error if isinstance(error, DemoError) else type(error).__name__)
             self._made.set_exception(error)
-        self._turns.open(slots=_UNBOUNDED)  # each goes on to the engine, whose own queue it joins
+        self._turns.open(slots=_UNBOUNDED)  # all move on to the engine's own queue
 
     def _report(self, stage: str) -> None:
         self._stage = stage

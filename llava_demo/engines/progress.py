@@ -1,4 +1,4 @@
-"""How far loading is: the Hub's and transformers' own progress bars, told in words."""
+"""The progress of loading, in words: from the progress bars of huggingface_hub and transformers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,13 +10,13 @@ from transformers.utils.logging import set_tqdm_hook
 
 from llava_demo.engines.loading import Report
 
-# Formats that transformers takes only where a checkpoint has no safetensors; it fetches them by itself then.
+# Formats that transformers reads only where a checkpoint has no safetensors, and then fetches by itself.
 OTHER_FORMATS = ["*.bin", "*.pt", "*.pth", "*.h5", "*.msgpack", "*.gguf", "*.onnx*", "original/*"]
 _GB = 1e9
 
 
 class _Bar(tqdm):  # type: ignore[type-arg]
-    """A bar that is drawn on terminals only, and everywhere knows how far it is."""
+    """A progress bar that is drawn on terminals only, and counts everywhere."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **{"disable": None} | settings)
@@ -35,14 +35,14 @@ class _Bar(tqdm):  # type: ignore[type-arg]
         return super().update(n)
 
     def tell(self) -> None:
-        """Say how far it is; `total` is known."""
+        """Report the progress; `total` is known."""
 
 
 def fetch(model: str, report: Report) -> None:
-    """Fetch what is missing of a checkpoint on the Hub.
+    """Fetch the missing files of a checkpoint from the Hub.
 
     Raises:
-        OSError, huggingface_hub.errors.HfHubHTTPError: as the Hub raises them.
+        OSError, huggingface_hub.errors.HfHubHTTPError: as huggingface_hub raises them.
     """
 
     class BytesBar(_Bar):
@@ -55,7 +55,7 @@ def fetch(model: str, report: Report) -> None:
 
 @contextmanager
 def weights_told(report: Report) -> Iterator[None]:
-    """While it lasts, how many of a model's weights are loaded is reported."""
+    """Within the block, report which share of a model's weights is loaded."""
 
     class WeightsBar(_Bar):
         def tell(self) -> None:

@@ -27,8 +27,8 @@ class FairQueue(Generic[Item]):
         self.slots, self.places = slots, places
         self._queues: dict[str, deque[Item]] = {}  # what waits, by caller
         self._running: dict[Item, str] = {}  # the caller of each request that has a slot
-        self._turns: dict[str, float] = {}  # when, on the clock below, the caller's next request is due
-        self._now = 0.0  # goes on by one while each waiting caller gets a slot
+        self._turns: dict[str, float] = {}  # by caller, the time of its next request on the clock below
+        self._now = 0.0  # moves by one while each waiting caller gets a slot
 
     @property
     def running(self) -> int:
@@ -37,11 +37,11 @@ class FairQueue(Generic[Item]):
 
     @property
     def waiting(self) -> int:
-        """Number of requests that have none."""
+        """Number of requests without a slot."""
         return sum(map(len, self._queues.values()))
 
     def check(self, caller: str) -> None:
-        """See whether `caller` may push a request now.
+        """Raise where `caller` may not push a request now.
 
         Raises:
             EngineBusy: every slot and every place is taken.
@@ -53,7 +53,7 @@ class FairQueue(Generic[Item]):
                 "try again in a few seconds."
             )
         own = len(self._queues.get(caller, ()))
-        queued = self.waiting + self.running - self.slots  # without those that were pushed and are about to be taken
+        queued = self.waiting + self.running - self.slots  # without those for which a slot is free
         if own and queued > 0 and own / self.waiting * queued + 1 > GREED * (self.places - queued - 1):
             in_flight = own + list(self._running.values()).count(caller)
             raise TooManyRequests(
@@ -71,7 +71,7 @@ class FairQueue(Generic[Item]):
         self._queues[caller].append(item)
 
     def in_order(self) -> Iterator[Item]:
-        """Yield the waiting requests in the order in which they get slots, as long as none of the running ones ends."""
+        """The waiting requests in the order in which they will get slots, if no running request ends before."""
         running = Counter(self._running.values())
         # A heap of callers: running requests, last turn, order of arrival for equals, and the queued requests.
         heap = [
@@ -88,7 +88,7 @@ class FairQueue(Generic[Item]):
                 yield item
 
     def first(self) -> Item | None:
-        """The request whose turn it is; None where none waits or no slot is free."""
+        """The next request to get a slot; None where none waits, or no slot is free."""
         return next(self.in_order(), None) if self.running < self.slots else None
 
     def take(self, item: Item) -> None:
@@ -101,7 +101,7 @@ class FairQueue(Generic[Item]):
         self._leave(item, caller)
 
     def remove(self, item: Item) -> None:
-        """Forget a request that has ended or whose caller has gone; one that is not here is passed over."""
+        """Forget a request, if it is here."""
         if item in self._running:
             del self._running[item]
             self._forget_turns()
@@ -127,6 +127,6 @@ class FairQueue(Generic[Item]):
             self._forget_turns()
 
     def _forget_turns(self) -> None:
-        """Keep no callers of the past: where none waits, only those that run had their turn."""
+        """Forget callers of the past: where none waits, only those with running requests are kept."""
         if not self._queues:
             self._turns = {caller: self._turns[caller] for caller in self._running.values()}

@@ -1,8 +1,8 @@
 """Which token comes next: penalties, filters, and a draw that a seed fixes. Works on rows of logits.
 
 Every function takes logits as (rows, vocabulary) and its knobs as (rows, 1), so that requests with different knobs can
-share a batch. A draw depends on nothing but its own row: the same seed gives the same text alone or in a full batch.
-`choose` does it all for rows that each belong to a `Draw`, one request's.
+share a batch. A draw depends on its own row only: the same seed gives the same text alone or in a full batch. `choose`
+does everything for rows that belong to one `Draw` each.
 """
 
 import hashlib
@@ -16,20 +16,20 @@ from torch import Tensor
 from llava_demo.chat import MAX_SEED, SamplingParams
 from llava_demo.engines.grammar import Grammar
 
-MIN_TEMPERATURE = 1e-4  # below it logits divided by the temperature could overflow; the choice is greedy there anyway
+MIN_TEMPERATURE = 1e-4  # logits divided by less could overflow; the choice is greedy there anyway
 CANDIDATES = 1024  # tokens sorted first; top_k is at most 1000
-OPEN = -1  # stands for a token that is not drawn yet
-BROKEN = -2  # for one that cannot be drawn: the logits are NaN or infinite, as weights or sums in 16 bits make them
+OPEN = -1  # in place of a token that is not drawn yet
+BROKEN = -2  # in place of a token that cannot be drawn: the logits are NaN or infinite, as sums in 16 bits may be
 Likelihood = tuple[float, list[tuple[int, float]]]  # a token's log-probability, the likeliest tokens and theirs
 NO_PENALTIES = (1, 0, 0)  # repetition, frequency, presence
 NO_FILTERS = (0, 1, 0)  # top_k, top_p, min_p
 
 
 class Draw:
-    """The knobs of one request, and what its next draw must know of the answer so far.
+    """The knobs of one request, and the state of its answer that the next draw depends on.
 
-    `prompt` holds its ids. Those of pictures (`image_token_id`, and all above the vocabulary) are no text: penalties
-    spare them. With a `grammar` only what it allows is drawn.
+    `prompt` holds the prompt's ids. Penalties do not apply to the ids of pictures: `image_token_id`, and all ids above
+    the vocabulary. With a `grammar`, only tokens that it allows are drawn.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Draw:
         return draw_key(self.seed, self.step)
 
     def took(self, token: int) -> None:
-        """Take note of the token that was drawn."""
+        """Note the token that was drawn."""
         self.step += 1
         if self.grammar:
             self.grammar.took(token)
@@ -67,7 +67,7 @@ class Draw:
 
 @torch.inference_mode()
 def choose(logits: Tensor, draws: Sequence[Draw]) -> list[int]:
-    """The next token of each row, noted in its `Draw`; `logits` as in `tokens_of`.
+    """Draw the next token of each row, and note it in the row's `Draw`; `logits` as in `tokens_of`.
 
     Raises:
         FloatingPointError: a row has NaN or infinity.
@@ -82,11 +82,11 @@ def choose(logits: Tensor, draws: Sequence[Draw]) -> list[int]:
 
 @torch.inference_mode()
 def tokens_of(logits: Tensor, draws: Sequence[Draw], width: int = CANDIDATES) -> Tensor:
-    """The next token of each row, (rows), on the device of `logits`; nothing waits for a GPU here.
+    """The next token of each row, (rows), on the device of `logits`; it does not wait for a GPU.
 
     `logits` is (rows, vocabulary), float32, one row for each of `draws`. A row whose filters keep more than `width`
-    tokens is OPEN: how many they keep is known on the GPU only, and `settled` draws it. One with NaN or infinity is
-    BROKEN: the maximum shows both.
+    tokens is OPEN, and `settled` draws it: only the GPU knows yet how many they keep. A row with NaN or infinity is
+    BROKEN: its maximum is not finite.
     """
     logits = _with_grammars(_with_penalties(logits, draws), draws)
     most, tokens = logits.max(dim=-1)
@@ -112,7 +112,7 @@ def tokens_of(logits: Tensor, draws: Sequence[Draw], width: int = CANDIDATES) ->
 
 @torch.inference_mode()
 def settled(tokens: Tensor, logits: Tensor, draws: Sequence[Draw]) -> list[int]:
-    """What `tokens_of` found, in one transfer, and the rows that it left OPEN, drawn from the sorted vocabulary."""
+    """The tokens of `tokens_of`, in one transfer; OPEN rows are drawn here, from the sorted vocabulary."""
     found: list[int] = tokens.tolist()
     rows = [row for row, token in enumerate(found) if token == OPEN]
     if rows:
@@ -124,7 +124,7 @@ def settled(tokens: Tensor, logits: Tensor, draws: Sequence[Draw]) -> list[int]:
 
 @torch.inference_mode()
 def likelihoods(logits: Tensor, tokens: Sequence[int], draws: Sequence[Draw]) -> list[Likelihood | None]:
-    """For each row of raw logits, how likely its token is; None where that is not wanted. All in one transfer."""
+    """The log-probabilities of each row of raw logits, in one transfer; None where they are not wanted."""
     tops = [draw.sampling.top_logprobs for draw in draws]
     rows = [row for row, top in enumerate(tops) if top is not None]
     if not rows:
@@ -153,7 +153,7 @@ def _with_penalties(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
 
 
 def _with_grammars(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
-    """-inf for the tokens that a grammar forbids. On a CPU with 32,000 tokens it takes about 0.2 ms a row."""
+    """-inf for the tokens that a grammar forbids. On a CPU it takes 0.2 ms a row of 32,000 tokens."""
     allowed = {row: draw.grammar.allowed() for row, draw in enumerate(draws) if draw.grammar}
     if not allowed:
         return logits
@@ -171,18 +171,18 @@ def _columns(rows: Sequence[tuple[float, ...]], like: Tensor) -> tuple[Tensor, .
 
 
 def _sent(values: Sequence[Any], like: Tensor, dtype: torch.dtype = torch.int64) -> Tensor:
-    """Values where `like` is. By itself torch waits for a GPU when it copies, or indexes with a list."""
+    """A tensor on the device of `like`. By default torch waits for a GPU when it copies, or indexes with a list."""
     return torch.tensor(values, dtype=dtype).to(like.device, non_blocking=True)
 
 
 def penalised(
     logits: Tensor, in_prompt: Tensor, counts: Tensor, repetition: Tensor, frequency: Tensor, presence: Tensor
 ) -> Tensor:
-    """Make tokens that were there before less likely.
+    """Make tokens that occurred before less likely.
 
-    `in_prompt` (bool) and `counts` (how often the answer holds a token) are (rows, vocabulary). The repetition penalty
-    (Keskar et al. 2019, arXiv 1909.05858) is over prompt and answer; frequency and presence penalties are over the
-    answer, as OpenAI defines them.
+    `in_prompt` (bool) and `counts` (occurrences in the answer) are (rows, vocabulary). The repetition penalty (Keskar
+    et al. 2019, arXiv 1909.05858) is over prompt and answer; frequency and presence penalties are over the answer, as
+    OpenAI defines them.
     """
     in_answer = counts > 0
     divided = torch.where(logits > 0, logits / repetition, logits * repetition)
@@ -193,10 +193,11 @@ def penalised(
 def candidates(
     logits: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor, width: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The logits of the tokens that all three filters keep, the tokens, and which rows keep more than `width`.
+    """The logits of the tokens that all three filters keep, their ids, and which rows keep more than `width`.
 
-    The first two are (rows, n), likeliest first, of the `width` likeliest tokens; -inf stands for tokens that are not
-    kept; the likeliest always is. `top_p` sees what `top_k` left, as in transformers; `top_k` 0 keeps all.
+    Logits and ids are (rows, n), likeliest first, of the `width` likeliest tokens, with -inf for tokens that are not
+    kept; the likeliest token is always kept. `top_p` applies to what `top_k` left, as in transformers; `top_k` 0 keeps
+    all.
     """
     is_whole = width >= logits.shape[-1]
     ordered, ids = logits.sort(dim=-1, descending=True) if is_whole else logits.topk(width, dim=-1)
@@ -206,7 +207,7 @@ def candidates(
 
 
 def _kept(ordered: Tensor, total: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
-    """Which of a row's likeliest tokens are kept; `total` is the logarithm of the sum over the whole row."""
+    """Which of each row's likeliest tokens are kept; `total` is the logsumexp of the whole row."""
     rank = torch.arange(ordered.shape[-1], device=ordered.device)
     kept = (rank < top_k) | (top_k == 0)
     in_top_k = ordered.masked_fill(~kept, -torch.inf)
@@ -220,7 +221,7 @@ def _kept(ordered: Tensor, total: Tensor, top_k: Tensor, top_p: Tensor, min_p: T
 
 
 def draw_key(seed: int, step: int) -> int:
-    """The key, 32 bits, of the draw of token number `step` of an answer."""
+    """The 32-bit key for drawing token number `step` of an answer."""
     data = seed.to_bytes(8, "little") + step.to_bytes(8, "little")
     return int.from_bytes(hashlib.blake2b(data, digest_size=4).digest(), "little")
 
@@ -228,7 +229,7 @@ def draw_key(seed: int, step: int) -> int:
 def gumbel_noise(keys: Tensor, tokens: Tensor) -> Tensor:
     """Noise for `tokens`: the argmax of their logits plus it is a draw from softmax(logits) (the Gumbel-max trick).
 
-    It is a hash of (key, token id) and no state, so it is the same on every device and in every batch. `keys` is
+    It is a hash of (key, token id) without state, so it is the same on every device and in every batch. `keys` is
     (rows, 1), int64 below 2^32; `tokens` is (n) or (rows, n).
     """
     uniform = (_mixed(tokens * 0x9E3779B1 + _mixed(keys)).double() + 0.5) / 2**32

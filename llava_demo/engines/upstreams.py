@@ -1,7 +1,7 @@
-"""The servers behind the remote engine: which are up, what they serve, and which has the least to do.
+"""The servers behind the remote engine: which are up, what they serve, and which one is the least busy.
 
-A server is down when it cannot be reached or says 503, and up again when it answers: it is asked every few seconds, and
-as the last resort of a request that no other server could answer.
+A server is down when it cannot be reached or answers with 502, 503 or 504, and up again when it answers. It is checked
+every few seconds, and tried as the last resort of a request that no other server could answer.
 """
 
 import logging
@@ -29,7 +29,7 @@ class Upstream:
     url: str
     served: Served
     is_up: bool = False
-    asked: int = 0  # questions of ours that it is answering
+    asked: int = 0  # requests of ours that it is answering
 
     @property
     def name(self) -> str:
@@ -38,11 +38,11 @@ class Upstream:
 
 
 class Upstreams:
-    """All of them, from any thread. Made, they have been asked once; a thread asks on until `close`."""
+    """All servers; thread-safe. They are checked once at the start, then by a thread until `close`."""
 
     def __init__(self, urls: Sequence[str], key: str | None, model: str | None) -> None:
         self.headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self.tls = httpx.create_ssl_context()  # once: making it reads all certificates of the machine
+        self.tls = httpx.create_ssl_context()  # made once: it reads all certificates of the machine
         self._wanted = model
         self._all = [Upstream(url, Served(model)) for url in urls]
         self._lock = threading.Lock()  # over every `asked` and `is_up`
@@ -59,19 +59,19 @@ class Upstreams:
 
     @property
     def served(self) -> Served:
-        """What the first one serves that has told it."""
+        """What the first server serves that has listed its models."""
         told = (upstream.served for upstream in self._all if upstream.served != Served(self._wanted))
         return next(told, Served(self._wanted))
 
     def least_busy(self, but: Collection[Upstream]) -> Upstream | None:
-        """Which to ask next: of those that are up the one with the least to do, then of the others, without `but`."""
+        """The server to ask next, none of `but`: the least busy one that is up, else the least busy one."""
         with self._lock:
             left = [upstream for upstream in self._all if upstream not in but]
             return min(left, key=lambda upstream: (not upstream.is_up, upstream.asked), default=None)
 
     @contextmanager
     def asking(self, upstream: Upstream) -> Iterator[None]:
-        """Within the block the server counts as busy with one question more."""
+        """Within the block, the server counts as busy with one more request."""
         with self._lock:
             upstream.asked += 1
         try:
@@ -81,7 +81,7 @@ class Upstreams:
                 upstream.asked -= 1
 
     def saw(self, upstream: Upstream, is_up: bool) -> None:
-        """Take note of whether it answers."""
+        """Note whether a server answers, and log a change."""
         with self._lock:
             was_up, upstream.is_up = upstream.is_up, is_up
         if was_up != is_up:
@@ -102,7 +102,7 @@ class Upstreams:
             list(pool.map(lambda upstream: self._check(client, upstream), self._all))
 
     def _check(self, client: httpx.Client, upstream: Upstream) -> None:
-        """`/models` is the one address that every such server has; some answer it with an error and are well."""
+        """Ask for `/models`, which every such server has; a server may answer with an error and still be up."""
         try:
             answer = client.get(f"{upstream.url}/models")
         except httpx.HTTPError:
@@ -112,5 +112,5 @@ class Upstreams:
             try:
                 upstream.served = served_from(answer.json(), self._wanted)
             except (ValueError, RecursionError):
-                _log.debug("%s lists its models in no JSON", upstream.name)
+                _log.debug("the list of models of %s is not JSON", upstream.name)
         self.saw(upstream, is_up=answer.status_code not in (502, 503, 504))
