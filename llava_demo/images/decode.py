@@ -1,6 +1,6 @@
-"""What a picture's file holds: its header, and its pixels upright, RGB, 8 bits, on white, as a model wants them.
+"""Decodes a picture's file: its header, and its pixels as a model needs them: upright, RGB, 8 bits, on white.
 
-All of this may take long with a hostile file: `workers` runs it in processes that can be killed.
+A hostile file may take long: `workers` runs this code in processes that can be killed.
 """
 
 import math
@@ -37,17 +37,17 @@ from llava_demo.images.opened import (
 if TYPE_CHECKING:
     import numpy as np
 
-MAX_SIDE_KEPT = 4096  # what any model looks at is smaller: a few tiles of at most 400 pixels a side
+MAX_SIDE_KEPT = 4096  # models see less: a few tiles of at most 400 pixels a side
 
 _ORIENTATION = 0x0112
 
 PictureMode = Literal["pad", "crop", "resize"]
-CLIP_MEAN_COLOUR = (122, 116, 104)  # CLIP's mean, which is zero for the vision tower: tuple(int(x * 255) for x in mean)
+CLIP_MEAN_COLOUR = (122, 116, 104)  # tuple(int(x * 255) for x in CLIP's mean): zero for the vision tower
 
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """The largest picture that is taken. Bytes are counted first; the others are read from the header."""
+    """The largest picture that is taken. Bytes are checked first, pixels and sides by the header."""
 
     max_bytes: int = 20 * 2**20
     max_pixels: int = 50_000_000
@@ -56,21 +56,21 @@ class ImageLimits:
 
 @dataclass(frozen=True)
 class Header:
-    """What a file tells before its pixels are decoded."""
+    """A picture's description, read before its pixels are decoded."""
 
     mime_type: str
-    width: int  # as stored; a picture may lie on its side
+    width: int  # as stored, before EXIF turns it
     height: int
-    is_plain: bool  # every decoder reads it alike: a JPEG or PNG, RGB or grey, opaque, upright; llama.cpp's no WebP
+    is_plain: bool  # all decoders read it in the same way: a JPEG or PNG (llama.cpp: no WebP), opaque, not turned
 
 
 @dataclass(frozen=True)
 class Fit:
     """A square of `side` pixels for the vision tower.
 
-    `side` and `filter` are the processor's own: it finds nothing left to resize or crop. The Hub's LLaVA-1.5 processor
-    cuts the middle square out of a picture and so loses 44 % of a 16:9 photo; the original demo pads (`expand2square`
-    in LLaVA's mm_utils.py), and so do we by default.
+    `side` and `filter` are those of the model's processor, which then has nothing to resize or crop. The processor of
+    LLaVA-1.5 on the Hub keeps the middle square of a picture, and so loses 44 % of a 16:9 photo; the original demo pads
+    (`expand2square` in LLaVA's mm_utils.py), which is our default.
     """
 
     mode: Literal["pad", "resize"]
@@ -79,16 +79,16 @@ class Fit:
 
 
 def fit_of(mode: PictureMode, side: int, filter: int) -> Fit | None:
-    """What a picture mode asks for; None where the processor is to get the picture as it is."""
+    """The square of a picture mode; None where the processor gets the picture unchanged."""
     return None if mode == "crop" else Fit(mode, side, int(filter))
 
 
 def header_of(data: bytes, limits: ImageLimits) -> Header:
-    """Read a file's header and check the sizes that it tells.
+    """Read a file's header, and check all sizes in it.
 
     Raises:
-        InvalidImage: it is no picture, or one of a format that is not taken.
-        ImageTooLarge: over one of the limits.
+        InvalidImage: it is not a picture, or its format is not taken.
+        ImageTooLarge: a size is over one of the limits.
     """
     picture = opened(data)
     try:
@@ -108,12 +108,12 @@ def header_of(data: bytes, limits: ImageLimits) -> Header:
 
 
 def pixels_of(data: bytes, fit: Fit | None = None) -> PIL.Image.Image:
-    """The pixels of a file whose header was checked: the first frame or page, as `fit` wants them, else all.
+    """The pixels of a file whose header was checked, of the first frame or page; with `fit` as a square.
 
-    Colour profiles are not applied, as LLaVA's own processing does not.
+    Colour profiles are not applied, as in LLaVA's own processing.
 
     Raises:
-        InvalidImage: the file is damaged, or its numbers have no agreed meaning.
+        InvalidImage: the file is damaged, or the meaning of its numbers is unknown.
     """
     try:
         picture = opened(data)
@@ -130,10 +130,10 @@ def pixels_of(data: bytes, fit: Fit | None = None) -> PIL.Image.Image:
 
 
 def _check_whole(picture: PIL.Image.Image, data: bytes) -> None:
-    """Refuse a JPEG without an end that lacks more than the end: other bytes in place of what is missing would be seen.
+    """Refuse a JPEG that lacks more than its end marker: then bytes added at its end change its pixels.
 
     Raises:
-        InvalidImage: some of its pixels are missing, which libjpeg leaves grey.
+        InvalidImage: pixels are missing, which libjpeg leaves grey.
     """
     there = with_end(data).removesuffix(JPEG_END).rstrip(b"\xff")
     if opened(there + b"\x55" * 64 + JPEG_END).tobytes() != picture.tobytes():
@@ -143,15 +143,15 @@ def _check_whole(picture: PIL.Image.Image, data: bytes) -> None:
 def _is_plain(picture: PIL.Image.Image) -> bool:
     if picture.format not in ("JPEG", "MPO", "PNG") or picture.mode not in ("RGB", "L"):
         return False
-    # A PNG without EXIF would be decoded to look for it behind the pixels.
+    # Without this condition, a PNG would be decoded to look for EXIF behind the pixels.
     orientation = picture.getexif().get(_ORIENTATION, 1) if "exif" in picture.info else 1
     return orientation == 1 and not picture.has_transparency_data
 
 
 def _hidden_sizes(picture: PIL.Image.Image, data: bytes) -> list[tuple[int, int]]:
-    """Sizes that decoding makes room for, and that `picture.size` does not tell.
+    """Sizes for which a decoder allocates memory, beside `picture.size`.
 
-    A TIFF of 10 x 10 pixels may be cut from one tile of 40,000 x 40,000; a HEIC may show 1 x 1 of as many.
+    A TIFF of 10 x 10 pixels may be cut from a tile of 40,000 x 40,000, a HEIC of 1 x 1 from a picture of that size.
     """
     if picture.format == "TIFF":
         return [(int(tag_of(picture, TILE_WIDTH, 0)), int(tag_of(picture, TILE_LENGTH, 0)))]
@@ -162,7 +162,7 @@ def _hidden_sizes(picture: PIL.Image.Image, data: bytes) -> list[tuple[int, int]
 
 
 def _meta_box(data: bytes) -> bytes:
-    """The box of a HEIC file that describes it; it stands before the pixels or after (ISO/IEC 14496-12, 4.2)."""
+    """The box that describes a HEIC file; it may stand before or after the pixels (ISO/IEC 14496-12, 4.2)."""
     start = 0
     while start + 16 <= len(data):
         size, kind, long_size = struct.unpack_from(">I4sQ", data, start)
@@ -174,34 +174,34 @@ def _meta_box(data: bytes) -> bytes:
 
 
 def _turn_upright(picture: PIL.Image.Image) -> None:
-    with suppress(*DECODER_ERRORS):  # damaged EXIF says nothing of how to turn; the pixels are still good
+    with suppress(*DECODER_ERRORS):  # the EXIF is damaged; the pixels are still good
         PIL.ImageOps.exif_transpose(picture, in_place=True)
 
 
 def _shrunk(picture: PIL.Image.Image) -> PIL.Image.Image:
-    """The picture with at most MAX_SIDE_KEPT pixels a side, each the mean of a block, before copies are made of it."""
+    """The picture with at most MAX_SIDE_KEPT pixels a side, each the mean of a block, to save memory for copies."""
     factor = math.ceil(max(picture.size) / MAX_SIDE_KEPT)
     if factor == 1:
         return picture
     if picture.mode not in ("L", "RGB", "RGBA", "CMYK") or "transparency" in picture.info:
-        picture = _on_white(picture)  # a palette's numbers have no mean
+        picture = _on_white(picture)  # numbers of a palette have no mean
     return picture.reduce((min(factor, picture.width), min(factor, picture.height)))
 
 
 def _eight_bits(picture: PIL.Image.Image, data: bytes) -> PIL.Image.Image:
-    """The picture with numbers from 0 to 255, and a see-through colour in the same numbers."""
+    """The picture with values from 0 to 255, also for its transparent colour."""
     key = picture.info.get("transparency")
     if picture.mode == "RGBA" and tag_of(picture, PHOTOMETRIC, 2) < 2:
         return _grey_and_alpha(picture, is_big_endian=data.startswith(b"MM") and tag_of(picture, COMPRESSION, 1) == 1)
     if picture.mode[0] in "IF" or (picture.mode == "L" and tag_of(picture, SAMPLE_FORMAT, 1) == SIGNED):
         return _grey_of_numbers(picture, key)
     if picture.format == "PNG" and picture.mode == "L" and isinstance(key, int):
-        depth = data[24]  # Pillow 12 widens pixels of 2 and 4 bits to 8, but not this
+        depth = data[24]  # Pillow 12 scales pixels of 2 and 4 bits to 8, but not the transparent colour
         picture.info["transparency"] = key * 255 // (2**depth - 1)
     if picture.format == "PNG" and picture.mode == "RGB" and isinstance(key, tuple) and data[24] == 16:
         return _without_colour(picture, key, data)
     if picture.mode == "P" and (colours := _colour_map(picture)) and max(colours) < 256:
-        picture.putpalette(bytes(colours), "RGB;L")  # some programs write 8 bits where the format has 16
+        picture.putpalette(bytes(colours), "RGB;L")  # some programs write 8 bits, the format has 16
     if picture.format == "BMP" and picture.mode == "RGBA" and picture.getchannel(3).getextrema() == (0, 0):
         return picture.convert("RGB")  # many programs leave the fourth byte at 0, and mean opaque
     return picture
@@ -212,9 +212,9 @@ def _colour_map(picture: PIL.Image.Image) -> tuple[int, ...]:
 
 
 def _without_colour(picture: PIL.Image.Image, key: tuple[int, ...], data: bytes) -> PIL.Image.Image:
-    """A PNG of 16 bits a colour with `key` see-through; Pillow 12 reads the upper bytes only.
+    """A PNG of 16 bits per channel whose colour `key` is transparent; Pillow 12 reads the upper bytes only.
 
-    The lower ones it gives where it takes the file's big-endian numbers for little-endian ones.
+    It reads the lower bytes when told that the file's big-endian numbers are little-endian.
     """
     import numpy as np
 
@@ -232,17 +232,17 @@ def _without_colour(picture: PIL.Image.Image, key: tuple[int, ...], data: bytes)
 
 
 def _grey_of_numbers(picture: PIL.Image.Image, key: Any) -> PIL.Image.Image:
-    """Grey of more than 8 bits; Pillow's own conversion clips all above 255 to white."""
+    """Grey of more than 8 bits, scaled; Pillow's own conversion clips everything above 255 to white."""
     import numpy as np
 
     values = np.asarray(picture)
     if picture.mode == "L":
         values = values.view(np.int8)
     if picture.mode == "I" and tag_of(picture, SAMPLE_FORMAT, 1) != SIGNED:
-        values = values.view(np.uint32)  # Pillow has signed ones only
+        values = values.view(np.uint32)  # Pillow knows signed numbers only
     white = _white_of(picture, values)
     grey = np.empty(values.shape, np.uint8)
-    for start in range(0, len(values), 256):  # in stripes: the numbers in between take eight times the memory
+    for start in range(0, len(values), 256):  # in stripes: float64 takes eight times the memory
         stripe = np.nan_to_num(values[start : start + 256].astype(np.float64)).clip(0, white)
         grey[start : start + 256] = (stripe * (255 / white) + 0.5).astype(np.uint8)
     if tag_of(picture, PHOTOMETRIC, 1) == 0:  # WhiteIsZero
@@ -253,7 +253,7 @@ def _grey_of_numbers(picture: PIL.Image.Image, key: Any) -> PIL.Image.Image:
 
 
 def _grey_and_alpha(picture: PIL.Image.Image, is_big_endian: bool) -> PIL.Image.Image:
-    """Grey of 16 bits with transparency, which was opened as four bytes a pixel."""
+    """Grey of 16 bits with transparency, which was opened as four bytes per pixel."""
     grey, alpha = (picture.getchannel(band) for band in ("RB" if is_big_endian else "GA"))
     if tag_of(picture, PHOTOMETRIC, 1) == 0:  # WhiteIsZero
         grey = PIL.ImageOps.invert(grey)
@@ -261,10 +261,10 @@ def _grey_and_alpha(picture: PIL.Image.Image, is_big_endian: bool) -> PIL.Image.
 
 
 def _white_of(picture: PIL.Image.Image, values: "np.ndarray[Any, Any]") -> float:
-    """The number that stands for the brightest grey; 0 is the darkest.
+    """The value of white; 0 is black.
 
     Raises:
-        InvalidImage: numbers of which it is not known.
+        InvalidImage: the value of white is unknown.
     """
     bits, sample_format = tag_of(picture, BITS, 16), tag_of(picture, SAMPLE_FORMAT, 1)
     if sample_format == FLOAT:

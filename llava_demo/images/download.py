@@ -1,8 +1,8 @@
-"""Pictures from web addresses, fetched without letting a caller reach addresses that only this server can reach (SSRF).
+"""Fetches pictures from web addresses, and keeps callers from addresses that only this server can reach (SSRF).
 
-Addresses are checked where a connection is opened, and it is opened to the very address that was checked: so a name
-that answers differently the second time, a decimal or octal host, or a redirect finds no way around. Nothing is
-decompressed or decoded here; of what comes, the size is checked, and `Image` looks at the bytes.
+An address is checked where a connection is opened, and the connection goes to that very address: so neither a name that
+resolves differently the second time, nor a decimal or octal host, nor a redirect gets around the check. Nothing is
+decompressed or decoded here; the size is limited, and `Image` checks the bytes.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from llava_demo.images.decode import ImageLimits
 from llava_demo.images.image import Image
 
 HEAD_START_S = 0.25  # delay before the next address is tried (RFC 8305, 8)
-WITHIN_S = 5.0  # all in all, redirects included; vLLM's limit too
+WITHIN_S = 5.0  # for a whole download, redirects included; as in vLLM
 MAX_REDIRECTS = 3
 HEADERS = (
     ("User-Agent", "llava_demo"),
@@ -45,9 +45,9 @@ _FAILURES = (
 
 
 def is_public(address: str) -> bool:
-    """True where the whole Internet would reach the same host under this IP address.
+    """True where an IP address is the same host for the whole Internet.
 
-    IPv6 forms that hold an IPv4 address (mapped, NAT64, 6to4, Teredo) are never: their real target is unknown.
+    IPv6 forms that hold an IPv4 address (mapped, NAT64, 6to4, Teredo) are never public: their real target is unknown.
     """
     ip = ipaddress.ip_address(address)
     if isinstance(ip, ipaddress.IPv6Address):
@@ -69,9 +69,9 @@ class Downloads:
         self._ssl_context = httpcore.default_ssl_context()
 
     async def pictures(self, urls: Iterable[str]) -> Callable[[str], Image]:
-        """Fetch all at once; what comes back gives the picture of an address, or raises why there is none.
+        """Fetch all at once; returns a function from an address to its picture, which raises where there is none.
 
-        The pictures are not decoded yet: that takes a while, and is for a thread.
+        That function reads the picture's header, which takes a while, and so belongs into a thread.
         """
         wanted = list(urls)
         found = dict(zip(wanted, await asyncio.gather(*map(self._outcome, wanted)), strict=True))
@@ -88,7 +88,7 @@ class Downloads:
         """The bytes at an http or https address.
 
         Raises:
-            InvalidImage: not an address that is fetched, or nothing came from it in time; never with the address.
+            InvalidImage: the address is not allowed, or did not deliver in time; the message never holds the address.
             ImageTooLarge: more bytes than a picture may have.
         """
         try:
@@ -132,7 +132,7 @@ class Downloads:
 
 
 class _GuardedBackend(httpcore.AsyncNetworkBackend):
-    """Connects to an address that the name has now, and only if all that it has are allowed."""
+    """Connects to an address that the name has now, if all of its addresses are allowed."""
 
     def __init__(self, resolve: Resolve, is_allowed: Callable[[str], bool]) -> None:
         self._resolve, self._is_allowed = resolve, is_allowed
@@ -171,12 +171,12 @@ def _alternating(addresses: Sequence[str]) -> list[str]:
 async def _first_connected(
     addresses: Sequence[str], connect: Callable[[str], Awaitable[httpcore.AsyncNetworkStream]]
 ) -> httpcore.AsyncNetworkStream:
-    """The connection that stands first; the next address is tried when one fails, or is silent for HEAD_START_S.
+    """The first connection that opens; the next address is tried when one fails, or is silent for HEAD_START_S.
 
-    As browsers do it (happy eyeballs, RFC 8305): where IPv6 leads nowhere, IPv4 answers at once.
+    Browsers do the same (happy eyeballs, RFC 8305): where IPv6 does not work, IPv4 is tried at once.
 
     Raises:
-        httpcore.NetworkError, httpcore.TimeoutException: none can be reached.
+        httpcore.NetworkError, httpcore.TimeoutException: no address can be reached.
     """
     failure: Exception = httpcore.ConnectError("no address")
     left, trying = list(addresses), set[asyncio.Future[httpcore.AsyncNetworkStream]]()
@@ -200,13 +200,13 @@ async def _first_connected(
 
 
 def _close(attempt: "asyncio.Future[httpcore.AsyncNetworkStream]") -> None:
-    """Close a connection that stood too late to be used."""
+    """Close a connection that opened too late."""
     if not attempt.cancelled() and attempt.exception() is None:
         asyncio.ensure_future(attempt.result().aclose())  # noqa: RUF006, its result is not awaited
 
 
 class _Resolver:
-    """The system's look-up of names, in threads of its own: a slow one holds up other look-ups only."""
+    """The system's DNS lookup, in threads of its own: a slow lookup delays other lookups only."""
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(max_workers=16, thread_name_prefix="dns")

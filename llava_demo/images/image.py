@@ -1,6 +1,6 @@
-"""`Image`: a picture from outside, checked when it is made and decoded when it is looked at, once.
+"""`Image`: a picture from outside, checked when it is made and decoded once, when its pixels are needed.
 
-It opens files and fetches nothing from the network: an endpoint fetches an address, and then hands over the bytes.
+It reads files, and fetches nothing from the network: an endpoint fetches an address and passes the bytes.
 """
 
 import base64
@@ -26,18 +26,18 @@ CARRIED_SIDE = 1024  # a square up to this side stays with its `Image`
 
 @dataclass(frozen=True)
 class Image:
-    """A picture whose header was read. Two are equal when their bytes are, so that `digest` can be the key of caches.
+    """A picture whose header was read. Pictures with equal bytes are equal, so `digest` can be a key of caches.
 
-    Every way of making one raises:
-        InvalidImage: no picture, or one of a format that is not taken.
-        ImageTooLarge: over one of the `limits`.
+    Every constructor raises:
+        InvalidImage: it is not a picture, or its format is not taken.
+        ImageTooLarge: it is over one of the `limits`.
 
-    Every look at its pixels raises InvalidImage where they are damaged, or take too long to decode.
+    Whatever reads its pixels raises InvalidImage where they are damaged, or take too long to decode.
     """
 
     digest: str  # sha256 of `data`, in hex
     data: bytes = field(repr=False, compare=False)  # the file as it came
-    mime_type: str = field(compare=False)  # detected from the bytes, not from their label
+    mime_type: str = field(compare=False)  # by the bytes, not by their label
     size: tuple[int, int] = field(compare=False)  # width and height by the header, as stored
     is_plain: bool = field(repr=False, compare=False)  # every decoder reads it alike, see `Header`
     _squares: dict[Fit, PIL.Image.Image] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -52,7 +52,7 @@ class Image:
 
     @classmethod
     def from_path(cls, path: str | Path, limits: ImageLimits = ImageLimits()) -> "Image":
-        """Read a file of this machine. The path is not checked: the caller must be allowed to read it."""
+        """Read a file of this machine. The path is not checked: the caller must have the right to read it."""
         try:
             if not Path(path).is_file():
                 raise InvalidImage("There is no such picture file.")
@@ -65,9 +65,9 @@ class Image:
 
     @classmethod
     def from_data_url(cls, url: str, limits: ImageLimits = ImageLimits()) -> "Image":
-        """Take `data:image/...;base64,...`, the form in which OpenAI's clients send a file; its label is ignored.
+        """Take `data:image/...;base64,...`, as OpenAI's clients send a file; its MIME type is ignored.
 
-        As browsers do, it reads what is escaped by percent signs, in base64 or in place of it (RFC 2397).
+        As in browsers, percent signs may escape characters, in base64 or in place of it (RFC 2397).
         """
         if url[:8].lower().startswith(("http://", "https://")):
             raise InvalidImage("This server fetches no web addresses; send the picture's bytes as a data URL.")
@@ -82,7 +82,7 @@ class Image:
     @classmethod
     def from_base64(cls, text: str, limits: ImageLimits = ImageLimits()) -> "Image":
         """Take base64 of RFC 4648 in either alphabet; line breaks are ignored, and the padding may be missing."""
-        blanks = sum(text.count(blank) for blank in " \n\r\t")  # a fast look first: no thread runs during the next line
+        blanks = sum(text.count(blank) for blank in " \n\r\t")  # fast; `split` would stop all threads for a while
         _check_bytes((len(text) - blanks) * 3 // 4 - 2, limits)
         letters = ("".join(text.split()) if blanks else text).replace("-", "+").replace("_", "/").rstrip("=")
         letters += "=" * (-len(letters) % 4)
@@ -100,19 +100,19 @@ class Image:
 
     @property
     def pixels(self) -> PIL.Image.Image:
-        """All of it: RGB, upright, 8 bits, on white, at most 4,096 pixels a side. It may wait for others' pictures."""
+        """The whole picture: RGB, upright, 8 bits, on white, at most 4,096 pixels a side. May wait for others."""
         return self._known(None) or self._keep(None, workers.pixels(self.data))
 
     def square(self, fit: Fit) -> PIL.Image.Image:
-        """The picture as the vision tower is to get it. It may wait for others' pictures."""
+        """The picture in the form for the vision tower. May wait for others."""
         return self._known(fit) or self._keep(fit, workers.pixels(self.data, fit))
 
     def is_decoded(self, fit: Fit | None) -> bool:
-        """Whether `square`, or `pixels` for None, answers at once."""
+        """Whether `square`, or `pixels` for None, returns at once."""
         return self._known(fit) is not None
 
     async def decode(self, fit: Fit | None) -> None:
-        """Have `square`, or `pixels` for None, answer at once; cancelled, the work on it ends."""
+        """Decode, so that `square`, or `pixels` for None, returns at once; a cancel ends the work."""
         if not self.is_decoded(fit):
             self._keep(fit, await workers.pixels_for_caller(self.data, fit))
 
@@ -126,15 +126,15 @@ class Image:
         return decoded
 
     def to_data_url(self) -> str:
-        """The file as it came, as `data:...;base64,...` with its true type."""
+        """The unchanged file as `data:...;base64,...` with its true type."""
         return f"data:{self.mime_type};base64,{base64.b64encode(self.data).decode()}"
 
 
 def bytes_from_numbers(values: list[Any]) -> bytes:
-    """The bytes of numbers 0-255 out of JSON: 255.0 is one of them, 1.5 and true are not.
+    """Bytes from numbers 0 to 255 in JSON, which may be written as 255.0.
 
     Raises:
-        InvalidImage: another value is among them.
+        InvalidImage: a value is something else, as 1.5 or true.
     """
     kinds = set(map(type, values))
     try:
@@ -158,11 +158,11 @@ def _check_bytes(count: int, limits: ImageLimits) -> None:
 
 
 class _Recent:
-    """Pictures that were decoded last, up to REMEMBERED_BYTES of them; from any thread."""
+    """The pictures that were used last, up to REMEMBERED_BYTES of them. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # over the two below
-        self._pictures: OrderedDict[Any, PIL.Image.Image] = OrderedDict()  # the one asked for last is last
+        self._pictures: OrderedDict[Any, PIL.Image.Image] = OrderedDict()  # the one used last is last
         self._bytes = 0
 
     def get(self, key: Any) -> PIL.Image.Image | None:

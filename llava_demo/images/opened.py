@@ -1,4 +1,4 @@
-"""A picture's file, opened by Pillow: the kinds that are taken, and what must be put right before it reads them."""
+"""Opens a picture's file with Pillow: the formats that are taken, and repairs before Pillow can read them."""
 
 import io
 import re
@@ -13,7 +13,7 @@ import PIL.TiffImagePlugin
 
 from llava_demo.errors import InvalidImage
 
-MIME_TYPES = {  # Pillow's decoders that pictures may reach, and no others: not EPS (Ghostscript), PSD, ICNS, ...
+MIME_TYPES = {  # the only decoders of Pillow that pictures may reach: not EPS (Ghostscript), PSD, ICNS, ...
     "JPEG": "image/jpeg",
     "PNG": "image/png",
     "WEBP": "image/webp",
@@ -25,8 +25,8 @@ MIME_TYPES = {  # Pillow's decoders that pictures may reach, and no others: not 
 }
 _WANTED = "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC"
 
-# What a damaged file makes Pillow 12's decoders raise: the first five were seen among 60,000 such files, the last by a
-# PNG without its palette, and its own code names the others.
+# What Pillow 12's decoders raise for damaged files: the first five were seen with 60,000 such files, the last one with
+# a PNG without a palette; the others are in Pillow's code.
 DECODER_ERRORS = (
     OSError,
     ValueError,
@@ -45,7 +45,7 @@ DECODER_ERRORS = (
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_PIXELS = frozenset((b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"))
 _MAX_EXIF_BYTES = 2**20
-# Those with a length behind them, and the end; the others stand among the pixels (ITU-T T.81, B.1.1.3).
+# The end, and all markers that are followed by a length; other markers stand among the pixels (ITU-T T.81, B.1.1.3).
 _JPEG_MARKER = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]", re.DOTALL)
 JPEG_END = b"\xff\xd9"
 # TIFF's tags
@@ -56,7 +56,7 @@ _YCBCR = 6  # photometric
 
 _MARKUP = (b"<?xml", b"<!--", b"<!doctype svg", b"<svg")
 _RARE = "that is damaged, or of a rare kind, as of 12 bits a colour"
-_SIGNATURES = (  # what people send for a picture, or what a picture is packed in
+_SIGNATURES = (  # of files that people send in place of a picture
     (b"\x1a\x45\xdf\xa3", "a video, or a damaged picture"),  # WebM
     (b"\xff\xd8\xff", f"a JPEG {_RARE}"),
     (b"II*\0\x10\0\0\0CR", "a camera's raw file"),
@@ -84,15 +84,15 @@ _SIGNATURES = (  # what people send for a picture, or what a picture is packed i
 
 @cache
 def formats() -> list[str]:
-    """Have Pillow know everything that is read here; the names of its decoders."""
+    """Register all decoders with Pillow; returns the names of those that are used."""
     import pi_heif  # type: ignore[import-untyped]  # here: with numpy, which it brings, it takes as long as Python
 
     pi_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
-    PIL.AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # the time limit counts all threads
-    # glibc gives pieces of over 32 MB back to the system at once; Pillow's usual 16 MB stay with the process.
+    PIL.AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # the time limit counts the time of all threads
+    # glibc returns blocks of over 32 MB to the system at once; Pillow's usual 16 MB stay with the process.
     PIL.Image.core.set_block_size(2**26)
     PIL.Image.MAX_IMAGE_PIXELS = None  # `header_of` has limits of its own
-    kinds = PIL.TiffImagePlugin.OPEN_INFO  # Pillow 12 can decode these, and does not list them
+    kinds = PIL.TiffImagePlugin.OPEN_INFO  # Pillow 12 can decode these kinds, and does not list them
     for order, end in ((PIL.TiffImagePlugin.II, ""), (PIL.TiffImagePlugin.MM, "B")):
         for polarity in (0, 1):
             kinds.setdefault((order, polarity, (1,), 1, (12,), ()), ("I;16", "I;12"))
@@ -101,23 +101,24 @@ def formats() -> list[str]:
             kinds.setdefault((order, polarity, (SIGNED,), 1, (16,), ()), ("I", f"I;16{end}S"))
             kinds.setdefault((order, polarity, (SIGNED,), 1, (32,), ()), ("I", f"I;32{end}S"))
             kinds.setdefault((order, polarity, (FLOAT,), 1, (64,), ()), ("F", f"F;64{end}F"))
-            for alpha in (0, 1, 2):  # grey and its transparency, two bytes each, which `decode` puts together
+            for alpha in (0, 1, 2):  # grey and transparency, two bytes each, which `decode` puts together
                 kinds.setdefault((order, polarity, (1,), 1, (16, 16), (alpha,)), ("RGBA", "RGBA"))
     return list(MIME_TYPES)
 
 
 def opened(data: bytes) -> PIL.Image.Image:
-    """The picture of a file, its pixels not yet decoded.
+    """The picture of a file, before its pixels are decoded.
 
     Raises:
-        InvalidImage: it is no picture, or one of a kind that is not taken; in words for its sender.
+        InvalidImage: it is not a picture, or its format is not taken; the message says what it is.
     """
     try:
         readable = _with_first_frame(_without_metadata(_with_whole_palette(with_end(data))))
         picture = PIL.Image.open(io.BytesIO(readable), formats=formats())
         is_wide = tag_of(picture, _PLANES, 1) == 2 and tag_of(picture, BITS, 8) > 8
         if is_wide or tag_of(picture, PHOTOMETRIC, 1) == _YCBCR:
-            # Not compressed, Pillow 12 unpacks them itself: it misreads the former and takes the latter for cut off.
+            # Pillow 12 unpacks these itself if they are not compressed: it misreads the first kind, and takes the other
+            # for truncated. libtiff reads both.
             PIL.TiffImagePlugin.READ_LIBTIFF = True
             try:
                 picture = PIL.Image.open(io.BytesIO(data), formats=["TIFF"])
@@ -129,9 +130,9 @@ def opened(data: bytes) -> PIL.Image.Image:
 
 
 def with_end(data: bytes) -> bytes:
-    """A JPEG whose end was cut off, with an end after what is whole of it; other files as they are.
+    """A truncated JPEG with an end marker after its whole segments; other files unchanged.
 
-    All of its pixels may be there all the same, and libjpeg decodes one that has an end.
+    All of its pixels may still be there, and libjpeg decodes it if there is an end marker.
     """
     if not data.startswith(b"\xff\xd8\xff"):
         return data
@@ -147,16 +148,16 @@ def with_end(data: bytes) -> bytes:
 
 
 def tag_of(picture: PIL.Image.Image, tag: int, default: Any) -> Any:
-    """A number of a TIFF's header; the default in other files."""
+    """A number in the header of a TIFF; the default for other files."""
     value = picture.tag_v2.get(tag, default) if isinstance(picture, PIL.TiffImagePlugin.TiffImageFile) else default
     return value[0] if isinstance(value, tuple) else value
 
 
 def _without_metadata(data: bytes) -> bytes:
-    """A PNG with nothing but what its pixels need, and EXIF; other files as they are.
+    """A PNG reduced to the chunks for its pixels, and EXIF; other files unchanged.
 
-    Pillow 12 unpacks the texts and the profile of a PNG and refuses the file where one takes over 1 MB: workflows of
-    picture generators and profiles of printers do.
+    Pillow 12 unpacks a PNG's texts and colour profile, and refuses the file if one takes over 1 MB, as workflows of
+    image generators and profiles of printers do.
     """
     if not data.startswith(_PNG_SIGNATURE):
         return data
@@ -193,9 +194,9 @@ def _with_first_frame(data: bytes) -> bytes:
 
 
 def _with_whole_palette(data: bytes) -> bytes:
-    """A BMP whose header no longer says that its pixels of 4 or 8 bits have two colours; other files as they are.
+    """A BMP of 4 or 8 bits without the note that its palette has two colours; other files unchanged.
 
-    Where these are black and white, Pillow 12 would read the pixels as single bits.
+    If these are black and white, Pillow 12 reads the pixels as single bits.
     """
     is_such = data[:2] == b"BM" and data[28:30] in (b"\4\0", b"\b\0") and data[46:50] == b"\2\0\0\0"
     return data[:46] + bytes(4) + data[50:] if is_such else data

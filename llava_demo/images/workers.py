@@ -1,8 +1,8 @@
-"""Decoding in other processes, so that it has a time limit, ends with its caller and delays no other request.
+"""Decodes in other processes, so that decoding has a time limit, ends with its caller and delays no other request.
 
-A decoder cannot be interrupted from within, and some hold Python's lock all the while: a JPEG of 200 KB with many
-scans takes ten seconds, a WebP of 24 megapixels stops every thread for 60 ms. So a picture goes to one of a few
-processes that live on between pictures. What is not ready soon is killed and moves to processes for slow pictures only.
+A decoder cannot be interrupted, and some decoders hold Python's lock: a JPEG of 200 KB with many scans takes ten
+seconds, a WebP of 24 megapixels stops every thread for 60 ms. So a picture goes to one of a few worker processes, which
+live on. A picture that takes long is given up there, and decoded by workers for slow pictures only.
 """
 
 import asyncio
@@ -28,21 +28,21 @@ from llava_demo.images.decode import Fit, Header, ImageLimits, header_of, pixels
 from llava_demo.images.opened import formats
 
 LIMIT_S = 2.0  # CPU time for decoding one picture
-QUICK_S = 0.8  # for its header, and at first for its pixels: a photo of 12 megapixels takes 0.2 to 0.7
+QUICK_S = 0.8  # for a header, and for pixels at the first try: a photo of 12 megapixels takes 0.2 to 0.7
 HEADER_PROCESSES, QUICK_PROCESSES, SLOW_PROCESSES = 2, 4, 2
-MAX_MEMORY_BYTES = 2 * 2**30  # a process; the largest picture with transparency takes a third
+MAX_MEMORY_BYTES = 2 * 2**30  # of a process; the largest picture with transparency takes a third
 
 _LENGTHS = struct.Struct(">II")  # lengths of the JSON and of the bytes after it
-_TIMED_OUT = -getattr(signal, "SIGPROF", -1)  # its exit code after `_begin_clock`
+_TIMED_OUT = -getattr(signal, "SIGPROF", -1)  # a worker's exit code when the time is over, see `_begin_clock`
 _RUN = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from llava_demo.images.workers import work; work()"
 
 
 class TookTooLong(InvalidImage):
-    """Decoding was ended."""
+    """Decoding took more than the time limit."""
 
 
 class Decoding:
-    """One question about one file. `cancel` may be called from any thread, more than once, and at its end."""
+    """One question to a worker about one file. `cancel` may be called from any thread, at any time."""
 
     def __init__(self, data: bytes, **question: Any) -> None:
         self._data, self._question = data, question
@@ -51,21 +51,21 @@ class Decoding:
         self._is_cancelled = False
 
     def cancel(self) -> None:
-        """End the work on it."""
+        """Kill the worker that is at work on it."""
         with self._lock:
             self._is_cancelled = True
             if self._worker:
                 self._worker.kill()
 
     def answered(self, limit_s: float) -> tuple[dict[str, Any], bytes]:
-        """What a worker of this thread answers.
+        """The answer of this thread's worker.
 
         Raises:
-            TookTooLong: within the limit it did not.
-            InvalidImage, ImageTooLarge: as `header_of` and `pixels_of` do; or the decoder crashed.
-            CancelledError: the call was cancelled.
+            TookTooLong: it took longer than the limit.
+            InvalidImage, ImageTooLarge: as `header_of` and `pixels_of` raise them; or the decoder crashed.
+            CancelledError: `cancel` was called.
         """
-        for _ in range(2):  # a process may have been ended from outside since its last picture
+        for _ in range(2):  # a worker may have been killed from outside since its last picture
             worker = _own_worker()
             with self._lock:
                 if self._is_cancelled:
@@ -90,13 +90,13 @@ class Decoding:
 
 
 def header(data: bytes, limits: ImageLimits) -> Header:
-    """`decode.header_of` in another process. Raises what it raises, or `TookTooLong`."""
+    """`decode.header_of` in a worker. Raises what it raises, or `TookTooLong`."""
     answer, _ = _pools.headers.submit(Decoding(data, limits=asdict(limits)).answered, QUICK_S).result()
     return Header(**answer)
 
 
 def pixels(data: bytes, fit: Fit | None = None) -> PIL.Image.Image:
-    """`decode.pixels_of` in another process. Raises what it raises, or `TookTooLong`."""
+    """`decode.pixels_of` in a worker. Raises what it raises, or `TookTooLong`."""
     call = Decoding(data, fit=fit and asdict(fit))
     try:
         answer, body = _pools.quick.submit(call.answered, QUICK_S).result()
@@ -106,7 +106,7 @@ def pixels(data: bytes, fit: Fit | None = None) -> PIL.Image.Image:
 
 
 async def pixels_for_caller(data: bytes, fit: Fit | None = None) -> PIL.Image.Image:
-    """The same for a caller that may disconnect: cancelling ends the work."""
+    """The same for a caller that may disconnect: a cancel kills the worker."""
     call = Decoding(data, fit=fit and asdict(fit))
     try:
         try:
@@ -119,12 +119,12 @@ async def pixels_for_caller(data: bytes, fit: Fit | None = None) -> PIL.Image.Im
 
 
 class _Pools:
-    """Threads that each have a worker, as soon as there is work for it."""
+    """Threads with one worker each, which is started when there is work."""
 
     def __init__(self) -> None:
         self.begin()
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self.begin)  # the threads stay behind
+            os.register_at_fork(after_in_child=self.begin)  # a forked process has no threads
 
     def begin(self) -> None:
         self.own = threading.local()
@@ -144,11 +144,11 @@ def _own_worker() -> "_Worker":
 
 
 class _Worker:
-    """A process that runs `work`. It ends when this one does, since its standard input does."""
+    """A process that runs `work`. It ends with this process, which closes its standard input."""
 
     def __init__(self) -> None:
         path = [str(Path(__file__).parents[2]), *sys.path]
-        command = [sys.executable, "-I", "-c", _RUN, json.dumps(path)]  # -I: whatever PYTHON... variables say
+        command = [sys.executable, "-I", "-c", _RUN, json.dumps(path)]  # -I ignores PYTHON... variables
         pipe = subprocess.PIPE
         try:
             self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL)
@@ -211,13 +211,13 @@ def _exactly(file: IO[bytes], count: int) -> bytes:
 
 def work() -> None:
     """Answer questions on standard input until it ends."""
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # meant for the server, which may want to finish its answers
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # they are for the server, which may finish its answers first
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     questions, answers = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what decoders print is no answer
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # decoders may print
     _bound_memory()
-    formats()  # before the clock of the first picture: it takes 0.1 s
+    formats()  # takes 0.1 s, which must not count for the first picture
     with suppress(EOFError, BrokenPipeError):
         while True:
             question, data = _read(questions)
@@ -238,7 +238,7 @@ def _answered(question: dict[str, Any], data: bytes) -> tuple[dict[str, Any], by
 
 
 def _begin_clock(limit_s: float) -> None:
-    """End this process after so much computing (0: never); where the system cannot count it, after so much time."""
+    """End this process after `limit_s` of CPU time (0: never); where that cannot be measured, of wall time."""
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_PROF, limit_s)  # SIGPROF ends a process, whatever it does
     elif limit_s:

@@ -1,6 +1,6 @@
-"""What can be wrong with a checkpoint that transformers 5.23 would load all the same, or only after minutes.
+"""Checks for faulty checkpoints that transformers 5.23 would load anyway, or refuse only after minutes.
 
-Each check raises ValueError with words for the operator: the subject is the checkpoint, and no path is in them.
+Each check raises a ValueError for the operator, whose subject is the checkpoint, and which holds no path.
 """
 
 import json
@@ -14,20 +14,20 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
-COMPUTED = ("position_ids", "inv_freq")  # in older checkpoints, and not read
-MAX_LAYERS = 1000  # an empty model of 100,000 takes minutes and gigabytes of Python's objects
-MAX_SIDE = 4096  # largest side a processor may ask for; one of 1,000,000 took 3 GB and 20 s, and then failed
-LARGE = 50_000_000  # weights: of a smaller model, those that are missing are named when it is loaded
-SLACK = 1.1  # times the stored numbers a config may describe: some that are not stored are computed
-KEPT_TOKENIZER = 0.9  # smallest share of embeddings with a token; the others pad a product to a round size
+COMPUTED = ("position_ids", "inv_freq")  # in older checkpoints; transformers computes them
+MAX_LAYERS = 1000  # an empty model with 100,000 takes minutes, and gigabytes of Python objects
+MAX_SIDE = 4096  # pixels; a processor with a side of 1,000,000 took 3 GB and 20 s, and then failed
+LARGE = 50_000_000  # weights; smaller models are loaded, which names the missing weights
+SLACK = 1.1  # a config may describe this many times the stored weights: some are computed
+KEPT_TOKENIZER = 0.9  # smallest share of embeddings with a token; the others pad a matrix to a round size
 
 _log = logging.getLogger(__name__)
 
 
 def check_config(raw: Any, config: PreTrainedConfig) -> None:
-    """Refuse a config whose model would be another one than was meant, or take minutes to lay out.
+    """Refuse a config that describes another model than was meant, or one that takes minutes to construct.
 
-    `raw` is config.json as it is written: transformers takes its own defaults, 7 billion weights, for a null.
+    `raw` is the content of config.json: for a null, transformers uses its defaults, a model of 7 billion weights.
     """
     for name in ("text_config", "vision_config"):
         if name in raw and not isinstance(raw[name], dict):
@@ -38,7 +38,7 @@ def check_config(raw: Any, config: PreTrainedConfig) -> None:
 
 
 def check_size(model: nn.Module, folder: Path) -> None:
-    """Refuse a config that describes a model larger than what the files hold, before room is made for it.
+    """Refuse a config that describes a larger model than the files hold, before memory is allocated.
 
     `model` has no weights yet.
     """
@@ -51,7 +51,7 @@ def check_size(model: nn.Module, folder: Path) -> None:
 
 
 def check_processor(processor: ProcessorMixin) -> None:
-    """Refuse a processor that would make room for pictures as no vision tower sees them."""
+    """Refuse a processor that makes larger pictures than any vision tower sees."""
     pictures = processor.image_processor.to_dict()
     for name in ("size", "crop_size", "image_grid_pinpoints"):
         for _, side in _numbers({name: pictures.get(name)}):
@@ -60,7 +60,7 @@ def check_processor(processor: ProcessorMixin) -> None:
 
 
 def check_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse token ids that the model has no embedding for, or that the tokenizer does not know."""
+    """Refuse token ids without an embedding in the model, or without a token in the tokenizer."""
     embeddings, words, image = model.get_input_embeddings().weight.shape[0], len(tokenizer), model.config.image_token_id
     if words > embeddings:
         raise ValueError(f"its tokenizer has {words:,} ids, and its model embeddings for {embeddings:,}")
@@ -74,7 +74,7 @@ def check_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Non
 
 
 def check_weights(found: dict[str, Any]) -> None:
-    """Refuse what transformers only warns of: it fills missing weights, and such of other shapes, with random numbers.
+    """Refuse missing weights and weights of other shapes, which transformers replaces by random numbers with a warning.
 
     `found` is its `output_loading_info`.
     """
@@ -86,9 +86,9 @@ def check_weights(found: dict[str, Any]) -> None:
 
 
 def check_numbers(model: nn.Module) -> None:
-    """Refuse weights that are not numbers, as a training that failed leaves them.
+    """Refuse weights that are NaN or infinite, as a failed training leaves them.
 
-    One pass over all of them: a sum is infinite, or none, as soon as one of its numbers is.
+    One pass over the weights is enough: a sum with such a number is NaN or infinite.
     """
     tensors = dict(_floating(model))
     sums = [tensor.sum(dtype=torch.float32) for tensor in tensors.values()]
@@ -113,7 +113,7 @@ def _refuse(what: str, names: Iterable[str]) -> None:
 
 
 def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, int]]:
-    """Whole numbers in a value of JSON, each with the name of its innermost field."""
+    """The whole numbers in a JSON value, each with the name of its innermost field."""
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from _numbers(inner, str(key))
@@ -125,7 +125,7 @@ def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, int]]:
 
 
 def _stored_numbers(file: Path) -> int:
-    """How many numbers a file of safetensors holds, by its header: 8 bytes of length, then JSON."""
+    """The count of numbers in a safetensors file, by its header: 8 bytes of length, then JSON."""
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
         if length > file.stat().st_size:
@@ -135,7 +135,7 @@ def _stored_numbers(file: Path) -> int:
 
 
 def _count(tensor: dict[str, Any]) -> int:
-    """Quantized weights are packed into integers, with 4 bits each at least."""
+    """The count of a tensor's weights; quantized ones are packed into integers, with at least 4 bits each."""
     start, end = tensor["data_offsets"]
     return math.prod(tensor["shape"]) if "F" in tensor["dtype"] else 2 * (end - start)
 

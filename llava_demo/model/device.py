@@ -1,4 +1,4 @@
-"""Which device, precision and attention a checkpoint runs with here, and why. Knows no weights and no requests."""
+"""Decides with which device, precision and attention a checkpoint runs, and says why."""
 
 import importlib.util
 import shutil
@@ -10,8 +10,8 @@ import torch
 from llava_demo.model import int8
 
 GIB = 2**30
-SMALL_BYTES = 256 * 2**20  # smaller weights are not quantized: nothing is gained
-ROOMY = 5  # times the weights in 16 bits must be free on a GPU for them and the pages of 64 chats: 65 GB for the 7B
+SMALL_BYTES = 256 * 2**20  # smaller weights are not quantized: it gains nothing
+ROOMY = 5  # weights in 16 bits and the pages of 64 chats need this many times the weights: 65 GB for the 7B
 FASTER_IN_16_BITS = (
     "for a crowd --quantize none is faster: on an H200 the linear layers of a step of 16 chats took 4.2 ms in float16 "
     "and 4.5 in NF4, of 64 chats 4.0 and 6.7 (2026-11-26)"
@@ -21,14 +21,14 @@ WORKING_BYTES = 2 * GIB  # beside the weights: the program, pictures, the cache 
 
 @dataclass(frozen=True)
 class Hardware:
-    """What the machine has. `capability` is CUDA's (major, minor); none means a CPU."""
+    """The machine's processor. `capability` is CUDA's (major, minor), None on a CPU."""
 
     name: str
     capability: tuple[int, int] | None = None
     free_bytes: int = 0  # free GPU memory
-    why_no_gpu: str = "there is no CUDA GPU"  # and what to install, where software is all that is missing
+    why_no_gpu: str = "there is no CUDA GPU"  # and what to install, if only software is missing
     has_fast_int8: bool = False  # a CPU that multiplies 8-bit integers faster than float32
-    index: int = 0  # the chosen GPU: of those that this torch has code for the one with the most free memory
+    index: int = 0  # the chosen GPU: the one with the most free memory among those that this torch has code for
 
     @classmethod
     def found(cls) -> "Hardware":
@@ -42,7 +42,7 @@ class Hardware:
         return cls(torch.cuda.get_device_name(index), torch.cuda.get_device_capability(index), free, index=index)
 
     def measured(self) -> "Hardware":
-        """The same, and on a CPU whether it is fast with 8-bit integers, which takes some tenths of a second."""
+        """The same, with a CPU's speed with 8-bit integers measured, which takes some tenths of a second."""
         return self if self.has_gpu else replace(self, has_fast_int8=int8.is_worthwhile())
 
     @property
@@ -57,7 +57,7 @@ class Hardware:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a checkpoint is loaded; `reasons` has one sentence for each decision."""
+    """How to load a checkpoint; `reasons` has one sentence for each decision."""
 
     hardware: Hardware
     quantize: str  # "4bit", "8bit" or "none"
@@ -67,7 +67,7 @@ class Plan:
 
     @property
     def is_int8_on_cpu(self) -> bool:
-        """Products of 8-bit integers, see `model.int8`; on a GPU 8 bits are bitsandbytes' LLM.int8()."""
+        """Whether `model.int8` multiplies 8-bit integers; on a GPU, 8 bits mean bitsandbytes' LLM.int8()."""
         return self.quantize == "8bit" and not self.hardware.has_gpu
 
     @property
@@ -80,7 +80,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Wishes:
-    """What the operator asked for; "auto" leaves it to `planned`."""
+    """What the operator asked for; `planned` decides where it is "auto"."""
 
     quantize: str = "auto"
     dtype: str = "auto"
@@ -89,10 +89,10 @@ class Wishes:
 
 @dataclass(frozen=True)
 class Weights:
-    """What is known of a checkpoint before it is loaded."""
+    """What is known about a checkpoint's weights before they are loaded."""
 
-    dtype: torch.dtype | None  # the type they are stored in
-    nbytes: int | None = None  # size as stored; None if unknown
+    dtype: torch.dtype | None  # as stored
+    nbytes: int | None = None  # as stored; None if unknown
 
     @property
     def is_small(self) -> bool:
@@ -100,7 +100,7 @@ class Weights:
 
 
 def bytes_needed(plan: Plan, weights: Weights) -> int:
-    """Memory that a checkpoint takes on a CPU, at work; 0 where its size is not known, or is nothing."""
+    """Memory that a checkpoint needs on a CPU to answer; 0 where its size is unknown or small."""
     if weights.nbytes is None or weights.is_small:
         return 0
     numbers = weights.nbytes // (weights.dtype.itemsize if weights.dtype else 2)
@@ -109,7 +109,7 @@ def bytes_needed(plan: Plan, weights: Weights) -> int:
 
 
 def planned(wishes: Wishes, hardware: Hardware, weights: Weights) -> Plan:
-    """Decide what was left to us."""
+    """Decide what the operator left open."""
     quantize, why_quantize = _quantize(wishes.quantize, hardware, weights)
     is_llm_int8 = quantize == "8bit" and hardware.has_gpu
     dtype, why_dtype = _dtype(wishes.dtype, hardware, weights, is_llm_int8)
@@ -164,7 +164,7 @@ def _attention(wish: str, hardware: Hardware, dtype: torch.dtype) -> tuple[str, 
 
 
 def _has_code_for(index: int) -> bool:
-    """Whether this torch can compute on a GPU: with code for its generation, or code to be compiled for later ones."""
+    """Whether this torch has code for a GPU's generation, or code that the driver can compile for it."""
     if torch.version.cuda is None:  # ROCm names its chips in other ways
         return True
     capability = torch.cuda.get_device_capability(index)
@@ -190,17 +190,17 @@ def _why_no_code() -> str:
 
 
 def can_flash(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether torch's FlashAttention of sequences of different lengths runs: from Ampere on, in 16 bits."""
+    """Whether torch's FlashAttention for sequences of different lengths runs: from Ampere on, in 16 bits."""
     is_gpu = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
     return is_gpu and dtype in (torch.float16, torch.bfloat16)
 
 
 def prefer_flash_to_cudnn() -> None:
-    """Keep torch from cuDNN's attention, its first choice on Hopper and on Blackwell's big cards.
+    """Turn off cuDNN's attention, torch's first choice on Hopper and on Blackwell's big cards.
 
-    cuDNN plans anew for each length of keys, which takes 23 to 37 ms, and torch keeps plans by thread
-    (`thread_local MHAGraphCache` in aten/src/ATen/native/cudnn/MHA.cpp, pytorch#190388): in a fresh thread each token
-    of an answer waits for a plan.
+    cuDNN makes a plan for each length of keys, which takes 23 to 37 ms, and torch caches plans per thread
+    (`thread_local MHAGraphCache` in aten/src/ATen/native/cudnn/MHA.cpp, pytorch#190388): in a new thread each token
+    waits for a plan.
     """
     torch.backends.cuda.enable_cudnn_sdp(False)
 

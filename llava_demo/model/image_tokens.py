@@ -1,8 +1,7 @@
-"""Pictures as token ids: each gets a run of ids above the vocabulary, so that whatever handles ids handles pictures.
+"""Pictures as token ids: each gets a run of ids above the vocabulary, so that code for ids handles pictures, too.
 
-Batching, chunked prefill and prefix sharing then work on pictures unchanged. Ids are counted up and never given out
-twice; the same picture keeps its ids, so that its keys and values can be shared between conversations. It knows no
-requests and no scheduler.
+Batching, chunked prefill and prefix sharing need no other code for pictures. An id is never used twice, and the same
+picture keeps its ids, so that conversations can share its keys and values. This module knows no requests.
 """
 
 import bisect
@@ -21,14 +20,14 @@ from llava_demo.images import Image
 from llava_demo.model.llava import Llava, fill_images
 
 MAX_ID = 2**31 - 1  # ids go to a GPU in 32 bits
-KNOWN_PICTURES = 10_000  # a picture beyond these gets new ids, so its earlier cache pages are not shared
+KNOWN_PICTURES = 10_000  # with so many others since, a picture gets new ids, and its cached pages are not shared
 
 
 @dataclass(eq=False)
 class Picture:
     """One picture: its ids, one for each feature row, and its features while they are kept."""
 
-    run: list[int]  # what stands for it in a prompt: its ids, and those of other tokens between its rows
+    run: list[int]  # in place of it in a prompt: its ids, and ids of tokens between its rows
     ids: range
     features: Tensor | None = field(default=None, repr=False)  # (rows, width)
     holders: int = 0
@@ -36,7 +35,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A conversation as ids, and what makes features of its pictures if they are not there."""
+    """A conversation as ids, with its pictures and the inputs for their missing features."""
 
     ids: list[int]
     pictures: tuple[Picture, ...]
@@ -47,9 +46,9 @@ class Prompt:
 class ImageTokens:
     """The pictures of one engine: their ids, and as many of their features as fit into `max_rows` rows.
 
-    A picture is known by its bytes (and by the picture mode, which an engine never changes). Features that nobody
-    holds are dropped when there is no room, those unused for longest first; `hold` brings them back. `prompt` may be
-    called from any thread; the rest belongs to the thread that runs the model.
+    A picture is identified by its bytes (the picture mode of an engine never changes). Features that no request holds
+    are dropped when there is no room, least recently used first; `hold` computes them again. `prompt` may be called
+    from any thread, everything else from the thread that runs the model.
     """
 
     def __init__(self, llava: Llava, max_rows: int) -> None:
@@ -68,11 +67,11 @@ class ImageTokens:
 
     @property
     def holders(self) -> int:
-        """How often pictures are held: 0 while no request runs."""
+        """The number of holds on pictures; 0 while no request runs."""
         return sum(picture.holders for picture in list(self._encoded.values()))  # another thread may encode one
 
     def prompt(self, messages: Sequence[Message], is_raw: bool = False) -> Prompt:
-        """Read a conversation, new pictures included.
+        """Tokenize a conversation, and number its new pictures.
 
         Raises:
             InvalidRequest: see `Llava.prompt`.
@@ -85,16 +84,16 @@ class ImageTokens:
         return Prompt(filled, tuple(p for p, _ in read), images, tuple(inputs for _, inputs in read))
 
     def fits(self, prompt: Prompt) -> bool:
-        """True if the features of its pictures find room beside those that are held."""
+        """True if there is room for the features of its pictures beside those that are held."""
         busy = {picture for picture in self._encoded.values() if picture.holders}
         return sum(len(picture.ids) for picture in busy.union(prompt.pictures)) <= self.max_rows
 
     def missing(self, prompt: Prompt) -> int:
-        """How many pictures `hold` would have to encode."""
+        """The number of pictures that `hold` would have to encode."""
         return sum(picture.features is None for picture in set(prompt.pictures))
 
     def hold(self, prompt: Prompt) -> None:
-        """Have the features of the prompt's pictures until `release`; after an exception none of them is held."""
+        """Keep the features of the prompt's pictures until `release`; after an exception none of them is held."""
         with ExitStack() as held:
             for picture, image, inputs in zip(prompt.pictures, prompt.images, prompt.inputs, strict=True):
                 if picture.features is None:
@@ -108,11 +107,11 @@ class ImageTokens:
             held.pop_all()
 
     def release(self, prompt: Prompt) -> None:
-        """Give back what `hold` took."""
+        """Undo `hold`."""
         _release(prompt.pictures)
 
     def forget(self, prompt: Prompt) -> None:
-        """Drop the features of its pictures that nobody holds: they may be no numbers."""
+        """Drop the features of its pictures that no request holds: they may be NaN."""
         for picture in prompt.pictures:
             if not picture.holders:
                 self._drop(picture)

@@ -1,11 +1,11 @@
-"""Linear layers as products of 8-bit integers, for CPUs that have instructions for them. Knows no model and no loading.
+"""Linear layers as products of 8-bit integers, for CPUs with instructions for them. Knows no model and no loading.
 
-Weights have one scale per output channel, activations one per token (row): language models have massive activations at
-their first tokens, which would leave nothing of the other tokens if they shared a scale. Input channels are balanced
-by the size of their weights, as in SmoothQuant (Xiao et al. 2023) but without data: channels with outliers mostly have
-small weights. What is still far outside a row's ordinary range gets a second 8-bit digit, so that it does not coarsen
-the rest, where LLM.int8() (Dettmers et al. 2022) keeps such columns in floating point. Products of integers are exact,
-and no row knows another: an answer is the same alone or in a batch.
+Weights have one scale per output channel, activations one per token (row): the first tokens of a language model have
+massive activations, and with a common scale nothing would remain of the other tokens. Input channels are balanced by
+the size of their weights, as in SmoothQuant (Xiao et al. 2023) but without data: channels with outliers mostly have
+small weights. Values that are still far outside a row's ordinary range get a second 8-bit digit, so that they do not
+coarsen the other values; LLM.int8() (Dettmers et al. 2022) keeps such columns in floating point. Products of integers
+are exact, and rows are independent: an answer is the same alone or in a batch.
 """
 
 import math
@@ -22,20 +22,20 @@ from torch.nn import functional
 from llava_demo.model import native
 
 LEVELS = 127  # int8 is used from -127 to 127
-OUTLIER = 24.0  # times a row's mean absolute value: a row of normal numbers reaches 5, a gated MLP's product 20
-WORTHWHILE = 1.5  # times as fast as float32 must 8 bits be
-BLOCK = 4096  # channels quantized at once: a head of 152,000 would take 2 GB of numbers on the way
-PROBED_ROWS = (1, 16, 256)  # one chat, a batch of chats, a piece of a prompt
+OUTLIER = 24.0  # times a row's mean absolute value: normal numbers reach 5, the product of a gated MLP 20
+WORTHWHILE = 1.5  # smallest speed-up over float32 for which 8 bits are used
+BLOCK = 4096  # channels quantized at once: a head of 152,000 would need 2 GB of intermediate numbers
+PROBED_ROWS = (1, 16, 256)  # one chat, a batch of chats, a chunk of a prompt
 PROBED_SHAPE = (2048, 2048)
-PROBES = 6  # the first one makes oneDNN compile
-CLOCK_S = 1e-6  # no time is shorter: some systems' clocks are coarse
+PROBES = 6  # in the first one oneDNN compiles
+CLOCK_S = 1e-6  # shortest time: the clocks of some systems are coarse
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """One way to multiply: `pack` lays int8 weights (out, in) out, `linear` is then the forward pass of a layer.
+    """A way to multiply: `pack` lays out int8 weights (out, in) for `linear`, the forward pass of a layer.
 
-    `linear` takes the layer and rows, float32 (n, in), and gives float32 (n, out).
+    `linear` takes the layer and rows, float32 (n, in), and returns float32 (n, out).
     """
 
     name: str
@@ -54,7 +54,7 @@ def _in_c(layer: "Int8Linear") -> native.Linear:
 def _onednn_product(rows: Tensor, packed: Tensor, scales: Tensor) -> Tensor:
     shifted = rows.view(torch.uint8) ^ 128  # its products of two signed integers take a hundred times as long
     zeros = _zeros(len(scales))
-    output: tuple[Any, ...] = (None, 1.0, 0, torch.float32, "none", [], "")  # no bias, no scale, nothing behind it
+    output: tuple[Any, ...] = (None, 1.0, 0, torch.float32, "none", [], "")  # no bias, no scale, no other operation
     product: Tensor = torch.ops.onednn.qlinear_pointwise(shifted, 1.0, 128, packed, scales, zeros, *output)
     return product
 
@@ -75,7 +75,7 @@ def _linear_in_torch(product: Callable[[Tensor, Tensor, Tensor], Tensor], layer:
     peaks, limits = sizes.amax(1, keepdim=True), sizes.sum(1, keepdim=True) * layer.outlier
     where, count = (peaks > limits).squeeze(1), len(rows)
     has_outliers = bool(where.any())
-    if has_outliers:  # such rows are the sum of two: the outliers in coarse steps, and everything that these leave
+    if has_outliers:  # such a row becomes the sum of two: its outliers in coarse steps, and the rest
         some, limits, of_some = rows[where], limits[where], peaks[where]
         coarse = some.where(some.abs() > limits, 0.0)
         digits, steps = digits_of(coarse, of_some)
@@ -88,8 +88,8 @@ def _linear_in_torch(product: Callable[[Tensor, Tensor, Tensor], Tensor], layer:
     return y if layer.bias is None else y.add_(layer.bias)
 
 
-# torch 2.13, one core of an AMD EPYC with VNNI, milliseconds of native.c, oneDNN and _int_mm, without what turns rows
-# into integers for the last two: 1024 x 1024 weights .022, .054, .025 for 1 row, .085, .11, .16 for 16, 4.4, 4.2, 3.9
+# torch 2.13, one core of an AMD EPYC with VNNI, milliseconds of native.c, oneDNN and _int_mm, the last two without the
+# conversion of rows to integers: 1024 x 1024 weights .022, .054, .025 for 1 row, .085, .11, .16 for 16, 4.4, 4.2, 3.9
 # for 769; 4096 x 4096 weights .7, .6, .5 for 1 row (memory's limit), .4, 1.4, 6.4 for 4, 1.7, 2.4, 7.9 for 16, 64, 67,
 # 66 for 769.
 PLAIN_KERNEL = Kernel("_int_mm", lambda weight: weight, partial(_linear_in_torch, _int_mm_product))
@@ -107,8 +107,8 @@ KERNELS = (
 class Int8Linear(nn.Module):
     """In place of `nn.Linear`: (..., in) float32 to (..., out) float32. `pack` must be called before `forward`.
 
-    Until then `weight` is int8 (out, in), as it is saved, with the channels' `scales`, float32 (out,), and `balance`,
-    (in,), by which inputs are multiplied.
+    Before that, `weight` is int8 (out, in), as it is saved. The channels have `scales`, float32 (out,), and inputs are
+    multiplied by `balance`, (in,).
     """
 
     weight: Tensor
@@ -124,7 +124,7 @@ class Int8Linear(nn.Module):
         self.register_buffer("balance", torch.empty(in_features))
         self.register_buffer("bias", torch.empty(out_features) if has_bias else None)
         self._kernel: Kernel | None = None
-        self.outlier = OUTLIER / in_features  # times the sum of a row's absolute values is what an outlier exceeds
+        self.outlier = OUTLIER / in_features  # an outlier exceeds this share of the sum of a row's absolute values
 
     @classmethod
     def of(cls, linear: nn.Linear) -> "Int8Linear":
@@ -144,7 +144,7 @@ class Int8Linear(nn.Module):
         return self._kernel.linear(self, x.reshape(-1, self.in_features)).view(*x.shape[:-1], self.out_features)
 
     def as_native(self) -> native.Linear | None:
-        """The layer as `native.c` knows it while its tensors stay; None where its weights are laid out otherwise."""
+        """The layer for `native.c`, valid as long as its tensors live; None if its weights are packed otherwise."""
         is_native = self._kernel is not None and self._kernel.linear is _native_linear
         return _in_c(self) if is_native else None
 
@@ -153,9 +153,9 @@ class Int8Linear(nn.Module):
 
 
 def quantized(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Weights (out, in) as int8, a scale for each channel, float32 (out,), and the inputs' balance, float32 (in,)."""
+    """Weights (out, in) as int8, the channels' scales, float32 (out,), and the inputs' balance, float32 (in,)."""
     blocks = weight.split(BLOCK)
-    # each output channel counts alike, however large its weights are
+    # normalized: each output channel counts alike
     squares = torch.stack([functional.normalize(block.float()).square().sum(0) for block in blocks]).sum(0)
     balance = (squares / len(weight)).sqrt().clamp_min(torch.finfo(torch.float32).tiny)
     balance /= balance.mean()
@@ -165,7 +165,7 @@ def quantized(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _peaks(rows: Tensor) -> Tensor:
-    """The largest absolute value of each row, (n, 1): vector_norm(inf) takes twenty times as long (torch 2.13)."""
+    """The largest absolute value of each row, (n, 1); vector_norm(inf) takes twenty times as long (torch 2.13)."""
     return rows.abs().amax(1, keepdim=True)
 
 
@@ -176,7 +176,7 @@ def digits_of(rows: Tensor, peaks: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def fastest_kernel() -> Kernel:
-    """The kernel that multiplies 8-bit integers fastest on this machine, whether or not float32 is slower."""
+    """The fastest kernel for 8-bit integers on this machine, even if float32 is faster."""
     return _probed()[0]
 
 
@@ -187,11 +187,11 @@ def is_worthwhile() -> bool:
 
 @cache
 def _probed() -> tuple[Kernel, float]:
-    """The fastest kernel and how many times as fast as float32 it is; takes up to a second.
+    """The fastest kernel, and its speed relative to float32; takes up to a second.
 
-    A kernel that this CPU or this torch does not have, or whose sums are not exact (without VNNI, pairs of products
-    may saturate in 16 bits), is left out. Counted are one thread's seconds at work: on a busy machine two threads wait
-    for each other, which says nothing of a kernel.
+    A kernel is left out if this CPU or this torch does not have it, or if its sums are not exact: without VNNI, pairs
+    of products may saturate in 16 bits. The CPU time of one thread is measured: on a busy machine, two threads would
+    wait for each other.
     """
     floats = torch.ones(PROBED_SHAPE)
     products: dict[str, Callable[[Tensor], Tensor]] = {"float32": lambda rows: functional.linear(rows, floats)}
@@ -207,7 +207,7 @@ def _probed() -> tuple[Kernel, float]:
 
 
 def _probe_of(kernel: Kernel) -> Int8Linear | None:
-    """A layer that this kernel multiplies exactly; None where it does not, or is not there."""
+    """A layer of this kernel; None if the kernel is missing or inexact."""
     outputs, inputs = PROBED_SHAPE
     layer = Int8Linear(inputs, outputs, has_bias=False)
     layer.weight.fill_(LEVELS)
@@ -221,7 +221,7 @@ def _probe_of(kernel: Kernel) -> Int8Linear | None:
 
 
 def _seconds(product: Callable[[Tensor], Tensor]) -> float:
-    """The geometric mean over PROBED_ROWS of the shortest of some times."""
+    """The geometric mean, over PROBED_ROWS, of the shortest time."""
     logs = []
     for count in PROBED_ROWS:
         rows, times = torch.ones(count, PROBED_SHAPE[1]), []

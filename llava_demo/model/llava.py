@@ -1,4 +1,4 @@
-"""Llava: one checkpoint with its weights, its processor and its prompt format. Knows no queue, no sampling, no HTTP."""
+"""Llava: a checkpoint's weights, processor and prompt format. It knows no queue, no sampling, no HTTP."""
 
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
@@ -28,7 +28,7 @@ from llava_demo.model.device import Plan, prefer_flash_to_cudnn
 from llava_demo.model.processor import config_of, processor_of
 from llava_demo.model.quantizer import Int8Config, keep, pack_weights
 
-# As the card of llava-hf/llava-1.5-7b-hf has it: USER: <image>\n<prompt> ASSISTANT:
+# The format on the model card of llava-hf/llava-1.5-7b-hf: USER: <image>\n<prompt> ASSISTANT:
 MODEL_CARD_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] != 'system' %}{{ message['role'].upper() + ': ' }}{% endif %}"
@@ -37,18 +37,18 @@ MODEL_CARD_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
 )
-# Left in 16 bits: 0.4 GB more for the 7B, and a better sight. Patterns for whole names from their start: transformers
-# 5.23 matches a plain "vision_tower" with nothing inside model.vision_tower, and quantizes it without a word.
+# Left in 16 bits: 0.4 GB more for the 7B, and better vision. The patterns match whole names: a plain "vision_tower"
+# would match nothing inside model.vision_tower, and transformers 5.23 would quantize it silently.
 NOT_QUANTIZED = [r".*vision_tower", r".*multi_modal_projector", r"lm_head"]
 ENCODER_LAYERS = {"CLIPEncoderLayer", "SiglipEncoderLayer"}
 
 
 class Llava:
-    """A model that sees, with what belongs to it.
+    """A vision-language model with its processor.
 
-    `context_tokens` is how many tokens it reads and writes in all, `image_tokens` what one ordinary picture takes of
-    them, `side` the side in pixels of the square that its vision tower looks at. `fit` makes that square of a picture;
-    where it is None the processor does.
+    `context_tokens` is the number of tokens of prompt and answer, `image_tokens` the number for an ordinary picture,
+    `side` the side in pixels of the square that the vision tower sees. `fit` makes that square of a picture; where it
+    is None, the processor does.
     """
 
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, mode: PictureMode = "pad") -> None:
@@ -73,7 +73,7 @@ class Llava:
         if values.ndim not in (4, 5):
             raise ValueError(f"this is no LLaVA: its pictures have {values.ndim} dimensions")
         self.side: int = values.shape[-1]
-        # A processor that cuts a picture into tiles (LLaVA-NeXT, OneVision) shows all of it already.
+        # A processor that cuts pictures into tiles (LLaVA-NeXT, OneVision) shows the whole picture in any mode.
         self.has_tiles = values.ndim == 5
         self.mode: PictureMode = "crop" if self.has_tiles else mode
         self.fit = fit_of(self.mode, self.side, processor.image_processor.resample)
@@ -94,7 +94,7 @@ class Llava:
     def sketch(
         cls, checkpoint: str, config: PreTrainedConfig, mode: PictureMode = "pad", is_local: bool = False
     ) -> "Llava":
-        """A model without weights, made at once: it knows its sizes and shows what is seen, but cannot answer."""
+        """A model without weights, made in a moment: it has sizes, and `seen` works, but it cannot answer."""
         with torch.device("meta"):
             model = AutoModelForImageTextToText.from_config(deepcopy(config))
         return cls(model, processor_of(checkpoint, config, is_local), mode)
@@ -102,13 +102,13 @@ class Llava:
     def loaded(self, checkpoint: str, plan: Plan, is_local: bool = False, kept: Path | None = None) -> "Llava":
         """The model of this sketch with its weights, loaded as planned; with `is_local` the Hub is not asked.
 
-        `kept` is a folder for the copy in 8 bits for a CPU: made where it is missing, loaded where it is there.
+        `kept` is the folder of the 8-bit copy for a CPU, which is saved if it is missing and loaded if it is there.
 
         Raises:
             OSError, ValueError, ImportError: as transformers raises them.
         """
         is_kept = plan.is_int8_on_cpu and kept is not None and kept.exists()
-        # None as keyword would hide what a copy's own config says (transformers 5.23)
+        # A copy has its own config, which transformers 5.23 does not read if these options are given, even as None.
         config = deepcopy(self.model.config)
         options = {} if is_kept else {"config": config, "quantization_config": _quantization(plan, config.dtype)}
         load = partial(
@@ -118,12 +118,12 @@ class Llava:
             dtype=plan.dtype,
             attn_implementation=plan.attention,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # `checks` refuses them, and tells which they are
+            ignore_mismatched_sizes=True,  # `checks` refuses them, with their names
             **options,
         )
         if plan.hardware.has_gpu:
             prefer_flash_to_cudnn()
-        try:  # one GPU whole: a model that is spread over several cannot be batched
+        try:  # all of it on one GPU: a model on several GPUs cannot be batched
             model, found = load(device_map={"": plan.hardware.index} if plan.hardware.has_gpu else "cpu")
         except torch.OutOfMemoryError:
             if torch.cuda.device_count() < 2:
@@ -139,10 +139,10 @@ class Llava:
 
     @torch.inference_mode()
     def check(self) -> None:
-        """See that what the loaded weights compute are numbers, for a picture and for a word.
+        """Run the model on a picture and on a word.
 
         Raises:
-            ValueError: they are not; or the processor and the vision tower do not belong together.
+            ValueError: it computes NaN or infinity; or the processor does not fit the vision tower.
         """
         checks.check_numbers(self.model)
         (run,), inputs = self._encoded([PIL.Image.new("RGB", (self.side, self.side))])
@@ -160,19 +160,19 @@ class Llava:
 
     @property
     def end_ids(self) -> frozenset[int]:
-        """Ids after which an answer is complete."""
+        """Ids of the tokens that end an answer."""
         ids = self.model.generation_config.eos_token_id
         return frozenset(ids if isinstance(ids, list) else [] if ids is None else [ids])
 
     def prompt(self, messages: Sequence[Message], is_raw: bool = False) -> dict[str, torch.Tensor]:
-        """What `model.generate` takes for the conversation up to `ASSISTANT:` and what stands after it.
+        """The arguments of `model.generate` for a conversation, up to `ASSISTANT:` and the beginning of an answer.
 
-        `input_ids` and `attention_mask` are (1, tokens), every picture already as many image ids as it has feature
-        rows; `pixel_values` is there if pictures are. A text that spells a control token (`<image>`, `</s>`) is encoded
-        as plain text. `USER:` and `ASSISTANT:` are plain text in LLaVA-1.5 anyway and stay what they are.
+        `input_ids` and `attention_mask` are (1, tokens), with as many image ids for each picture as it has feature
+        rows; `pixel_values` is there if there are pictures. A text that spells a control token (`<image>`, `</s>`) is
+        encoded as plain text. `USER:` and `ASSISTANT:` are plain text in LLaVA-1.5, and need no change.
 
-        With `is_raw` the one message's text is the prompt as it is, its control tokens taken as such; where it has no
-        `<image>`, the pictures go before it.
+        With `is_raw` the text of the one message is the whole prompt, control tokens included; the pictures go before
+        it if it has no `<image>`.
 
         Raises:
             InvalidRequest: the model's template refuses the conversation, as some do with system messages; a raw prompt
@@ -189,7 +189,7 @@ class Llava:
         return self._raw_ids(messages[0]) if is_raw else self._ids([_turn(message) for message in messages])
 
     def picture(self, image: Image) -> tuple[list[int], dict[str, torch.Tensor]]:
-        """The run of ids that stands for a picture, and what `features` takes of it."""
+        """The run of ids in place of a picture, and the inputs of `features`."""
         (run,), inputs = self._encoded([self._prepared(image)])
         return run, inputs
 
@@ -199,7 +199,7 @@ class Llava:
 
     @torch.inference_mode()
     def features(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        """What the language model gets in place of a picture's image ids, (rows, width)."""
+        """A picture's features, the embeddings in place of its image ids, (rows, width)."""
         found = self.model.get_image_features(**self._on_device(inputs)).pooler_output
         return torch.cat(list(found)) if isinstance(found, list | tuple) else found.flatten(0, -2)
 
@@ -208,7 +208,7 @@ class Llava:
         return {name: x.to(self.model.device, dtype if x.is_floating_point() else None) for name, x in inputs.items()}
 
     def seen(self, image: Image) -> PIL.Image.Image:
-        """The square that the vision tower looks at, `side` x `side` pixels."""
+        """The square that the vision tower sees, `side` x `side` pixels."""
         values = self._pixel_values(self._prepared(image)).flatten(0, -4)[0]  # the first tile is the whole picture
         mean, std = (torch.tensor(getattr(self.processor.image_processor, f"image_{x}")) for x in ("mean", "std"))
         pixels = ((values * std[:, None, None] + mean[:, None, None]) * 255).round().clamp(0, 255).to(torch.uint8)
@@ -242,10 +242,10 @@ class Llava:
         return ids
 
     def _encoded(self, pictures: list[PIL.Image.Image]) -> tuple[list[list[int]], dict[str, torch.Tensor]]:
-        """Each picture's run of ids, and what else the model takes of the pictures.
+        """Each picture's run of ids, and the model's other inputs for the pictures.
 
-        The processor gets the pictures without the conversation: it counts `<image>` in the whole text, and is led
-        astray by a text like `<ima<image>ge>` (transformers 5.23).
+        The processor gets the pictures without the conversation: it counts `<image>` in the whole text, and a text like
+        `<ima<image>ge>` would mislead it (transformers 5.23).
         """
         if not pictures:
             return [], {}
@@ -267,9 +267,9 @@ class Llava:
 
 
 def _skip_unseen_layers(model: PreTrainedModel) -> None:
-    """Have a vision tower not compute the layers behind the one whose output the language model gets.
+    """Skip the layers of the vision tower after the one whose output the language model gets.
 
-    LLaVA takes the output of the last but one (`vision_feature_layer` is -2), and transformers 5.23 computes them all.
+    LLaVA uses the last but one (`vision_feature_layer` is -2); transformers 5.23 computes all of them.
     """
     seen, tower = getattr(model.config, "vision_feature_layer", None), getattr(model.model, "vision_tower", None)
     layers = [m for m in tower.modules() if type(m).__name__ in ENCODER_LAYERS] if tower is not None else []

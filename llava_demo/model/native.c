@@ -1,7 +1,7 @@
-/* What a step of a model in 8 bits spends its time with on a CPU. `native.py` compiles and calls it.
+/* The operations of a step of a model in 8 bits on a CPU. `native.py` compiles and calls this file.
  *
- * Rows are float32 and contiguous. No row's numbers depend on other rows, on how many there are, or on the number of
- * threads. Products of integers are exact: they are those of torch's kernels.
+ * Rows are float32 and contiguous. A row's numbers do not depend on other rows, on how many there are, or on the number
+ * of threads. Products of integers are exact, and so the same as those of torch's kernels.
  */
 #include <float.h>
 #include <math.h>
@@ -20,10 +20,10 @@ enum {
     CHANNELS = 64, /* output channels of a tile; `native.py` lays weights out in such blocks */
     ROWS = 6,      /* rows of a tile: with 4 registers of 16 channels, 24 of 32 registers are sums */
     KEYS = 16,     /* keys of a head that are attended to at once */
-    SECOND_CACHE = 2, /* where what is read next is fetched to: the first is full */
-    CHUNK = 96,    /* rows that pass by one block of weights while both stay in the second cache */
-    JOINED = 3,    /* the most layers with the same input */
-    SHIFT = 128,   /* is added to weights: the instruction multiplies unsigned by signed numbers */
+    SECOND_CACHE = 2, /* prefetch into the second-level cache: the first is full */
+    CHUNK = 96,    /* rows that are multiplied by a block of weights while both are in the second-level cache */
+    JOINED = 3,    /* largest number of layers with the same input */
+    SHIFT = 128,   /* added to weights: the instruction multiplies unsigned by signed numbers */
 };
 
 /* ---- products */
@@ -33,15 +33,15 @@ typedef struct {
     const uint8_t *packed;
     const float *scales, *bias; /* no bias is NULL */
     long inputs, outputs;
-    float share; /* of the sum of a row's absolute values: what is above it is an outlier */
+    float share; /* outliers are above this share of the sum of a row's absolute values */
 } Linear;
 
 typedef struct {
     int8_t *digits;    /* (2 count, width), zeros behind a row's end */
-    float *steps;      /* what a digit of a row is worth */
-    int32_t *shifts;   /* what SHIFT adds to a row's products */
-    long *targets;     /* the row of the output that a row is added to */
-    long count, extra; /* rows, and behind them those that hold outliers */
+    float *steps;      /* value of one digit, for each row */
+    int32_t *shifts;   /* sum that SHIFT adds to a row's products */
+    long *targets;     /* row of the output to which a row is added */
+    long count, extra; /* number of rows, and of the rows behind them that hold outliers */
     long width;        /* a multiple of 4 */
 } Digits;
 
@@ -70,7 +70,7 @@ static float peak_of(const float *row, long size, float *sum) {
     return total == total ? peak : total; /* NaN stays NaN */
 }
 
-/* As `Int8Linear._in_torch`: a row with values above `share` of its sum becomes two. */
+/* As `_linear_in_torch` in int8.py: a row with outliers becomes two. */
 static void quantize(const float *x, const Linear *layer, float *row, Digits *into, long i) {
     long size = layer->inputs;
     for (long j = 0; j < size; j++) row[j] = x[j] * layer->balance[j];
@@ -186,7 +186,7 @@ static void release(Workspace *space) {
     free(space->rows);
 }
 
-/* What `layers` layers with at most `size` inputs need for `count` rows; 0 where memory is short. */
+/* Memory for `layers` layers with at most `size` inputs and `count` rows; returns 0 where memory is short. */
 static int reserve(Workspace *space, int layers, long count, long size, int threads) {
     long width = (size + 3) / 4 * 4;
     memset(space, 0, sizeof *space);
@@ -225,7 +225,7 @@ static void multiply_joined(const Linear *layers, int joined, const float *x, lo
 #pragma omp barrier
 }
 
-/* y (count, outputs) = x (count, inputs) times weights, plus bias if there is one; 0 where memory is short. */
+/* y (count, outputs) = x (count, inputs) times weights, plus bias if there is one; returns 0 where memory is short. */
 int linear(const Linear *layer, const float *x, long count, float *y, int threads) {
     Workspace space;
     int is_there = reserve(&space, 1, count, layer->inputs, threads);
@@ -348,7 +348,7 @@ INLINE void softmax(float *scores, long count) {
     for (long t = 0; t < count; t++) scores[t] /= sum;
 }
 
-/* Places of the keys from `first` on, as rows of all heads; what is missing at the end repeats the first. */
+/* Places of KEYS keys from `first` on, as rows of all heads; places behind the last key repeat the first one. */
 static void find(const Pages *pages, const int64_t *table, long first, long count, long *places) {
     for (int k = 0; k < KEYS; k++) {
         long t = first + k < count ? first + k : first;
@@ -356,7 +356,7 @@ static void find(const Pages *pages, const int64_t *table, long first, long coun
     }
 }
 
-#ifdef __AVX512F__ /* gcc 12 takes four times as long by itself */
+#ifdef __AVX512F__ /* without intrinsics, gcc 12's code takes four times as long */
 INLINE __m512 wide(const int8_t *digits) {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)digits)));
 }
@@ -417,8 +417,8 @@ INLINE void add_scaled(float *y, const float *factors, const int8_t *digits, con
         for (int k = 0; k < KEYS; k++) y[j] += factors[k] * (float)digits[places[k] * width + j];
 }
 
-/* Heads `first` to `last` of one row over its `count` keys, KEYS at a time: heads of a token lie side by side, and what
- * is read next is fetched meanwhile, since it is not read in order. */
+/* Heads `first` to `last` of one row over its `count` keys, KEYS at a time. The heads of a token are adjacent; the next
+ * keys are prefetched, since pages are not in order. */
 INLINE void attend_heads(const Pages *pages, const long width, const long queries, const float *query,
                          const int64_t *table, long count, long first, long last, float *scores, float *y) {
     float scale = 1 / sqrtf(width), some[KEYS];
@@ -460,7 +460,7 @@ typedef struct {
     long count;
 } Requests;
 
-/* Heads of keys are divided among so many pieces of work, so that one request has work for all threads. */
+/* The number of groups of heads, enough for a single request to have work for all threads. */
 static long groups_of(const Requests *requests, const Pages *pages, int threads) {
     long groups = (2 * threads + requests->count - 1) / requests->count;
     return groups < pages->heads ? groups : pages->heads;
@@ -493,7 +493,7 @@ static void attend_rows(const Requests *requests, const Pages *pages, long queri
         }
 }
 
-/* Each request's row of the rotated queries, `queries` for each head of keys, attends. 0 where memory is short. */
+/* Attention of each request's row of rotated queries, `queries` for each head of keys; 0 where memory is short. */
 int attend(const Pages *pages, long queries, const float *query, const Requests *requests, float *y, int threads) {
     long groups = groups_of(requests, pages, threads), each = scores_of(requests, pages, queries, groups);
     float *scores = malloc(threads * each * sizeof(float));
@@ -512,9 +512,9 @@ typedef struct {
     float epsilon;
 } Layer;
 
-/* One row of each request through all layers: `hidden` (count, size) is in the end what the last layer's MLP is added
- * to, and `delta` what is added. The same functions as above in one parallel region, which between the products of a
- * single row saves as long as these take. 0 where memory is short. */
+/* One row of each request through all layers: in the end `delta` is the output of the last MLP, to be added to `hidden`
+ * (count, size). It calls the functions above in one parallel region: entering a region for each of them would take as
+ * long as the products of a single row. Returns 0 where memory is short. */
 int decode(const Layer *layers, long number, const Pages *pages, float *hidden, float *delta, const Positions *at_rows,
            const Requests *requests, int threads) {
     long count = requests->count, size = layers->output.outputs, wide = layers->down.inputs;

@@ -1,7 +1,7 @@
-"""`native.c`, compiled where it runs: what a step of a model in 8 bits does on a CPU, two to five times as fast.
+"""`native.c`, compiled at the start: the operations of a step of an 8-bit model on a CPU, two to five times as fast.
 
-It needs gcc and torch's OpenMP, as on Linux; elsewhere `library` is None, and torch's operations do the same. Tensors
-are float32 on the CPU unless something else is said.
+It needs gcc and torch's OpenMP, as on Linux; elsewhere `library` returns None, and torch's operations are used. Tensors
+are float32 on the CPU, unless stated otherwise.
 """
 
 import ctypes
@@ -20,17 +20,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 SOURCE = Path(__file__).with_name("native.c")
-# not -ffast-math, for which there is no NaN
+# without -ffast-math, which ignores NaN
 COMPILER = ("gcc", "-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 COMPILER_TIMEOUT_S = 120  # it takes 1 s on an idle machine
 _SOFT = 1  # omp_pause_soft: settings stay as they are
-CHANNELS, GROUP = 64, 4  # as in native.c: output channels of a block, and input channels that lie side by side
+CHANNELS, GROUP = 64, 4  # as in native.c: output channels of a block, and adjacent input channels
 
 _log = logging.getLogger(__name__)
 
 
 class Linear(ctypes.Structure):
-    """A layer of 8 bits; its tensors must live as long."""
+    """A linear layer in 8 bits; its tensors must outlive it."""
 
     _fields_ = (
         ("balance", c_void_p),
@@ -44,9 +44,9 @@ class Linear(ctypes.Structure):
 
     @classmethod
     def of(cls, balance: Tensor, share: float, weight: tuple[Tensor, Tensor], bias: Tensor | None) -> "Linear":
-        """`weight` is packed and with its channels' scales, (out,).
+        """`weight` is the packed weight and its channels' scales, (out,).
 
-        What is above `share` of the sum of a row's absolute values is an outlier.
+        Values above `share` of the sum of a row's absolute values are outliers.
         """
         pointers = (x.data_ptr() for x in (balance, *weight))
         return cls(*pointers, _pointer(bias), len(balance), len(weight[1]), share)
@@ -105,7 +105,7 @@ class Requests(ctypes.Structure):
         lists = rows, list(chain.from_iterable(tables)), starts, keys
         tensors = [torch.tensor(numbers, dtype=torch.long) for numbers in lists]
         made = cls(*(x.data_ptr() for x in tensors), len(rows))
-        made.tensors = tensors  # which live as long
+        made.tensors = tensors  # they must outlive it
         return made
 
 
@@ -141,7 +141,7 @@ def library() -> ctypes.CDLL | None:
 
 @cache
 def _openmp_of_torch() -> str | None:
-    """Its file: a second OpenMP would have threads of its own, which would compete with torch's."""
+    """The file of torch's OpenMP; the threads of a second one would compete with torch's."""
     try:
         lines = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -150,11 +150,11 @@ def _openmp_of_torch() -> str | None:
 
 
 def release_threads() -> None:
-    """End the calling thread's OpenMP threads; its next product would have new ones.
+    """End the calling thread's OpenMP threads; its next product starts new ones.
 
-    While a process has more of them than cores, torch's OpenMP has all of them sleep as soon as they have nothing to
-    do, and to wake one takes longer than many a product: 168 products of one row by 1024 x 1024 weights took 22 ms in
-    place of 11. So only the thread that runs the model keeps its own.
+    In a process with more of them than cores, torch's OpenMP sends idle threads to sleep at once, and waking one takes
+    longer than many products: 168 products of one row with 1024 x 1024 weights took 22 ms in place of 11. So only the
+    thread that runs the model keeps its own.
     """
     openmp = _openmp_of_torch()
     release = getattr(ctypes.CDLL(openmp), "omp_pause_resource_all", None) if openmp else None
@@ -163,7 +163,7 @@ def release_threads() -> None:
 
 
 def in_one_piece(structures: Sequence[Any]) -> Sequence[Any]:
-    """The same, as an array of C's."""
+    """The structures as one C array."""
     return (type(structures[0]) * len(structures))(*structures)
 
 
@@ -180,7 +180,7 @@ def linear(rows: Tensor, layer: Linear) -> Tensor:
     """(n, in) to (n, out), as `int8.Int8Linear` has it.
 
     Raises:
-        MemoryError: there is none for the rows in 8 bits.
+        MemoryError: there is too little for the rows in 8 bits.
     """
     rows = rows.contiguous()
     y = rows.new_empty(len(rows), layer.outputs)
@@ -216,7 +216,7 @@ def attend(pages: LayerPages, query: Tensor, requests: Requests, y: Tensor) -> N
     """Rows of rotated queries attend to their keys; fills the same rows of `y`, both (rows, heads, width).
 
     Raises:
-        MemoryError: there is none for the scores.
+        MemoryError: there is too little for the scores.
     """
     if not _call("attend", pages, query.shape[1] // pages.heads, query.data_ptr(), requests, y.data_ptr()):
         raise MemoryError
@@ -225,12 +225,12 @@ def attend(pages: LayerPages, query: Tensor, requests: Requests, y: Tensor) -> N
 def decode(
     pages: Sequence[LayerPages], positions: Positions, requests: Requests, layers: Sequence[Layer], hidden: Tensor
 ) -> Tensor:
-    """One row of each request, (n, width), through all layers: the last MLP adds what is returned to `hidden`.
+    """One row of each request, (n, width), through all layers; returns the last MLP's output, to be added to `hidden`.
 
     `pages` and `layers` are `in_one_piece`.
 
     Raises:
-        MemoryError: there is none for what is between the layers.
+        MemoryError: there is too little for the activations.
     """
     delta = torch.empty_like(hidden)
     pointers = hidden.data_ptr(), delta.data_ptr()

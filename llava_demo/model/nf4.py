@@ -1,6 +1,6 @@
-"""Linear layers in bitsandbytes' NF4 that have the same input, as one product, by the fastest kernel for its rows.
+"""NF4 layers of bitsandbytes with the same input as one product, by the fastest kernel for its number of rows.
 
-It imports bitsandbytes, so it is imported only where there are such layers.
+It imports bitsandbytes, so it is imported only if there are such layers.
 """
 
 import importlib.util
@@ -17,14 +17,14 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from llava_demo.model.nf4_kernel import Launch
 
-KIND, BLOCK = "nf4", 64  # what `nf4_kernel` reads
-PROBED_ROWS = (2, 4, 8, 16, 24, 32, 48, 64)  # the next larger one stands for the numbers between
-PROBED_BYTES = 2**28  # weights that are read by turns: those of one layer would stay in the GPU's cache
+KIND, BLOCK = "nf4", 64  # the only kind and block size of `nf4_kernel`
+PROBED_ROWS = (2, 4, 8, 16, 24, 32, 48, 64)  # other numbers use the result of the next larger one
+PROBED_BYTES = 2**28  # of weights of several layers: those of one layer would stay in the GPU's cache
 PROBE_MS = 1
 
 
 def can_join(linears: Sequence[nn.Module]) -> bool:
-    """Whether `Nf4Linears` takes these layers: all NF4 in blocks that end with a row, packed and computed alike."""
+    """Whether `Nf4Linears` takes these layers: NF4 in blocks that end with a row, all packed and computed alike."""
     if not all(isinstance(linear, bitsandbytes.nn.Linear4bit) for linear in linears):
         return False
     states = [linear.weight.quant_state for linear in linears]
@@ -35,10 +35,10 @@ def can_join(linears: Sequence[nn.Module]) -> bool:
 
 
 class Nf4Linears:
-    """The products of some `Linear4bit`, side by side: (rows, in) to (rows, out of all).
+    """The products of several `Linear4bit`s side by side: (rows, in) to (rows, sum of out).
 
-    The layers keep their weights, as parts of the joined ones. Scales that are quantized themselves ("double
-    quantization") are float32 from then on, since each layer has an offset of its own: 0.4 bits a weight more.
+    The layers' own weights become views of the joined ones. Scales that are quantized themselves ("double
+    quantization") become float32, since each layer has its own offset: 0.4 bits more per weight.
     """
 
     def __init__(self, linears: Sequence[nn.Module]) -> None:
@@ -82,10 +82,9 @@ def _by_bitsandbytes(x: Tensor, weight: Tensor, state: QuantState, bias: Tensor 
 
 @cache
 def fastest_launch(shape: tuple[int, int], rows: int, dtype: torch.dtype, device: torch.device) -> "Launch | None":
-    """How our kernel multiplies `rows` rows by weights of `shape` (out, in) on this GPU; None: bitsandbytes is faster.
+    """The fastest launch of our kernel for `rows` rows and weights `shape` (out, in); None if bitsandbytes is faster.
 
-    Takes tenths of a second, and seconds where kernels are compiled. What does not run here, or is not right, is left
-    out.
+    It takes tenths of a second, or seconds if kernels are compiled. A launch that fails or is inexact is left out.
     """
     if importlib.util.find_spec("triton") is None or dtype not in (torch.float16, torch.bfloat16):
         return None
@@ -98,7 +97,7 @@ def fastest_launch(shape: tuple[int, int], rows: int, dtype: torch.dtype, device
 
 
 class _Probe:
-    """Random weights of a shape, as many layers of them as a GPU's cache does not hold, and random rows."""
+    """Random rows, and random weights for more layers of a shape than a GPU's cache holds."""
 
     def __init__(self, shape: tuple[int, int], rows: int, dtype: torch.dtype, device: torch.device) -> None:
         size = shape[0] * shape[1]
@@ -110,7 +109,7 @@ class _Probe:
         self._state = QuantState(absmax, torch.Size(shape), code, BLOCK, KIND, dtype)
 
     def milliseconds(self, launch: "Launch | None") -> float:
-        """What a product of all layers takes by our kernel, or by bitsandbytes; infinite where ours fails."""
+        """The time of a product with all layers by our kernel, or by bitsandbytes for None; infinite if it fails."""
         from triton.errors import TritonError
         from triton.testing import do_bench_cudagraph
 

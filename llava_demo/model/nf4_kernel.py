@@ -1,8 +1,8 @@
 """Products of few rows with bitsandbytes' packed NF4 weights, as a Triton kernel. Importing it needs triton.
 
-A program turns the 4-bit codes of some output channels into numbers in registers, and tensor cores multiply them.
-bitsandbytes writes all weights to memory in 16 bits first where it has no such kernel for the GPU: 10.8 ms a step of 16
-chats of LLaVA-1.5-7B on an H200, where the prototype of this kernel took 4.5. The kernel as it is has not run on a GPU.
+A program decodes the 4-bit codes of some output channels in registers, and tensor cores multiply them. bitsandbytes
+first writes all weights to memory in 16 bits, where it has no such kernel for a GPU: 10.8 ms a step of 16 chats of
+LLaVA-1.5-7B on an H200; a prototype of this kernel took 4.5. This version has not run on a GPU yet.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# The 16 values of NormalFloat (Dettmers et al. 2023, arXiv 2305.14314), as bitsandbytes has them
+# The 16 values of NormalFloat (Dettmers et al. 2023, arXiv 2305.14314), as in bitsandbytes
 VALUES = (
     -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453,
     -0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0,
@@ -24,7 +24,7 @@ FEWEST_ROWS_PER_DOT = 16  # tl.dot multiplies no fewer
 
 
 def _tables() -> str:
-    """PTX that puts the values in float16 into registers: the high bytes of four at a time, and the low bytes."""
+    """PTX that loads the values in float16 into registers: the high bytes of four values each, and the low bytes."""
     bits = [number & 0xFFFF for number in torch.tensor(VALUES).half().view(torch.int16).tolist()]
     lines = []
     for name, shift in (("h", 8), ("l", 0)):
@@ -35,10 +35,10 @@ def _tables() -> str:
 
 
 def _four_codes(first: str, second: str) -> str:
-    """PTX for two bytes, whose four codes stand in `code` without their highest bits, and those bits in `top`.
+    """PTX that decodes two bytes: `code` holds their four codes without the highest bits, `top` those bits.
 
-    `prmt` picks four of eight bytes, so that the lower eight values and the upper eight are looked up apart, and `mask`
-    decides between the two. `first` gets the values of the codes in the bytes' high halves, `second` the others.
+    `prmt` picks four of eight bytes: so the lower eight and the upper eight values are looked up separately, and `mask`
+    selects one of the two. `first` gets the values of the codes in the bytes' high halves, `second` the others.
     """
     return (
         "prmt.b32 ha, h0, h1, code; prmt.b32 hb, h2, h3, code; prmt.b32 la, l0, l1, code; prmt.b32 lb, l2, l3, code; "
@@ -47,7 +47,7 @@ def _four_codes(first: str, second: str) -> str:
     )
 
 
-# Four bytes, $4, become eight values in float16: those of the high halves stand in $0 and $1, the others in $2 and $3
+# Decodes the four bytes of $4 to eight float16 values: those of the high halves to $0 and $1, the others to $2 and $3
 DECODE = (
     "{ .reg .b32 code, top, mask, ha, hb, la, lb, h0, h1, h2, h3, l0, l1, l2, l3, ff, zero; "
     f"{_tables()} mov.b32 ff, 0x0000ff00; mov.b32 zero, 0; "
@@ -59,7 +59,7 @@ _DECODE = tl.constexpr(DECODE)
 
 @dataclass(frozen=True)
 class Launch:
-    """How the work is divided among programs: output channels of each, bytes of a channel in a turn, parts of a sum."""
+    """How work is divided: output channels of a program, bytes of a channel per iteration, parts of a sum."""
 
     channels: int
     nbytes: int
@@ -83,7 +83,7 @@ LAUNCHES = (
 @triton.jit
 def multiply(x, weight, absmax, y, rows, channels, inputs,
              ROWS: tl.constexpr, CHANNELS: tl.constexpr, BYTES: tl.constexpr, PARTS: tl.constexpr):  # fmt: skip
-    """`x` is (2, rows, inputs / 2): a byte holds the weight of an even column, then that of the odd one next to it.
+    """`x` is (2, rows, inputs / 2): a byte holds the weights of an even column and of the next odd one.
 
     `y` is (PARTS, rows, channels): each part is the sum over some of the columns.
     """
@@ -113,10 +113,10 @@ def multiply(x, weight, absmax, y, rows, channels, inputs,
 
 
 def product(x: Tensor, weight: Tensor, absmax: Tensor, launch: Launch) -> Tensor:
-    """`x` (rows, inputs) in 16 bits times packed weights, (rows, channels); `absmax` has a float32 for each block."""
+    """`x` (rows, inputs) in 16 bits times packed weights, (rows, channels); `absmax` has one float32 for each block."""
     (rows, inputs), channels = x.shape, 2 * weight.numel() // x.shape[1]
     halves = x.view(rows, -1, 2).permute(2, 0, 1).contiguous()
-    # Parts are added in the same order each time, as atomic additions are not: an answer can be given again.
+    # Parts are added in a fixed order, unlike atomic additions: answers are reproducible.
     like: dict[str, Any] = {"dtype": torch.float32 if launch.parts > 1 else x.dtype, "device": x.device}
     y = torch.empty(launch.parts, rows, channels, **like)
     multiply[triton.cdiv(channels, launch.channels), launch.parts](

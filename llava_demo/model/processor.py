@@ -23,9 +23,9 @@ def processor_of(checkpoint: str, config: PreTrainedConfig, is_local: bool) -> P
 
 
 class OneVisionStills(LlavaOnevisionProcessor):
-    """LLaVA-OneVision's processor for pictures only; the part for videos needs torchvision (transformers 5.23).
+    """LLaVA-OneVision's processor without the part for videos, which needs torchvision (transformers 5.23).
 
-    Its parameters are those of `processor_config.json`.
+    Its parameters are the fields of `processor_config.json`.
     """
 
     def __init__(  # noqa: PLR0913, transformers looks for these names here

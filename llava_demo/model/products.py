@@ -1,6 +1,6 @@
-"""How the linear layers of a model are multiplied, and what else makes a step fast on this machine's processor.
+"""How a model's linear layers are multiplied, and how memory is kept, so that a step is fast on this machine.
 
-On a CPU a step of a few chats has products of few rows, for which torch's own linear layer is slow.
+On a CPU, a step of a few chats has products of few rows, for which torch's own linear layer is slow.
 """
 
 import ctypes
@@ -19,7 +19,7 @@ from llava_demo.model.int8 import Int8Linear
 Product = Callable[[Tensor], Tensor]
 # torch 2.13 on two cores without AVX-512, float32, milliseconds of F.linear and of oneDNN's product: with 32064 x 1024
 # weights and 1, 8, 16 rows 6.9, 26, 29 and 4.3, 9.5, 13; with 2816 x 1024 and 1, 16, 117, 200, 256 rows .60, 2.0, 6.0,
-# 8.5, 10.7 and .33, 1.3, 4.6, 8.3, 11.6. MKL, which F.linear takes, loses where one of the matrices is narrow.
+# 8.5, 10.7 and .33, 1.3, 4.6, 8.3, 11.6. F.linear uses MKL, which is slow if one of the matrices is narrow.
 FEW_ROWS = 192
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # parameters of mallopt(3)
 _KEPT_BYTES, _LARGE_BYTES = 2**28, 2**25
@@ -27,10 +27,10 @@ _REGION_BYTES, _ALIGNMENT = 2**28, 64
 
 
 def product_of(linear: nn.Module) -> Product:
-    """How a batch multiplies by `linear`; its weights stay the same, but NF4 ones may move.
+    """The product with `linear` for a batch; its weights keep their values, but NF4 ones may move.
 
-    Float32 on a CPU goes through oneDNN, NF4 on a GPU through `model.nf4`. Everything else, layers of 8 bits among
-    them, is called as it is.
+    Float32 on a CPU goes through oneDNN, NF4 on a GPU through `model.nf4`. Other layers, as those in 8 bits, are
+    called themselves.
     """
     if type(linear) is nn.Linear and linear.weight.device.type == "cpu" and linear.weight.dtype == torch.float32:
         return partial(_on_a_cpu, linear.weight, linear.bias) if torch.backends.mkldnn.is_available() else linear
@@ -45,7 +45,7 @@ def _on_a_cpu(weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
 
 
 def joined(linears: Sequence[nn.Module]) -> Callable[[Tensor], Sequence[Tensor]]:
-    """The products of several layers with the same input, on a GPU as one: it is busier with one large matrix."""
+    """The products of several layers with the same input; one product on a GPU, which one large matrix uses better."""
     product = _as_one(linears)
     if product is None:
         products = [product_of(linear) for linear in linears]
@@ -55,7 +55,7 @@ def joined(linears: Sequence[nn.Module]) -> Callable[[Tensor], Sequence[Tensor]]
 
 
 def _as_one(linears: Sequence[nn.Module]) -> Product | None:
-    """One product for layers on a GPU, which keep their weights as parts of it; None for layers of other kinds."""
+    """One product for layers on a GPU, whose weights become views of it; None for other layers."""
     if not all(is_on_gpu(linear) for linear in linears):
         return None
     if all(type(linear).__name__ == "Linear4bit" for linear in linears):
@@ -72,7 +72,7 @@ def _as_one(linears: Sequence[nn.Module]) -> Product | None:
 
 
 def native_layers(layers: Iterable[nn.Module]) -> Sequence[native.Layer] | None:
-    """Layers of a language model, whose tensors must stay, for `native.decode`; None where not all are for it."""
+    """A language model's layers for `native.decode`, valid as long as their tensors live; None if one is not native."""
     found = []
     for layer in layers:
         attention, mlp = layer.self_attn, layer.mlp
@@ -89,10 +89,10 @@ def is_on_gpu(linear: nn.Module) -> bool:
 
 
 def keep_freed_memory() -> None:
-    """Have the C library keep some freed memory for the next step, where it can be told to.
+    """Have the C library keep some freed memory for the next step, if it has an option for that.
 
-    By itself it gives what a layer frees back to the system, and each page comes back as a fault and is cleared: 9 % of
-    the time of a prompt.
+    By default it returns a layer's freed memory to the system; then each page costs a fault and is cleared again: 9 %
+    of the time of a prompt.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's; not every system has it
     if mallopt is not None:
@@ -101,8 +101,9 @@ def keep_freed_memory() -> None:
 
 
 def give_back_freed_memory() -> None:
-    """Have the C library return what is free to the system, where it can be told to: by itself it keeps the holes that
-    layers leave when their weights are laid out anew, 4 GB of a 7B's.
+    """Have the C library return free memory to the system, if it has a function for that.
+
+    By default it keeps the holes that packed layers leave: 4 GB for a 7B.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
@@ -110,10 +111,10 @@ def give_back_freed_memory() -> None:
 
 
 class HugePages:
-    """Memory in pages of 2 MB where the system has them, for weights that each step reads from end to end.
+    """Memory in pages of 2 MB, if the system has them, for weights that each step reads from end to end.
 
-    Two cores of an AMD EPYC read 59 GB/s there, and 32 from pages of 4 KB: on a virtual machine their addresses, which
-    are looked up twice, take as long as their bytes.
+    Two cores of an AMD EPYC read 59 GB/s from them, and 32 GB/s from pages of 4 KB: on a virtual machine, addresses are
+    translated twice, which takes as long as reading.
     """
 
     def __init__(self) -> None:
@@ -128,7 +129,7 @@ class HugePages:
 
 
 def _region(nbytes: int) -> Tensor:
-    """Memory that takes nothing until it is written to, uint8 (nbytes,)."""
+    """Memory that the system allocates when it is written to, uint8 (nbytes,)."""
     if not hasattr(mmap, "MADV_HUGEPAGE"):
         return torch.empty(nbytes, dtype=torch.uint8)
     region = mmap.mmap(-1, nbytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

@@ -1,4 +1,4 @@
-"""Int8 checkpoints: transformers quantizes them tensor by tensor while it loads, and loads them again from a copy."""
+"""Int8 checkpoints: transformers quantizes tensor by tensor while it loads, or loads a copy that was kept."""
 
 import logging
 import tempfile
@@ -18,14 +18,14 @@ from llava_demo.model.int8 import Int8Linear, fastest_kernel, quantized
 from llava_demo.model.products import HugePages, give_back_freed_memory
 
 METHOD = "llava_demo_int8"
-QUANTIZED = ("weight", "scales", "balance")  # what becomes of a weight
+QUANTIZED = ("weight", "scales", "balance")  # replace a layer's weight
 KEPT_FILE = "1GB"  # file size in a kept copy: a file stays in memory until all its weights are packed
 
 _log = logging.getLogger(__name__)
 
 
 class StoredEmbedding(nn.Module):
-    """In place of `nn.Embedding`: rows stay in the 16 bits that they are stored in, and come out in float32."""
+    """In place of `nn.Embedding`: rows stay in 16 bits, as they are stored, and are returned in float32."""
 
     weight: Tensor
 
@@ -39,9 +39,9 @@ class StoredEmbedding(nn.Module):
 
 @register_quantization_config(METHOD)
 class Int8Config(QuantizationConfigMixin):
-    """Products of 8-bit integers on a CPU, see `model.int8`; in a checkpoint's config where it is such a copy.
+    """Products of 8-bit integers on a CPU, see `model.int8`; stands in the config of a kept copy.
 
-    `embedding_dtype` is what the checkpoint stores its embeddings in; None leaves them in float32.
+    `embedding_dtype` is the type of the checkpoint's embeddings, if they stay in 16 bits; None makes them float32.
     """
 
     def __init__(self, embedding_dtype: str | None = None, quant_method: str = METHOD, **_: Any) -> None:
@@ -51,9 +51,9 @@ class Int8Config(QuantizationConfigMixin):
 
 @register_quantizer(METHOD)
 class Int8Quantizer(HfQuantizer):
-    """Makes linear layers `Int8Linear`s: those of the language model, its head, the vision tower and the projector.
+    """Turns linear layers into `Int8Linear`s: those of language model, head, vision tower and projector.
 
-    The head may be tied to the embeddings, which transformers does after loading; so it is converted after that.
+    The head is converted last: it may be tied to the embeddings, which transformers does after loading.
     """
 
     quantization_config: Int8Config
@@ -103,7 +103,7 @@ class Int8Quantizer(HfQuantizer):
 
 
 class _Quantize(ConversionOps):
-    """A weight as it is read becomes an int8 one and its scales."""
+    """Quantizes a weight as soon as it is read."""
 
     def convert(self, input_dict: dict[str, list[Tensor]], full_layer_name: str = "", **_: Any) -> dict[str, Tensor]:
         ((_name, (weight,)),) = input_dict.items()
@@ -128,10 +128,10 @@ def keep(model: PreTrainedModel, folder: Path) -> None:
 
 
 def pack_weights(model: nn.Module) -> None:
-    """Lay out the weights of all `Int8Linear`s for the fastest product of this machine, one after the other.
+    """Lay out the weights of all `Int8Linear`s for the fastest product of this machine, layer by layer.
 
-    Everything else is copied, since a file stays mapped as long as one of its tensors is used. New tensors take their
-    place: with new `data` the old ones would still know the file's as what they are views of.
+    All other tensors are copied, since a file stays mapped as long as one of its tensors is used. They are replaced by
+    new tensors: assigning `data` would keep a reference to the file's tensor, as the base of a view.
     """
     kernel, pages = fastest_kernel(), HugePages()
     for module in model.modules():
@@ -141,7 +141,7 @@ def pack_weights(model: nn.Module) -> None:
         if is_int8:
             module.pack(kernel)
         for name, buffer in list(module.named_buffers(recurse=False)):
-            if buffer.layout is torch.strided:  # as all are but oneDNN's weights, which are copies already
+            if buffer.layout is torch.strided:  # oneDNN's weights are not, and are copies already
                 setattr(module, name, pages.copy(buffer) if is_int8 and name == "weight" else buffer.clone())
         if is_int8:
             give_back_freed_memory()
