@@ -117,11 +117,7 @@ def ask(arguments: Sequence[str], program: str) -> int:
     *paths, prompt = given.pop("words")
     if not paths and _is_file(prompt):
         parser.error("a question is missing after the picture.")
-    try:
-        sampling = _sampling_from(given, SamplingParams())
-        settings = Settings.of(given)
-    except (InvalidRequest, SettingError) as error:
-        parser.error(str(error))
+    sampling, settings = _values_from(given, SamplingParams(), parser)
     images = tuple(_image(path, settings.image_limits) for path in paths)
     request = ChatRequest((Message("user", prompt, images),), sampling)
 
@@ -154,11 +150,7 @@ def caption(arguments: Sequence[str], program: str) -> int:
     out = None if given.pop("beside", False) else given.pop("out", Path(CAPTIONS))
     if out and out.suffix not in (".jsonl", ".csv"):
         parser.error(f"--out is {str(out)!r}; it must end in .jsonl or .csv.")
-    try:
-        sampling = _sampling_from(given, CAPTION_SAMPLING)
-        settings = Settings.of(given)
-    except (InvalidRequest, SettingError) as error:
-        parser.error(str(error))
+    sampling, settings = _values_from(given, CAPTION_SAMPLING, parser)
 
     from llava_demo.caption import Asked, Captions
 
@@ -217,9 +209,15 @@ def _failed(program: str, error: Exception | str, exit_code: int) -> int:
     return exit_code
 
 
-def _sampling_from(given: dict[str, Any], defaults: SamplingParams) -> SamplingParams:
-    """Move the sampling options from `given` into `SamplingParams`."""
-    return replace(defaults, **{f.name: given.pop(f.name) for f in fields(SamplingParams) if f.name in given})
+def _values_from(
+    given: dict[str, Any], defaults: SamplingParams, parser: OneLineParser
+) -> tuple[SamplingParams, Settings]:
+    """Make values of the options in `given`; where one is bad, the program ends with exit code 2."""
+    try:
+        sampling = {f.name: given.pop(f.name) for f in fields(SamplingParams) if f.name in given}
+        return replace(defaults, **sampling), Settings.of(given)
+    except (InvalidRequest, SettingError) as error:
+        parser.error(str(error))
 
 
 def _add_sampling_options(parser: OneLineParser, defaults: SamplingParams) -> None:

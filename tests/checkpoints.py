@@ -47,8 +47,7 @@ from llava_demo.engines.batched.engine import BatchedEngine
 from llava_demo.engines.batched.schedule import BatchSize
 from llava_demo.engines.generate import GenerateEngine
 from llava_demo.model.device import Hardware, Plan
-from llava_demo.model.llava import MODEL_CARD_TEMPLATE, Llava
-from llava_demo.model.processor import OneVisionStills
+from llava_demo.model.llava import MODEL_CARD_TEMPLATE, Llava, OneVisionStills
 
 SIDE, PATCH, CONTEXT, WIDTH = 56, 14, 1024, 64
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>")

@@ -102,8 +102,7 @@ def _planned(checkpoint: Checkpoint, hardware: "Hardware", settings: Settings) -
     from llava_demo.engines.batched.memory import free_ram
     from llava_demo.model.checks import check_config
     from llava_demo.model.device import GIB, Weights, Wishes, bytes_needed, planned
-    from llava_demo.model.llava import Llava
-    from llava_demo.model.processor import config_of
+    from llava_demo.model.llava import Llava, config_of
 
     with _failures_named(checkpoint):
         config = config_of(checkpoint.source, checkpoint.is_local)

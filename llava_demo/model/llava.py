@@ -1,5 +1,6 @@
 """Llava: a checkpoint's weights, processor and prompt format. It knows no queue, no sampling, no HTTP."""
 
+import importlib.util
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from functools import partial
@@ -10,23 +11,23 @@ import jinja2
 import PIL.Image
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForImageTextToText,
-    BitsAndBytesConfig,
+    AutoProcessor,
     GenerationConfig,
+    LlavaOnevisionProcessor,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     ProcessorMixin,
 )
-from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from llava_demo.chat import Message
 from llava_demo.errors import InvalidRequest
 from llava_demo.images import Image, PictureMode, fit_of
 from llava_demo.model import checks, native
 from llava_demo.model.device import Plan, prefer_flash_to_cudnn
-from llava_demo.model.processor import config_of, processor_of
-from llava_demo.model.quantizer import Int8Config, keep, pack_weights
+from llava_demo.model.quantizer import keep, pack_weights, quantization_of
 
 # The format on the model card of llava-hf/llava-1.5-7b-hf: USER: <image>\n<prompt> ASSISTANT:
 MODEL_CARD_TEMPLATE = (
@@ -37,9 +38,6 @@ MODEL_CARD_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
 )
-# Left in 16 bits: 0.4 GB more for the 7B, and better vision. The patterns match whole names: a plain "vision_tower"
-# would match nothing inside model.vision_tower, and transformers 5.23 would quantize it silently.
-NOT_QUANTIZED = [r".*vision_tower", r".*multi_modal_projector", r"lm_head"]
 ENCODER_LAYERS = {"CLIPEncoderLayer", "SiglipEncoderLayer"}
 
 
@@ -110,7 +108,7 @@ class Llava:
         is_kept = plan.is_int8_on_cpu and kept is not None and kept.exists()
         # A copy has its own config, which transformers 5.23 does not read if these options are given, even as None.
         config = deepcopy(self.model.config)
-        options = {} if is_kept else {"config": config, "quantization_config": _quantization(plan, config.dtype)}
+        options = {} if is_kept else {"config": config, "quantization_config": quantization_of(plan, config.dtype)}
         load = partial(
             AutoModelForImageTextToText.from_pretrained,
             kept if is_kept else checkpoint,
@@ -294,18 +292,43 @@ def _turn(message: Message) -> dict[str, Any]:
     return {"role": message.role, "content": images + texts}
 
 
-def _quantization(plan: Plan, stored: torch.dtype | None) -> QuantizationConfigMixin | None:
-    if plan.is_int8_on_cpu:
-        is_short = stored in (torch.float16, torch.bfloat16)
-        return Int8Config(str(stored).removeprefix("torch.") if is_short else None)
-    if plan.quantize == "4bit":
-        return BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_compute_dtype=plan.dtype,
-            # No double quantization: it saves 0.3 GB of the 7B and cost a fifth of the speed (bitsandbytes 0.45, H100).
-            llm_int8_skip_modules=NOT_QUANTIZED,
-        )
-    if plan.quantize == "8bit":
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=NOT_QUANTIZED)
-    return None
+def config_of(checkpoint: str, is_local: bool) -> PreTrainedConfig:
+    """The config of a checkpoint, from the Hub or a folder. Raises what transformers raises: OSError, ValueError."""
+    return AutoConfig.from_pretrained(checkpoint, local_files_only=is_local)
+
+
+def processor_of(checkpoint: str, config: PreTrainedConfig, is_local: bool) -> ProcessorMixin:
+    """The processor of a checkpoint, from the Hub or a folder.
+
+    Raises:
+        OSError, ValueError, ImportError: as transformers raises them.
+    """
+    is_onevision = config.model_type == "llava_onevision" and importlib.util.find_spec("torchvision") is None
+    kind: Any = OneVisionStills if is_onevision else AutoProcessor
+    return kind.from_pretrained(checkpoint, local_files_only=is_local)  # type: ignore[no-any-return]
+
+
+class OneVisionStills(LlavaOnevisionProcessor):
+    """LLaVA-OneVision's processor without the part for videos, which needs torchvision (transformers 5.23).
+
+    Its parameters are the fields of `processor_config.json`.
+    """
+
+    def __init__(  # noqa: PLR0913, transformers looks for these names here
+        self,
+        image_processor: Any = None,
+        tokenizer: Any = None,
+        num_image_tokens: int | None = None,
+        vision_feature_select_strategy: str | None = None,
+        chat_template: str | None = None,
+        image_token: str = "<image>",
+        video_token: str = "<video>",
+        vision_aspect_ratio: str = "anyres_max_9",
+    ) -> None:
+        self.num_image_tokens = num_image_tokens
+        self.vision_feature_select_strategy = vision_feature_select_strategy
+        self.vision_aspect_ratio = vision_aspect_ratio
+        self.image_token, self.video_token = image_token, video_token
+        self.image_token_id = tokenizer.convert_tokens_to_ids(image_token)
+        self.video_token_id = tokenizer.convert_tokens_to_ids(video_token)
+        ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
