@@ -15,7 +15,7 @@ import zipfile
 import zlib
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, aclosing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,13 @@ def sources_of(places: Sequence[str]) -> list[PictureFile]:
     Raises:
         InvalidRequest: a place holds no picture; the message names it.
     """
-    found = {source.name: source for place in places for source in _sources(place)}  # each once
+    found: dict[str, PictureFile] = {}  # each picture once
+    for place in dict.fromkeys(places):
+        for source in _sources(place):
+            known = found.get(source.name)
+            is_other = known and (known.path is None or known.path.absolute() != (source.path or Path()).absolute())
+            name = (Path(_text(place)) / source.name).as_posix() if is_other else source.name
+            found[name] = replace(source, name=name)
     return list(found.values())
 
 
@@ -99,8 +105,12 @@ def _sources(place: str) -> Iterable[PictureFile]:
 
 
 def _file(path: Path, name: str) -> PictureFile:
-    """A picture on disk; bytes of `name` that are not UTF-8 are written as \\xff."""
-    return PictureFile(os.fsencode(name).decode(errors="backslashreplace"), path.read_bytes, path)
+    return PictureFile(_text(name), path.read_bytes, path)
+
+
+def _text(name: str) -> str:
+    """A file's name with bytes that are not UTF-8 written as \\xff."""
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def _zipped(path: Path) -> Iterator[PictureFile]:

@@ -272,7 +272,7 @@ def _report(engine: "Engine") -> str:
         "device": info.device,
         "precision": info.precision,
         "attention": info.attention,
-        "memory": _memory(),
+        "memory": _memory(is_on_gpu=info.engine != "remote" and info.device != "CPU"),
         "context": f"{info.context_tokens:,} tokens",
         "pictures": f"{info.image_tokens} tokens each, at most {info.max_images} in a conversation",
     }
@@ -280,14 +280,17 @@ def _report(engine: "Engine") -> str:
     return "\n".join([*lines, "", *(f"- {reason}" for reason in info.reasons)]) + "\n"
 
 
-def _memory() -> str:
-    import psutil  # type: ignore[import-untyped]
+def _memory(is_on_gpu: bool) -> str:
+    if is_on_gpu:
+        import torch
 
-    torch = sys.modules.get("torch")  # it is not imported where another server answers
-    if torch and torch.cuda.is_available():
-        free, total = torch.cuda.mem_get_info()
-        taken, place = torch.cuda.memory_allocated(), "the GPU"
+        index = max(range(torch.cuda.device_count()), key=torch.cuda.memory_allocated)  # where the weights are
+        free, total = torch.cuda.mem_get_info(index)
+        taken, place = torch.cuda.memory_allocated(index), "the GPU"
     else:
+        import psutil  # type: ignore[import-untyped]
+
+        memory = psutil.virtual_memory()
+        free, total = memory.available, memory.total
         taken, place = psutil.Process().memory_info().rss, "the machine"
-        free, total = psutil.virtual_memory().available, psutil.virtual_memory().total
     return f"{taken / 2**30:.1f} GB taken, {free / 2**30:.1f} of {total / 2**30:.1f} GB of {place} free"

@@ -16,7 +16,7 @@ from pictures import png
 from servers import Server, free_port
 
 from llava_demo.__main__ import main
-from llava_demo.caption import done_in
+from llava_demo.caption import done_in, sources_of
 from tests.fork_server import PIPE, Program
 
 ROOT = Path(__file__).parents[1]
@@ -171,6 +171,18 @@ def test_pictures_of_any_kind_are_found(tmp_path: Path) -> None:
     PIL.Image.new("RGB", (30, 30), "red").save(tmp_path / "b.tiff")
     assert caption(tmp_path, "--out", tmp_path / "c.jsonl") == 0
     assert {row["file"] for row in rows_of(tmp_path / "c.jsonl")} == {"a.webp", "b.tiff"}
+
+
+def test_pictures_of_one_name_in_two_places_are_two(tmp_path: Path) -> None:
+    for place in ("one", "other"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "a.png").write_bytes(png())
+        with zipfile.ZipFile(tmp_path / f"{place}.zip", "w") as archive:
+            archive.writestr("a.png", png())
+    one, other = str(tmp_path / "one"), str(tmp_path / "other")
+    assert [source.name for source in sources_of([one, other, one])] == ["a.png", f"{other}/a.png"]
+    assert [source.name for source in sources_of([f"{one}.zip", f"{other}.zip"])] == ["a.png", f"{other}.zip/a.png"]
+    assert len(sources_of([one, f"{one}/a.png", f"{one}/*.png"])) == 2, "by two names"
 
 
 def test_names_and_captions_of_any_letters_are_gone_on_with(tmp_path: Path) -> None:

@@ -162,6 +162,24 @@ def cards(monkeypatch: pytest.MonkeyPatch) -> Any:
 BUILT = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_90a", "sm_100"]
 
 
+def test_a_card_that_cannot_be_opened_is_passed_over(cards: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one whose memory another program has taken to the last byte."""
+    cards(BUILT, ("full", (8, 0), 8), ("free", (8, 0), 4))
+    told = torch.cuda.mem_get_info
+
+    def refused(index: int) -> tuple[int, int]:
+        if index == 0:
+            raise torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be reported later")
+        return told(index)
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", refused)
+    assert Hardware.found().name == "free"
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    hardware = Hardware.found()
+    assert not hardware.has_gpu
+    assert hardware.why_no_gpu == "the GPU cannot be used (CUDA error: out of memory)"
+
+
 def test_a_card_that_this_torch_has_no_code_for_is_named_and_the_cpu_answers(cards: Any) -> None:
     cards(BUILT, ("NVIDIA GeForce GTX 1080", (6, 1), 8))
     hardware = Hardware.found()

@@ -37,9 +37,16 @@ class Hardware:
         usable = [index for index in range(torch.cuda.device_count()) if _has_code_for(index)]
         if not usable:
             return cls("CPU", why_no_gpu=_why_no_code())
-        index = max(usable, key=lambda index: torch.cuda.mem_get_info(index)[0])
-        free, _ = torch.cuda.mem_get_info(index)
-        return cls(torch.cuda.get_device_name(index), torch.cuda.get_device_capability(index), free, index=index)
+        free, failure = dict[int, int](), ""
+        for index in usable:
+            try:
+                free[index] = torch.cuda.mem_get_info(index)[0]
+            except RuntimeError as error:  # its memory is full, or another program has it for itself
+                failure = str(error).partition("\n")[0]
+        if not free:
+            return cls("CPU", why_no_gpu=f"the GPU cannot be used ({failure})")
+        index = max(free, key=free.__getitem__)
+        return cls(torch.cuda.get_device_name(index), torch.cuda.get_device_capability(index), free[index], index=index)
 
     def measured(self) -> "Hardware":
         """The same, with a CPU's speed with 8-bit integers measured, which takes some tenths of a second."""
