@@ -125,8 +125,8 @@ def reach_own_address(host: str) -> None:
     """
     proxies = getproxies()  # from the environment or the system's settings
     if proxies:
-        names = proxies.pop("no", "").split(",")
-        given = [re.sub(r"^\*(?=.)|[][]", "", name.strip()) for name in names]  # in the form that httpx reads
+        hosts = proxies.pop("no", "").split(",")
+        given = [re.sub(r"^\*(?=.)|[][]", "", host.strip()) for host in hosts]  # in the form that httpx reads
         excepted = [*given, "127.0.0.1", "localhost", "::1", host]
         os.environ["no_proxy"] = ",".join(dict.fromkeys(filter(None, excepted)))
         os.environ["NO_PROXY"] = os.environ["no_proxy"]
