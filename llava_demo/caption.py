@@ -314,7 +314,7 @@ class Captions:
         where = "beside them" if self.out is None else f"in {self.out}"
         errors = f"; {len(self.failed)} could not be captioned: {_some(self.failed)}" if self.failed else ""
         if total is not None and self.done < total:
-            return f"{self.done} of {total} pictures are done, {where}{errors}. The same command goes on from there."
+            return f"{self.done} of {total} pictures are done, {where}{errors}. The same command continues from there."
         return f"{self.done} pictures are done, {where}{errors}."
 
 

@@ -82,7 +82,7 @@ class Settings(BaseSettings):
         min_length=1,
         title="auto, miniature, a Hub id or a folder",
         description="the checkpoint; auto is LLaVA-1.5-7B on a CUDA GPU, llava-interleave-qwen-0.5b on a CPU "
-        "with 4 GB of free memory, and the built-in miniature where neither can be had",
+        "with 4 GB of free memory, and the built-in miniature where neither is available",
     )
     engine: Literal["auto", "batched", "generate", "remote"] = Field(
         "auto",

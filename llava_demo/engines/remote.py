@@ -122,7 +122,7 @@ class RemoteEngine:
                 job.put(chunk)
         except DemoError as error:
             job.put(error)
-        except Exception as error:  # noqa: BLE001, the top of a task: whatever it is, the caller must hear of it
+        except Exception as error:  # noqa: BLE001, the top of a task: the caller must be told
             _log.error("asking a server failed: %s", type(error).__name__)
             job.put(GenerationFailed("The server's answer could not be read; please try again."))
 
@@ -144,7 +144,7 @@ class RemoteEngine:
                 if has_begun:
                     raise GenerationFailed("The answer broke off: the server that wrote it failed.") from error
                 failures.append(error)
-        raise self._why_nobody_answered(failures)
+        raise self._why_none_answered(failures)
 
     async def _answer_of(self, upstream: Upstream, request: ChatRequest) -> AsyncIterator[Chunk]:
         """The answer of one server, as long as its context allows.
@@ -190,7 +190,7 @@ class RemoteEngine:
             raise EngineUnavailable("The server that answers cannot be reached.") from error
         yield reader.last_chunk()
 
-    def _why_nobody_answered(self, failures: list[DemoError]) -> DemoError:
+    def _why_none_answered(self, failures: list[DemoError]) -> DemoError:
         if len(failures) == 1 or all(isinstance(failure, EngineBusy) for failure in failures):
             return failures[-1]
         return EngineUnavailable(f"None of the {len(failures)} servers that could answer does; try again in a while.")

@@ -214,7 +214,7 @@ def _kept(ordered: Tensor, total: Tensor, top_k: Tensor, top_p: Tensor, min_p: T
     total = torch.where(top_k == 0, total, in_top_k.logsumexp(dim=-1, keepdim=True))
     probabilities = (in_top_k - total).exp()
     before = probabilities.cumsum(dim=-1) - probabilities
-    kept = kept & ((before < top_p) | (top_p == 1))  # with 1 nothing is dropped, whatever the rounding of the sum
+    kept = kept & ((before < top_p) | (top_p == 1))  # 1 drops nothing, even if the sum is rounded
     kept = kept & (probabilities >= min_p * probabilities[:, :1])
     kept[:, 0] = True
     return kept

@@ -20,7 +20,7 @@ from llava_demo.images import Image
 from llava_demo.model.llava import Llava, fill_images
 
 MAX_ID = 2**31 - 1  # ids go to a GPU in 32 bits
-KNOWN_PICTURES = 10_000  # with so many others since, a picture gets new ids, and its cached pages are not shared
+KNOWN_PICTURES = 10_000  # a picture not among the last ones gets new ids, and its cached pages are not shared
 
 
 @dataclass(eq=False)
