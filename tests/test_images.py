@@ -30,6 +30,18 @@ HEIC = base64.b64decode(
     "KAGvGSFwUkDvXaW//34+/1mF/iVk7/8qNr32m/zWVUratfKi32aAq3Zn9Cim7W6tgA=="
 )
 
+# As a phone held upright writes it: stored on its side, and both `irot` and the EXIF say how it is to be turned.
+TURNED_HEIC = base64.b64decode(
+    "AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAaFtZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAAAAAAAAAAADRpbG9jAAAA"
+    "AERAAAIAAQAAAAABxQABAAAAAAAAAKgAAgAAAAACbQABAAAAAAAAACQAAAA4aWluZgAAAAAAAgAAABVpbmZlAgAAAAABAABodmMxAAAAABVpbmZl"
+    "AgAAAQACAABFeGlmAAAAAA5waXRtAAAAAAABAAAA4GlwcnAAAADAaXBjbwAAAHhodmNDAQNwAAAAkAAAAAAAHvAA/P34+AAADwNgAAEAGEABDAH/"
+    "/wNwAAADAJAAAAMAAAMAHroCQGEAAQArQgEBA3AAAAMAkAAAAwAAAwAeoCCAgWW6kkprm4CGgwIAAAMAMgAAAwACEGIAAQAHRAHBcrAiQAAAABNj"
+    "b2xybmNseAABAA0ABoAAAAAUaXNwZQAAAAAAAABAAAAAgAAAABBwaXhpAAAAAAMICAgAAAAJaXJvdAMAAAAYaXBtYQAAAAAAAAABAAEFgQIDBIUA"
+    "AAAaaXJlZgAAAAAAAAAOY2RzYwACAAEAAQAAANRtZGF0AAAApCgBrwY4W4jl4r/wc01VmsJEu1tn0v/VMOX//7LZ/Zf5MPZJtIv+ZX3xWf+n8kdh"
+    "SaOyDcvOtrMTG1iNgdk92832HXjfKjWNuEbvzuAK2AZmazjBjGovwZq1pCLcW7wXrwWIQW3MOF9zIAApHAUMFCL+hfckmrEFKdxZdUlulGIN4gy8"
+    "07vuBTU4yXEw+lQpYsW89LVP4sxfsxJTx8MLc5j/2Jq/AAAABkV4aWYAAE1NACoAAAAIAAEBEgADAAAAAQAGAAAAAAAA"
+)
+
 
 def red_and_blue(mode: str = "RGB") -> PIL.Image.Image:
     """32 x 16: red on the left, blue on the right."""
@@ -170,6 +182,13 @@ def test_a_picture_is_turned_as_its_exif_says(format: str, orientation: int) -> 
     assert is_near(pixels.getpixel((4, 3)), RED)
     assert is_near(pixels.getpixel((28, 3)), WHITE)
     assert is_near(pixels.getpixel((4, 13)), WHITE)
+
+
+def test_a_phones_heic_is_turned_once() -> None:
+    image = Image.from_bytes(TURNED_HEIC)
+    assert image.size == image.pixels.size == (128, 64)
+    assert is_near(image.pixels.getpixel((16, 12)), (255, 0, 0))
+    assert all(is_near(image.pixels.getpixel(place), WHITE) for place in ((112, 12), (16, 52), (112, 52)))
 
 
 @pytest.mark.parametrize("exif", [b"Exif\0\0nonsense", b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01", b"Exif\0\0"])
