@@ -14,7 +14,7 @@ from transformers import AutoProcessor
 
 from examples.miniature import near_misses, plain
 from examples.miniature.answers import NOT_A_DRAWING
-from examples.miniature.architecture import PATCHES
+from examples.miniature.architecture import PATCH_CLASSES, PATCHES
 from examples.miniature.drawing import draw, font_files, random_font
 from examples.miniature.held_out import HELD_OUT, OFF_TOPIC
 from examples.miniature.neighbours import _Neighbour
@@ -22,8 +22,9 @@ from examples.miniature.packing import Packer, Row
 from examples.miniature.phrasing import phrase, roughened
 from examples.miniature.questions import Asker
 from examples.miniature.refusals import BEYOND_PATTERNS, GENERAL_PATTERNS, NOUNS, THING_PATTERNS
-from examples.miniature.scenes import _PALETTE, COLORS, SHAPES, World
+from examples.miniature.scenes import _PALETTE, COLORS, SHAPES, World, exchanged
 from examples.miniature.true_answers import Thing, asked_of_things
+from examples.miniature.vision_training import paint
 from examples.miniature.wordings import PATTERNS, PIECES
 from llava_demo.model import MINIATURE
 
@@ -53,6 +54,22 @@ def test_a_drawing_shows_the_colours_of_its_scene_where_the_scene_says():
         for o in scene.objects:
             seen = picture.getpixel((int(o.x * 192), int(o.y * 192)))
             assert sum(abs(a - b) for a, b in zip(seen, o.rgb, strict=True)) < 240, (o, seen)  # it may have faded
+
+
+def test_one_thing_of_an_exchanged_scene_is_drawn_otherwise_and_marked_there_alone():
+    rng, seen = random.Random(11), Counter()
+    for _ in range(300):
+        scene = World().sample(rng, rng.choice(("shapes", "digit")))
+        other = exchanged(rng, scene)
+        assert (scene.kind, other.kind) == ("digit" if scene.digit else "shapes", "other")
+        seen[other.digit or next(o.shape for o in other.objects if o not in scene.objects)] += 1
+        (_, box), labels = draw(other, rng, 96), paint([scene, other], rng)[1]
+        assert (box is None) is (not scene.digit)
+        assert not labels.odd[0].any()
+        assert labels.odd[1].any() and (scene.digit or not labels.odd[1].all())
+        assert set(labels.patches[1, 0].tolist()) == {PATCH_CLASSES["shape"] - 1}  # all of it is a stranger
+        assert labels.pictures[1].tolist()[:2] == [2, 0]
+    assert {"hexagon", "rectangle", "kite", "B", "O"} <= seen.keys()
 
 
 def test_every_answer_is_true_of_its_scene():
@@ -175,10 +192,13 @@ def test_what_is_reported_is_neither_what_was_chosen_on_nor_written_in_fonts_of_
     assert not trained & {Path(name).stem for name in near_misses._LETTER_FONTS}
 
 
+TRAINING = ("drawing", "geometry", "lookalikes", "strangers", "neighbours")
+
+
 @pytest.mark.parametrize("module", ["plain", "near_misses", "true_answers"])
 def test_drawings_of_the_evaluation_share_no_code_with_training(module):
     source = (Path(plain.__file__).parent / f"{module}.py").read_text()
-    assert not any(f"miniature.{other}" in source for other in ("drawing", "geometry", "strangers", "neighbours"))
+    assert not any(f"miniature.{other}" in source for other in TRAINING)
 
 
 def test_no_colour_outside_of_the_palette_could_be_called_by_a_word_of_it():

@@ -53,7 +53,7 @@ def test_its_answers_are_true(marks_in, name):
     assert len(wrong) <= len(marks) * _WRONG_SHARE[name], wrong
 
 
-_FALSE_SHARE = {"letters": 0.1, "rectangles, ovals": 0.08, "one unknown thing": 0.1}  # told apart least
+_FALSE_SHARE = {"letters": 0.1}  # told apart least: O from 0
 
 
 @pytest.mark.parametrize("family", near_misses.FAMILIES)

@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     export.add_argument("run", type=Path, help="folder of the run")
     export.add_argument("folder", type=Path, help=f"where to save it (ours: {MINIATURE.name}/)")
     export.add_argument(
-        "--caution", type=float, default=0.0, help="raise the logit of declining by this much (default 0; ours: -2.25)"
+        "--caution", type=float, default=0.0, help="raise the logit of declining by this much (default 0; ours: -0.25)"
     )
     evaluate = commands.add_parser(
         "evaluate", help="measure truth per type of question, through processor and generate"

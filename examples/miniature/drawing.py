@@ -10,8 +10,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from examples.miniature.geometry import Point, outline
+from examples.miniature.lookalikes import corners_of
 from examples.miniature.neighbours import neighbour
-from examples.miniature.scenes import RGB, Frame, Scene, Shape
+from examples.miniature.scenes import RGB, SHAPES, Frame, Scene, Shape
 from examples.miniature.strangers import stranger
 
 CLIP_MEAN_RGB: RGB = (122, 116, 104)
@@ -47,12 +48,12 @@ def draw(scene: Scene, rng: random.Random, side: int) -> tuple[Image.Image, Box 
     full = side * scale
     frame, box = scene.frame, None
     width, height = round(frame.width * full), round(frame.height * full)
-    if scene.kind == "other":
+    if scene.kind == "other" and not scene.objects and not scene.digit:
         family = neighbour if rng.random() < _NEIGHBOURS else stranger
         picture = family(rng, width, height, random_font)
     else:
         picture = Image.new("RGB", (width, height), scene.background_rgb)
-        if scene.kind == "digit":
+        if scene.digit:
             box = _draw_digit(picture, scene, rng)
         for thing in scene.objects:
             _draw_shape(picture, thing, frame, full, rng, scene.difficulty)
@@ -79,7 +80,12 @@ def _draw_shape(
         rx, ry = radius * squeeze[0], radius * squeeze[1]
         brush.ellipse((x - rx, y - ry, x + rx, y + ry), fill=thing.rgb, outline=edge, width=width)
     else:
-        corners: Sequence[Point] = outline(rng, thing.shape, (x, y), radius, difficulty)
+        is_known = thing.shape in SHAPES
+        corners: Sequence[Point] = (
+            outline(rng, thing.shape, (x, y), radius, difficulty)
+            if is_known
+            else corners_of(rng, thing.shape, (x, y), radius)
+        )
         brush.polygon(corners, fill=thing.rgb, outline=edge, width=width)
 
 

@@ -17,7 +17,7 @@ from examples.miniature.lesson import Bookmark, Lesson, Workers, has_bfloat16
 from examples.miniature.muon import Muon
 from examples.miniature.packing import Batch, Packer
 from examples.miniature.questions import Asker
-from examples.miniature.scenes import BACKGROUNDS, COLORS, DIGITS, MAX_OBJECTS, SHAPES, Scene, World
+from examples.miniature.scenes import BACKGROUNDS, COLORS, DIGITS, MAX_OBJECTS, SHAPES, Scene, World, exchanged
 from examples.miniature.vision_training import Labels, paint, seeing_parameters, vision_loss
 
 _TOWER_SHARE = 0.5  # share of the learning rate: the tower is trained already
@@ -29,7 +29,7 @@ _FIRST_MIX = (0.72, 0.15, 0.13)  # shares of shapes, digits and strangers
 _LAST_MIX = (0.66, 0.13, 0.21)  # the same, once three objects are known
 _BROAD_MIX, _BROAD_LENGTH, _BROAD_ROWS = (0.38, 0.08, 0.54), 96, 32  # rows for 6 of the usual ones
 _CYCLE = ("whole", "seeing", "broad", "seeing", "broad")  # of steps, once three objects are known
-_SEEN = 64  # pictures of a seeing step
+_SEEN, _TWINS = 64, 0.4  # pictures of a seeing step; the share that is a scene, or the same with one thing exchanged
 _AVERAGE_DECAY = 0.997  # a step; the mean reaches back some 300 steps
 _PAIRS = 0.28  # share of sequences with two pictures or more, once three objects are known
 
@@ -74,7 +74,7 @@ class LanguageLesson:
             kind = _CYCLE[step % len(_CYCLE)] if pace.is_over else "whole"
             step += 1
             if kind == "seeing":
-                self._see([World(mix=_BROAD_MIX).sample(rng) for _ in range(_SEEN * lesson.batch // 6)], rng)
+                self._see(_scenes_to_see(rng, _SEEN * lesson.batch // 6), rng)
                 continue
             if kind == "broad":
                 batch = broad.batch(rng, asker, World(mix=_BROAD_MIX), _BROAD_ROWS * lesson.batch // 6, 0.0)
@@ -138,6 +138,13 @@ class LanguageLesson:
         total = total + _WORD_WEIGHT * words + _LOOK_WEIGHT * looks
         row = {"loss": loss.item(), "words": words.item(), "looks": looks.item()}
         return total, row, graded(logits, on, batch)
+
+
+def _scenes_to_see(rng: random.Random, count: int) -> list[Scene]:
+    world = World(mix=_BROAD_MIX)
+    pairs = int(count * _TWINS / 2)
+    known = [world.sample(rng, "shapes" if rng.random() < 0.8 else "digit") for _ in range(pairs)]
+    return [world.sample(rng) for _ in range(count - 2 * pairs)] + known + [exchanged(rng, scene) for scene in known]
 
 
 def _optimizers(model: LlavaForConditionalGeneration, read_outs: ReadOuts) -> list[torch.optim.Optimizer]:

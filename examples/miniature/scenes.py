@@ -3,7 +3,8 @@
 A scene is one of three kinds
     shapes  one to three circles, squares, triangles or stars, well apart, each in one of seven colours
     digit   one large digit
-    other   anything else; the model must say that it does not know it
+    other   anything else; the model must say that it does not know it. Some are scenes of the other two kinds in which
+            one thing was exchanged for another that looks like it
 `difficulty` is the curriculum of training: 0 is one large dark shape on a white square, 1 is the whole world.
 """
 
@@ -21,6 +22,7 @@ SHAPES = ("circle", "square", "triangle", "star")
 COLORS = ("red", "green", "blue", "yellow", "orange", "purple", "black")
 BACKGROUNDS = ("white", "gray", "black")
 DIGITS = "0123456789"
+_KNOWN: tuple[Kind, Kind] = ("shapes", "digit")
 MAX_OBJECTS = 3
 
 # A colour's plain RGB, and the ranges (hue in degrees, saturation, value) that everyone would call by its name.
@@ -36,6 +38,19 @@ _PALETTE: dict[str, tuple[RGB, tuple[float, float], tuple[float, float], tuple[f
 _DARK = ("red", "green", "blue", "purple", "black")
 # Of so many shapes: the smallest radius where all is easy, the smallest, the largest; shares of the short side.
 _RADII = {1: (0.24, 0.09, 0.38), 2: (0.19, 0.1, 0.28), 3: (0.19, 0.1, 0.23)}
+# What a thing of the world is exchanged for, so that training shows where the world ends.
+_LETTERS = {
+    "0": "OQDCU", "1": "ILTJ", "2": "ZSR", "3": "BEJS", "4": "AHY", "5": "SJE", "6": "GCEB", "7": "TZYF",
+    "8": "BSRX", "9": "PQRg",
+}  # fmt: skip
+_LIKE = {
+    "circle": ("oval", "half", "three quarters"),
+    "square": ("rectangle", "rectangle", "diamond", "trapezium", "pentagon", "parallelogram"),
+    "triangle": ("parallelogram", "trapezium", "kite", "arrow", "half", "upside down"),
+    "star": ("four points", "six points", "seven points", "pentagon", "plus"),
+}
+_ROUND = {"pentagon": 0.191, "hexagon": 0.134, "heptagon": 0.099, "octagon": 0.076}  # 1 - cos(180 degrees / corners)
+_LEAST_DEVIATION = 0.0094  # from a circle, as a share of the square: what can be seen at 96 pixels
 _BANDS = ((0.11, 0.32), (0.38, 0.62), (0.68, 0.89))  # left, middle, right thirds of a picture, with gaps between them
 
 
@@ -92,9 +107,12 @@ class World:
     max_objects: int = MAX_OBJECTS
     mix: tuple[float, float, float] = (0.72, 0.15, 0.13)  # shares of shapes, digits, other pictures
     object_counts: Sequence[float] = field(default=(0.28, 0.34, 0.38))
+    lookalikes: float = 0.3  # share of the other pictures in which one thing was exchanged
 
     def sample(self, rng: random.Random, kind: Kind | None = None) -> Scene:
-        kind = kind or rng.choices(("shapes", "digit", "other"), self.mix)[0]
+        kind = kind or rng.choices((*_KNOWN, "other"), self.mix)[0]
+        if kind == "other" and rng.random() < self.lookalikes * self.difficulty:
+            return exchanged(rng, self.sample(rng, rng.choices(_KNOWN, (0.82, 0.18))[0]))
         frame = _frame(rng, self.difficulty)
         if kind == "other":
             return Scene(kind, frame, difficulty=self.difficulty)
@@ -129,6 +147,19 @@ class World:
                     found.append(candidate)
                 if len(found) == count:
                     return tuple(sorted(found, key=lambda o: (o.row, o.column)))
+
+
+def exchanged(rng: random.Random, scene: Scene) -> Scene:
+    """The scene with a letter for its digit, or with another shape for one of its shapes: of kind `other`."""
+    if scene.digit:
+        return replace(scene, kind="other", digit=rng.choice(_LETTERS[scene.digit]))
+    objects = list(scene.objects)
+    (place,) = rng.choices(range(len(objects)), [2 if o.shape == "circle" else 1 for o in objects])
+    usable = list(_LIKE[objects[place].shape])
+    if objects[place].shape == "circle":
+        usable += [name for name, off in _ROUND.items() if off * objects[place].radius > _LEAST_DEVIATION] * 2
+    objects[place] = replace(objects[place], shape=rng.choice(usable))
+    return replace(scene, kind="other", objects=tuple(objects))
 
 
 def shade(rng: random.Random, color: str) -> RGB:

@@ -5,7 +5,7 @@ It learns from labels of patches and pictures, without language. The pace is set
 
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,7 @@ from examples.miniature.scenes import BACKGROUNDS, COLORS, SHAPES, Scene, World
 _CLIP_MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(1, 3, 1, 1) * 255
 _CLIP_STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(1, 3, 1, 1) * 255
 _PATCH_WEIGHT = {"shape": 2.0, "color": 1.0, "cell": 0.5, "rank": 0.5, "digit": 1.0}
+_ODD_WEIGHT = 1.0
 _THING, _STRANGER = 5, 6  # in PATCH_CLASSES["shape"], after nothing and the four shapes
 
 
@@ -39,9 +40,10 @@ class Labels:
     patches: Tensor  # (pictures, len(PATCH_CLASSES), PATCHES) of class numbers
     offsets: Tensor  # (pictures, 3, PATCHES): x, y to the middle of the shape and its radius, in patches
     pictures: Tensor  # (pictures, len(PICTURE_CLASSES)) of class numbers
+    odd: Tensor  # (pictures, PATCHES): where the thing lies that was exchanged
 
     def to(self, device: torch.device) -> "Labels":
-        return Labels(self.patches.to(device), self.offsets.to(device), self.pictures.to(device))
+        return Labels(self.patches.to(device), self.offsets.to(device), self.pictures.to(device), self.odd.to(device))
 
     @classmethod
     def of(cls, scenes: Iterable[tuple[Scene, Box | None]]) -> "Labels":
@@ -71,6 +73,8 @@ def vision_loss(read_outs: ReadOuts, features: Tensor, labels: Labels) -> tuple[
         total = total + (_PATCH_WEIGHT[name] * loss[on].mean() if on.any() else 0.0) + 0.5 * loss[~on].mean()
         if on.any():
             accuracy[name] = (logits.argmax(-1) == truth)[on].float().mean().item()
+        if name == "shape" and labels.odd.any():
+            total = total + _ODD_WEIGHT * loss[labels.odd].mean()
     if is_shape.any():
         total = total + (offsets.transpose(1, 2) - labels.offsets).abs().mean(1)[is_shape].mean()
     for k, (name, logits) in enumerate(zip(PICTURE_CLASSES, per_picture, strict=True)):
@@ -127,30 +131,47 @@ def seeing_parameters(model: LlavaForConditionalGeneration) -> list[torch.nn.Par
     return [weight for name, weight in named if "post_layernorm" not in name]
 
 
-def _labels(scene: Scene, box: Box | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _labels(scene: Scene, box: Box | None) -> tuple[np.ndarray, ...]:
     patches, offsets = np.zeros((len(PATCH_CLASSES), GRID, GRID), np.int64), np.zeros((3, GRID, GRID), np.float32)
+    odd = np.zeros((GRID, GRID), bool)
     y, x = (np.mgrid[0:GRID, 0:GRID] + 0.5) / GRID
     if scene.kind == "other":
         patches[0] = _STRANGER
-    elif box:
-        margin = 0.03
-        on = (x > box[0] - margin) & (x < box[2] + margin) & (y > box[1] - margin) & (y < box[3] + margin)
-        patches[0][on], patches[1][on], patches[4][on] = (
-            _THING,
-            1 + COLORS.index(scene.digit_color),
-            1 + int(scene.digit),
-        )
-    elif scene.objects:
-        distance = np.stack([np.hypot(x - o.x, y - o.y) / o.radius for o in scene.objects])
-        nearest = distance.argmin(0)
+        odd = _in_box(box, x, y) if box else odd
         for k, o in enumerate(scene.objects):
-            on = (distance[k] < 1.05) & (nearest == k)
-            on[min(GRID - 1, int(o.y * GRID)), min(GRID - 1, int(o.x * GRID))] = True
+            odd |= _of_object(scene, k, x, y) & (o.shape not in SHAPES)
+    elif box:
+        on = _in_box(box, x, y)
+        color, digit = 1 + COLORS.index(scene.digit_color), 1 + int(scene.digit)
+        patches[0][on], patches[1][on], patches[4][on] = _THING, color, digit
+    else:
+        for k, o in enumerate(scene.objects):
+            on = _of_object(scene, k, x, y)
             patches[0][on], patches[1][on] = 1 + SHAPES.index(o.shape), 1 + COLORS.index(o.color)
             patches[2][on], patches[3][on] = 1 + 3 * o.row + o.column, 1 + k
             offsets[:, on] = np.stack([(o.x - x) * GRID, (o.y - y) * GRID, np.full_like(x, o.radius * GRID)])[:, on]
-    whole = [("shapes", "digit", "other").index(scene.kind), len(scene.objects)]
-    whole.append(BACKGROUNDS.index(scene.background) if scene.background else len(BACKGROUNDS))
-    whole.append(1 + int(scene.digit) if scene.digit else 0)
-    whole += [len(scene.matching(shape=word)) for word in SHAPES] + [len(scene.matching(color=word)) for word in COLORS]
-    return patches.reshape(len(patches), -1), offsets.reshape(3, -1), np.array(whole, np.int64)
+    return patches.reshape(len(patches), -1), offsets.reshape(3, -1), _whole(scene), odd.reshape(-1)
+
+
+def _in_box(box: Box, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    margin = 0.03
+    return (x > box[0] - margin) & (x < box[2] + margin) & (y > box[1] - margin) & (y < box[3] + margin)
+
+
+def _of_object(scene: Scene, k: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The patches of the scene's object `k`."""
+    distance = np.stack([np.hypot(x - o.x, y - o.y) / o.radius for o in scene.objects])
+    on = (distance[k] < 1.05) & (distance.argmin(0) == k)
+    o = scene.objects[k]
+    on[min(GRID - 1, int(o.y * GRID)), min(GRID - 1, int(o.x * GRID))] = True
+    return on
+
+
+def _whole(scene: Scene) -> np.ndarray:
+    """The classes of the picture as a whole; what is in one of kind `other` is not told."""
+    known = replace(scene, background="", objects=(), digit="") if scene.kind == "other" else scene
+    ground = BACKGROUNDS.index(known.background) if known.background else len(BACKGROUNDS)
+    whole = [("shapes", "digit", "other").index(known.kind), len(known.objects), ground]
+    whole.append(1 + int(known.digit) if known.digit else 0)
+    whole += [len(known.matching(shape=word)) for word in SHAPES] + [len(known.matching(color=word)) for word in COLORS]
+    return np.array(whole, np.int64)
