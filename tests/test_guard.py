@@ -361,6 +361,15 @@ def test_the_same_upload_again_is_the_same_file_and_as_new(tiny: Server) -> None
     assert not parts()
 
 
+def test_browsers_ask_once_for_a_file_that_is_named_by_its_content(tiny: Server) -> None:
+    assets = re.findall(r"assets/[\w.-]+-[\w-]{8}\.(?:js|css)", httpx.get(tiny.url).text)
+    assert assets
+    unchanging = httpx.get(f"{tiny.url}{assets[0]}")
+    assert (unchanging.status_code, "immutable" in unchanging.headers["cache-control"]) == (200, True)
+    for path in ("", "config", "theme.css", assets[0].replace("-", "-none-")):
+        assert "immutable" not in httpx.get(f"{tiny.url}{path}").headers.get("cache-control", "")
+
+
 # Uploads that end early
 
 

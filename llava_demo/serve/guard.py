@@ -41,6 +41,7 @@ _OPEN = (
 )
 _CLOSED = ("/monitoring", "/svelte", "/pwa_icon")
 
+_NAMED_BY_CONTENT = re.compile(r"/assets/.*-[\w-]{8}\.\w+")  # as Vite names the files of Gradio's frontend
 _WHOLE_ADDRESS = re.compile("https?://", re.IGNORECASE)
 _RANGE = re.compile(r"bytes=(?=[0-9-]{2})([0-9]{0,18})-([0-9]{0,18})")
 
@@ -194,7 +195,9 @@ class _Answer:
 
     def __init__(self, scope: Scope, send: Send, origins: Origins) -> None:
         self.origin, self.status = Headers(scope=scope).get("origin"), 0  # 0 before the answer has begun
-        self._has_words, self._is_page = is_rest(scope["path"]), not scope["path"].startswith("/gradio_api/")
+        path = scope["path"]
+        self._has_words, self._is_page = is_rest(path), not path.startswith("/gradio_api/")
+        self._is_unchanging = _NAMED_BY_CONTENT.fullmatch(path) is not None
         self._method = scope["method"]
         self.unrouted: DemoError | None = None  # replaces Gradio's 404 or 405, which has no message
         self._allowed: str | None = None  # the methods that the route takes, for a 405
@@ -218,6 +221,8 @@ class _Answer:
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
             headers["X-Content-Type-Options"] = "nosniff"
+            if self._is_unchanging and message["status"] < 400:  # else browsers ask again for each of a hundred files
+                headers["Cache-Control"] = "public, max-age=31536000, immutable"
             if self.origin is not None:
                 self._origins.allow(self.origin, headers)
         await self._send(message)
