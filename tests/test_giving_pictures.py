@@ -313,6 +313,17 @@ def test_a_picture_of_the_conversation_opens_at_window_size_and_as_the_model_see
     expect(dialog).to_be_hidden()
 
 
+def test_each_of_ten_pictures_in_the_box_can_be_reached_on_a_phone(miniature: Server, open_tab: Open) -> None:
+    tab = open_tab(miniature.url, **PHONE)
+    files = [{"name": f"{k}.png", "mimeType": "image/png", "buffer": png(f"#0000{k}0")} for k in range(10)]
+    tab.page.locator("#box input[type=file]").first.set_input_files(files)  # type: ignore[arg-type]
+    crosses = tab.page.locator("#box .delete-button")
+    expect(crosses).to_have_count(10)
+    for k in (9, 5, 0):
+        crosses.nth(k).tap()
+    expect(crosses).to_have_count(7)
+
+
 def test_a_picture_is_enlarged_by_keys_wheel_and_two_fingers(miniature: Server, open_tab: Open) -> None:
     tab = open_tab(miniature.url, **PHONE)
     tab.add(CIRCLE_AND_SQUARE)

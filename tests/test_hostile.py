@@ -102,6 +102,16 @@ def test_heads_that_no_client_sends_are_refused(tiny: Server, line: str) -> None
     assert not answer or 400 <= status_of(answer) < 500, answer[:200]
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "x"])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/gradio_api/upload", "/gradio_api/call/ask"])
+def test_broken_chunks_are_refused_and_leave_no_traceback(
+    tiny: Server, path: str, host: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"
+    assert status_of(told(tiny, head.encode())) in (400, 403)
+    assert not [record for record in caplog.records if record.exc_info]
+
+
 @pytest.mark.parametrize(
     "path", ["/", "/config", "/v1/models", "/gradio_api/info", "/health/live?x=http://a/b", "?x=1"]
 )

@@ -7,11 +7,13 @@ import asyncio
 import json
 import logging
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
 import gradio as gr
+from h11 import LocalProtocolError
 from python_multipart.exceptions import FormParserError
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -243,7 +245,8 @@ class _Answer:
         if error.status in (403, 408, 413, 503):
             response.headers["Connection"] = "close"  # the rest of the body is not read
         origin, self.origin = self.origin, None if error.status == 403 else self.origin
-        await response(scope, receive, self.send)
+        with suppress(LocalProtocolError):  # uvicorn has refused a body of broken chunks meanwhile, and hangs up
+            await response(scope, receive, self.send)
         self.origin = origin
 
 
