@@ -25,6 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     export.add_argument(
         "--caution", type=float, default=0.0, help="raise the logit of declining by this much (default 0; ours: -0.25)"
     )
+    export.add_argument(
+        "--before", type=Path, metavar="RUN", help="keep two thirds of what this earlier run had learned"
+    )
     evaluate = commands.add_parser(
         "evaluate", help="measure truth per type of question, through processor and generate"
     )
@@ -58,7 +61,7 @@ def _export(options: argparse.Namespace) -> None:
     from examples.miniature.curve import plot
     from examples.miniature.training import export
 
-    export(options.run, options.folder, options.caution)
+    export(options.run, options.folder, options.caution, options.before)
     if (log := options.run / "log.jsonl").exists():
         plot(log, options.folder / "curve.png")
 

@@ -136,11 +136,13 @@ class World:
             found: list[Shape] = []
             # As people place things; what only strangers do becomes a sign of them.
             (line,) = rng.choices(("", "row", "column"), (0.3, 0.46, 0.24))
-            is_even, across = rng.random() < 0.6, rng.uniform(0.16, 0.84)
+            is_even, across, is_on_grid = rng.random() < 0.6, rng.uniform(0.16, 0.84), rng.random() < 0.25
             for _ in range(80):
                 candidate = _place(rng, frame, count, rng.choice(shapes), rng.choice(colors), self.difficulty)
                 if line and is_even:
                     candidate = _in_even_line(candidate, frame, line, ((len(found) + 0.5) / count, across))
+                if is_on_grid:
+                    candidate = _on_grid(candidate, frame)
                 if line and found:
                     candidate = _in_line(candidate, found[0], line)
                 if _is_inside(candidate, frame) and all(_are_apart(candidate, other) for other in found):
@@ -230,6 +232,22 @@ def _in_even_line(shape: Shape, frame: Frame, line: str, place: tuple[float, flo
     x, y = place if line == "row" else place[::-1]
     middle = {"x": frame.left + frame.width * x, "y": frame.top + frame.height * y}
     return replace(shape, **middle, column=int(3 * x), row=int(3 * y))
+
+
+def _on_grid(shape: Shape, frame: Frame) -> Shape:
+    """`shape` with its middle and its edges at sixteenths of the frame, as at the round numbers that people draw at.
+
+    Edges that lie between two of the model's patches are then no sign of a stranger.
+    """
+    half_side = 0.85 if shape.shape == "square" else 1.0  # of a radius
+    x, y = _nearest((shape.x - frame.left) / frame.width), _nearest((shape.y - frame.top) / frame.height)
+    radius = max(2 / 16, _nearest(shape.radius * half_side / frame.short_side)) * frame.short_side / half_side
+    middle = {"x": frame.left + frame.width * x, "y": frame.top + frame.height * y}
+    return replace(shape, **middle, radius=radius, column=min(2, int(3 * x)), row=min(2, int(3 * y)))
+
+
+def _nearest(share: float) -> float:
+    return round(share * 16) / 16
 
 
 def _is_inside(shape: Shape, frame: Frame) -> bool:

@@ -74,13 +74,17 @@ def train(run: Run) -> None:
             torch.multiprocessing.spawn(_teach, (run, name), nprocs=run.processes)
 
 
-def export(folder: Path, target: Path, caution: float = 0.0) -> None:
+def export(folder: Path, target: Path, caution: float = 0.0, before: Path | None = None) -> None:
     """Save what the run in `folder` has learned so far as an ordinary `from_pretrained` folder, in fp16.
 
-    `caution` is added, on average, to the logit of declining where an answer begins.
+    `caution` is added, on average, to the logit of declining where an answer begins. `before` is the run that this one
+    went on from; two thirds of each weight are then its.
     """
     model, processor = build(), saved_processor(folder / "processor")
-    model.load_state_dict(_latest(folder))
+    learned = _latest(folder)
+    if before:
+        learned = {name: (2 * weight + learned[name]) / 3 for name, weight in _latest(before).items()}
+    model.load_state_dict(learned)
     if caution:
         _make_cautious(model, Packer(processor), caution)
     model.eval().half().save_pretrained(target)
