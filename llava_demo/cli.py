@@ -255,9 +255,9 @@ async def _write_answer(engine: "Engine", request: ChatRequest) -> None:
         async with aclosing(stream_recorded(engine, request, AnswerRecord("ask"))) as chunks:
             async for chunk in chunks:
                 answer += chunk.text
-                sys.stdout.write(chunk.text)
+                # The line ends with the last chunk: on a terminal the log's line about the answer comes next.
+                sys.stdout.write(chunk.text + "\n" * bool(chunk.finish_reason))
                 sys.stdout.flush()
-        sys.stdout.write("\n")
         if advice := engine.info.advice_on(answer):
             sys.stderr.write(f"{advice}\n")
     finally:

@@ -146,7 +146,10 @@ def test_what_is_served_is_told(client: Client) -> None:
     ("fields", "status", "words"),
     [
         ({"model": "mistral"}, 404, "'mistral' is not served here"),
-        ({"options": {"temperature": 9}}, 400, "temperature is 9"),
+        ({"options": {"temperature": 9}}, 400, "options.temperature is 9"),
+        ({"options": {"num_predict": 0}}, 400, "options.num_predict is 0"),
+        ({"options": {"repeat_penalty": 9}}, 400, "options.repeat_penalty is 9"),
+        ({"options": {"top_k": 5}, "max_output_tokens": 0}, 400, "max_output_tokens is 0"),
         ({"options": {"num_predict": "many"}}, 400, "options.num_predict is a string; it must be a whole number"),
         ({"options": {"no_such_knob": 1}}, 400, "options.no_such_knob is not supported"),
         ({"options": {"repeat_penalty": 1.5, "repeat_last_n": 64}}, 400, "repeat_last_n is not supported"),

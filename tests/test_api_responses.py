@@ -115,6 +115,8 @@ def test_log_probabilities_come_where_they_are_asked_for(client: OpenAI) -> None
         ),
         ({"input": [{"type": "item_reference", "id": "i"}]}, "input[0].role"),
         ({"input": 5}, "input"),
+        ({"input": []}, "input"),
+        ({"max_output_tokens": 0}, "max_output_tokens"),
         ({"temperature": 9}, "temperature"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

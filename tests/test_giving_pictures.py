@@ -114,6 +114,7 @@ def test_a_page_that_may_not_use_the_camera_says_so(tiny: Server, open_tab: Open
     tab.page.evaluate(f"() => {{ navigator.mediaDevices.getUserMedia = {forbid} }}")
     tab.page.get_by_role("button", name="Camera").click()
     expect(tab.page.locator("#camera").get_by_role("alert")).to_contain_text("does not allow")
+    expect(tab.page.locator("#camera .take")).to_be_hidden()
     tab.page.get_by_role("button", name="Cancel").click()
     expect(tab.page.locator("#camera")).to_be_hidden()
 

@@ -110,6 +110,13 @@ def test_ask_takes_pictures_and_options_in_any_order_or_no_picture(
     assert (alone["images"], alone["completion_tokens"]) == ("0", "5")
 
 
+def test_what_is_answered_and_logged_on_one_terminal_are_lines_of_their_own() -> None:
+    asked = ["examples/circle-and-square.png", "What color is the circle?", "--model=miniature", "--temperature=0"]
+    command = [sys.executable, "-m", "llava_demo", "ask", *asked]
+    shown = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=True).stdout
+    assert b"\nThe circle is red.\n" in shown
+
+
 def test_ask_ends_before_a_stop_string(tiny_folder: str, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--model", tiny_folder, "--temperature", "0", "--max-tokens", "40"]
     assert main(["ask", QUESTION, *options]) == 0

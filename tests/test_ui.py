@@ -207,8 +207,11 @@ def test_a_growing_answer_grows_and_ends_with_the_whole(tiny_engine: GenerateEng
     texts = asyncio.run(read())
     assert texts == sorted(texts, key=len)
     assert texts[-1] == asyncio.run(complete(tiny_engine, request)).text
-    assert "60 tokens" in numbers_of(growth.record)
-    assert "cut at max tokens" in numbers_of(growth.record)
+    numbers = numbers_of(growth.record, tiny_engine.info.context_tokens)
+    assert "60 tokens" in numbers
+    assert "cut at max tokens" in numbers
+    assert growth.record.usage
+    assert "cut at the end of the context" in numbers_of(growth.record, growth.record.usage.total_tokens)
 
 
 def test_an_answer_updates_the_page_ten_times_a_second_at_most(
@@ -243,7 +246,7 @@ def test_text_that_comes_fast_is_shown_about_eight_times_a_second() -> None:
 def test_an_answer_without_a_word_has_no_speed() -> None:
     measured = AnswerRecord("test")
     measured.saw(Chunk("", "stop", Usage(5, 0)))
-    assert numbers_of(measured) == "No words"
+    assert numbers_of(measured, 4096) == "No words"
 
 
 def test_a_picture_is_decoded_once_however_many_turns_read_it(paths: dict[str, str]) -> None:

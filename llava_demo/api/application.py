@@ -35,8 +35,8 @@ PREFIXES = ("/v1", "/api", "/client", "/ai", "/health", "/healthz", "/metrics")
 PREFIXES_WITHOUT_V1 = ("/chat/completions", "/completions", "/responses", "/models", "/embeddings", "/openai")
 
 DESCRIPTION = """Ask LLaVA about pictures with programs written for OpenAI (chat completions and Responses), DeepInfra,
-Ollama or Cloudflare Workers AI: they only change their base URL. With `gradio_client`, see the page's own
-*Use via API*."""
+Ollama or Cloudflare Workers AI: they only change their base URL. With `gradio_client`, see *Use in code*
+on the page."""
 
 DISCONNECTED = 499  # nginx's code for a caller that disconnected
 

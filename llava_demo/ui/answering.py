@@ -62,8 +62,8 @@ def request_of_event() -> HTTPConnection | None:
     return event and event.request
 
 
-def numbers_of(measured: AnswerRecord) -> str:
-    """The line below a finished answer: its tokens, the wait for the first one, and the speed after it."""
+def numbers_of(measured: AnswerRecord, context_tokens: int) -> str:
+    """The line below a finished answer: its tokens, the wait for the first one, the speed, and what cut it."""
     if measured.usage is None or measured.first_token_s is None:
         return "No words"
     tokens = measured.usage.completion_tokens
@@ -72,5 +72,6 @@ def numbers_of(measured: AnswerRecord) -> str:
     if tokens > 1 and writing_s > 0:
         words.append(f"{(tokens - 1) / writing_s:.0f} tokens/s")
     if measured.finish_reason == "length":
-        words.append("cut at max tokens")
+        is_full = measured.usage.total_tokens >= context_tokens
+        words.append("cut at the end of the context" if is_full else "cut at max tokens")
     return " · ".join(words)

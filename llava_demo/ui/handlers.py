@@ -145,7 +145,10 @@ class Handlers:
         if growth.record.finish_reason:
             usage = growth.record.usage
             tokens = usage.total_tokens - images * self._engine.info.image_tokens if usage else None
-            return [*answer, conversation.byline_entry(numbers_of(growth.record), tokens)]
+            return [
+                *answer,
+                conversation.byline_entry(numbers_of(growth.record, self._engine.info.context_tokens), tokens),
+            ]
         if growth.has_new_text:
             return answer
         status = self._engine.status()

@@ -140,6 +140,6 @@ def _miniature_notice() -> str:
     _, _, for_photos = FOR_PHOTOS.partition(". ")
     advice = re.sub(r"--model \S+", r"<code>python app.py \g<0></code>", escape(for_photos))
     return f"""<aside class="notice"><p><strong>The built-in miniature is answering.</strong>
-It knows plain drawings: one to three circles, squares, triangles or stars, or one large digit. Shown anything else it
-says so.</p>
+It knows plain drawings: one to three circles, squares, triangles or stars, or one large digit, in red, green, blue,
+yellow, orange, purple or black on white, gray or black. Shown anything else it says so.</p>
 <details><summary>Ask about photos</summary><p>{advice}</p></details></aside>"""

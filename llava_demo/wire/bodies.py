@@ -1,7 +1,8 @@
 """Request bodies as pydantic models; a refusal names the place, what was given, and what is allowed."""
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
@@ -95,6 +96,20 @@ def refusal_of(error: ValidationError, root: str = "", with_values: Collection[s
         expected = expected.replace("'", "")
         one_of, shown = "one of ", repr(given[:MAX_SHOWN_CHARACTERS]) if isinstance(given, str) else shown
     return InvalidRequest(f"{place} is {shown}; it must be {one_of}{expected}.", place)
+
+
+@contextmanager
+def named(names: Mapping[str, str]) -> Iterator[None]:
+    """Have refusals name fields as the called interface does; `names` maps our names to its own."""
+    try:
+        yield
+    except InvalidRequest as error:
+        ours, words = error.param, str(error)
+        if ours is None or ours not in names:
+            raise
+        if words.startswith(f"{ours} "):
+            words = names[ours] + words.removeprefix(ours)
+        raise type(error)(words, names[ours]) from None
 
 
 def place_of(location: Sequence[str | int], root: str = "") -> str:

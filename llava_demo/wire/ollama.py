@@ -26,7 +26,7 @@ from llava_demo.chat import (
     Usage,
 )
 from llava_demo.errors import DemoError, UnsupportedParameter
-from llava_demo.wire.bodies import Body, Knobs, schema_text, whole_number, wrong
+from llava_demo.wire.bodies import Body, Knobs, named, schema_text, whole_number, wrong
 from llava_demo.wire.messages import Data, Pictures, Turn, Turns, messages_of
 from llava_demo.wire.openai import TokenJSON, TopLogprobs, token_json
 from llava_demo.wire.without_effect import WITHOUT_EFFECT
@@ -56,6 +56,14 @@ class Options(Knobs):
         "seed": (-1,),
         "top_k": (-1,),
     }
+
+    def given_names(self) -> dict[str, str]:
+        """The names under which the knobs were given, by ours."""
+        names = {name: name for name in Knobs.model_fields if getattr(self, name) is not None}
+        for ours, name in (("max_tokens", "num_predict"), ("repetition_penalty", "repeat_penalty")):
+            if getattr(self, name) is not None:
+                names[ours] = name
+        return names
 
     def as_sampling(self, **others: Any) -> SamplingParams:
         """The knobs under our names, and `others`, which have them already."""
@@ -105,7 +113,10 @@ class _Asked(Body):
         options = self.options or Options()
         beside = {"temperature": self.temperature, "top_p": self.top_p, "max_tokens": self.max_output_tokens}
         left = {name: value for name, value in beside.items() if getattr(options, name) is None}
-        return options.model_copy(update=left).as_sampling(top_logprobs=top_logprobs, json_schema=schema)
+        names = {"response_format": "format", "max_tokens": "max_output_tokens"}
+        names |= {ours: f"options.{name}" for ours, name in options.given_names().items()}
+        with named(names):
+            return options.model_copy(update=left).as_sampling(top_logprobs=top_logprobs, json_schema=schema)
 
 
 class OllamaChatRequest(_Asked):

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator
 from typing_extensions import TypedDict
 
 from llava_demo.chat import ChatRequest, Chunk, Completion, FinishReason, Message, TokenLogprob, Usage
-from llava_demo.wire.bodies import AnswerFormat, Body, Knobs, MaxTokens, wrong
+from llava_demo.wire.bodies import AnswerFormat, Body, Knobs, MaxTokens, named, wrong
 from llava_demo.wire.messages import Pictures, Turn, Turns, messages_of
 from llava_demo.wire.openai import TokenJSON, TopLogprobs, token_json
 from llava_demo.wire.without_effect import WITHOUT_EFFECT
@@ -75,8 +75,12 @@ class ResponseRequest(Knobs):
         most = self.max_tokens if self.max_output_tokens is None else self.max_output_tokens
         top = (self.top_logprobs or 0) if LOGPROBS in (self.include or ()) or self.top_logprobs else None
         schema = self.format.schema_text if self.format else None
-        sampling = self.sampling(max_tokens=most, top_logprobs=top, json_schema=schema)
-        return ChatRequest((*system, *messages_of(self.input, pictures, "input")), sampling)
+        names = {"messages": "input", "response_format": "text.format"}
+        if self.max_output_tokens is not None:
+            names["max_tokens"] = "max_output_tokens"
+        with named(names):
+            sampling = self.sampling(max_tokens=most, top_logprobs=top, json_schema=schema)
+            return ChatRequest((*system, *messages_of(self.input, pictures, "input")), sampling)
 
 
 # --- the answer

@@ -17,12 +17,14 @@ async function openDialog() {
   const dialog = $("#camera");
   const video = dialog.querySelector("video");
   const said = dialog.querySelector("[role=alert]");
-  said.textContent = "";
+  const shutter = dialog.querySelector(".take");
+  [said.textContent, shutter.disabled, shutter.hidden] = ["", true, false];
   dialog.showModal();
   try {
     video.srcObject = await navigator.mediaDevices.getUserMedia({ video: LARGEST });
     if (!dialog.open) stop(); // closed while the browser asked for permission
   } catch (error) {
+    shutter.hidden = true;
     const isForbidden = error.name === "NotAllowedError";
     said.textContent = isForbidden ? "The browser does not allow this page to use the camera." : "There is no camera that can be used.";
   }
@@ -44,7 +46,7 @@ async function take() {
 
 export function start() {
   const dialog = make("dialog", { id: "camera", ariaLabel: "Camera" },
-    make("video", { autoplay: true, muted: true, playsInline: true }),
+    make("video", { autoplay: true, muted: true, playsInline: true, onplaying: () => { dialog.querySelector(".take").disabled = false; } }),
     make("p", { role: "alert" }),
     make("footer", {},
       make("button", { type: "button", className: "cancel", onclick: () => dialog.close() }, "Cancel"),
