@@ -5,6 +5,6 @@ from pathlib import Path
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent))  # PYTHONSAFEPATH keeps it out
-    from llava_demo.__main__ import main
+    from llava_demo.__main__ import leave, main
 
-    sys.exit(main(["serve", *sys.argv[1:]], program="python app.py"))
+    leave(main(["serve", *sys.argv[1:]], program="python app.py"))

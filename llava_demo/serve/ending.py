@@ -61,8 +61,6 @@ class Ending:
         asyncio.run(self._engine.aclose())
         self._gate.is_idle_within(TELL_S, lambda: True)
         self._clean_up()
-        if is_loading:
-            os._exit(0)  # the loading thread cannot be stopped, and torch aborts if the interpreter ends under it
 
     def _is_engine_idle(self) -> bool:
         status = self._engine.status()
