@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any
 
+from fastapi.security.utils import get_authorization_scheme_param
 from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
 from starlette.types import Message, Receive, Scope, Send
@@ -68,7 +69,7 @@ class Callers:
     """
 
     def __init__(self, keys: Sequence[str] = (), proxies: Sequence[Network] = ()) -> None:
-        self._names = {f"Bearer {key}": f"key {hashlib.sha256(key.encode()).hexdigest()[:16]}" for key in keys}
+        self._names = {key: f"key {hashlib.sha256(key.encode()).hexdigest()[:16]}" for key in keys}
         self._proxies = tuple(proxies)
         self._secret = secrets.token_hex(16).encode()
         self._asking: dict[bytes, _McpCall] = {}  # requests to our MCP server, by the number in their header
@@ -90,7 +91,9 @@ class Callers:
             call = self._asking.get(number)
             scope[_SCOPE_KEY], scope[_GONE_KEY] = name.decode(), call and call.is_over
         else:
-            scope[_SCOPE_KEY] = self._names.get(headers.get("authorization", "")) or _site_of(peer)
+            scheme, key = get_authorization_scheme_param(headers.get("authorization"))  # as api.access reads it
+            is_bearer = scheme.lower() == "bearer"  # in any case: RFC 9110, 11.1
+            scope[_SCOPE_KEY] = (self._names.get(key) if is_bearer else None) or _site_of(peer)
         scope["headers"] = [(key, value) for key, value in scope["headers"] if key != _HEADER]
 
     @contextmanager

@@ -501,7 +501,10 @@ def test_a_caller_cannot_rename_itself() -> None:
     assert named(callers, "::ffff:192.0.2.1") == "192.0.2.1"
     assert named(callers, "192.0.2.1", authorization="Bearer made up") == "192.0.2.1"
     assert named(callers, "192.0.2.1", x_llava_demo_caller="0 somebody else") == "192.0.2.1"
+    assert named(callers, "192.0.2.1", authorization="Basic key") == "192.0.2.1"
     assert named(callers, "192.0.2.1", authorization="Bearer key").startswith("key ")
+    for same in ("bearer key", "BEARER key", "Bearer  key"):  # RFC 9110, 11.1: the scheme has no case
+        assert named(callers, "192.0.2.1", authorization=same) == named(callers, "", authorization="Bearer key")
     assert "key " not in named(callers, "192.0.2.1", authorization="Bearer key").removeprefix("key ")
 
 
