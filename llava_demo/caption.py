@@ -275,7 +275,7 @@ class Captions:
 
     waiting: list[PictureFile]
     out: Path | None  # None: beside the pictures
-    done: int  # by earlier runs, and by this one
+    done: int  # by earlier runs, and by this one; failures count
     failed: list[str] = field(default_factory=list)  # names of the pictures without a caption
 
     @classmethod
@@ -312,10 +312,14 @@ class Captions:
 
     def summary(self, total: int | None = None) -> str:
         where = "beside them" if self.out is None else f"in {self.out}"
-        errors = f"; {len(self.failed)} could not be captioned: {_some(self.failed)}" if self.failed else ""
+        captioned = self.done - len(self.failed)
+        words = f"{captioned} picture{'s' * (captioned != 1)} captioned, {where}"
+        if self.failed:
+            why = "see above" if self.out is None else "their rows say why; delete these to try again"
+            words += f"; {len(self.failed)} failed ({why}): {_some(self.failed)}"
         if total is not None and self.done < total:
-            return f"{self.done} of {total} pictures are done, {where}{errors}. The same command continues from there."
-        return f"{self.done} pictures are done, {where}{errors}."
+            return f"{words}; {total - self.done} are left. The same command continues from there."
+        return f"{words}."
 
 
 def _some(names: Sequence[str]) -> str:

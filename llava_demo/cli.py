@@ -34,6 +34,7 @@ CAPTION_PROMPT = "Describe this picture in one sentence."
 CAPTION_SAMPLING = SamplingParams(temperature=0, max_tokens=200)
 CAPTIONS = "captions.jsonl"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.EROFS)  # the machine's limits
+SOME_FAILED = 3
 INTERRUPTED = 130  # what shells report for Ctrl-C: 128 + SIGINT
 
 
@@ -41,7 +42,10 @@ Command = Callable[[Sequence[str], str], int]  # arguments and the program's nam
 
 
 def main(arguments: Sequence[str] | None, program: str) -> int:
-    """Run one command and return its exit code: 1 after an error, 2 after a bad option, 130 after Ctrl-C."""
+    """Run one command and return its exit code.
+
+    1 after an error, 2 after a bad option, 3 where pictures could not be captioned, 130 after Ctrl-C.
+    """
     given = list(sys.argv[1:] if arguments is None else arguments)
     parser = OneLineParser(program, description="Ask questions about pictures with LLaVA-1.5.", epilog=_COMMANDS_HELP)
     parser.add_argument("--version", action="version", version=f"llava_demo {__version__}")
@@ -135,6 +139,7 @@ def caption(arguments: Sequence[str], program: str) -> int:
         program,
         usage=f"{program} [options] PLACE ...",
         description="Caption every picture of a folder, many at once. A run that was ended continues when run again.",
+        epilog=f"Exit code: 0 if all have captions, {SOME_FAILED} if pictures failed, 1 if the run could not go on.",
     )
     parser.add_argument(
         "places", nargs="+", metavar="PLACE", help="folders, ZIP files, lists (.txt), patterns, pictures"
@@ -157,14 +162,14 @@ def caption(arguments: Sequence[str], program: str) -> int:
     captions = Captions.of(places, out)
     if not captions.waiting:
         sys.stderr.write(f"{captions.summary()}\n")
-        return 0
+        return SOME_FAILED if captions.failed else 0
     reach_own_address(settings.host)
     _announce("Loading the model.")
     from llava_demo.engines.load import load_engine
 
     asked = Asked(prompt, sampling, settings.image_limits)
     asyncio.run(captions.write_all(load_engine(settings), asked, settings.max_concurrent))
-    return 0
+    return SOME_FAILED if captions.failed else 0
 
 
 def check(arguments: Sequence[str], program: str) -> int:

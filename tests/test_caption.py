@@ -64,16 +64,17 @@ def test_a_run_that_was_killed_goes_on_and_does_nothing_twice(
     assert len(rows_of(out)) < COUNT
     with out.open("a") as file:  # as if the kill had come in the middle of a row
         file.write('{"file": "199.png", "capt')
-    assert main(command) == 0
+    assert main(command) == 3
     rows = rows_of(out)
     assert sorted(row["file"] for row in rows) == [f"{number:03}.png" for number in range(COUNT)]
     assert {row["file"] for row in rows if "error" in row} == set(BROKEN)
     assert sum("caption" in row for row in rows) == COUNT - len(BROKEN)
-    capsys.readouterr()
-    assert main(command) == 0
+    first_told = capsys.readouterr().err
+    assert main(command) == 3
     told = capsys.readouterr().err
-    assert "200 pictures are done" in told
-    assert "3 could not be captioned: 003.png, 077.png, 150.png." in told
+    assert f"197 pictures captioned, in {out}; 3 failed (their rows say why; " in told
+    assert told.endswith("): 003.png, 077.png, 150.png.\n")
+    assert told in first_told
     assert rows_of(out) == rows
 
 
@@ -91,12 +92,12 @@ def test_ctrl_c_ends_it_and_says_how_far_it_is(tmp_path: Path) -> None:
         _, words = running.communicate()
     assert running.returncode == 130
     count = len(out.read_text().splitlines()) - 1
-    assert f"{count} of {COUNT} pictures are done" in words
+    assert f"{count} pictures captioned, in {out}; {COUNT - count} are left." in words
     assert "Traceback" not in words
 
 
 def test_a_folder_becomes_rows_and_errors_are_rows_too(folder: Path, tmp_path: Path) -> None:
-    assert caption(folder, "--out", tmp_path / "new" / "c.jsonl") == 0
+    assert caption(folder, "--out", tmp_path / "new" / "c.jsonl") == 3
     rows = {row.pop("file"): row for row in rows_of(tmp_path / "new" / "c.jsonl")}
     assert rows.keys() == {"star.png", "below/Star.PNG", "broken.jpg"}
     assert rows["star.png"] == rows["below/Star.PNG"] == {"caption": STAR}
@@ -106,16 +107,17 @@ def test_a_folder_becomes_rows_and_errors_are_rows_too(folder: Path, tmp_path: P
 def test_csv_lists_and_patterns(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     listed, out = tmp_path / "list.txt", tmp_path / "c.csv"
     listed.write_text("pictures/star.png\npictures/gone.png\n")
-    assert caption(listed, str(folder / "b*.jpg"), "--out", out) == 0
+    assert caption(listed, str(folder / "b*.jpg"), "--out", out) == 3
     with out.open(newline="") as file:
         rows = {row["file"]: row for row in csv.DictReader(file)}
     assert rows["pictures/star.png"]["caption"] == STAR
     assert rows["pictures/gone.png"]["error"] == "No such file or directory"
     assert rows[str(folder / "broken.jpg")]["error"]
     capsys.readouterr()
-    assert caption(listed, "--out", out) == 0
-    assert "2 pictures are done" in (told := capsys.readouterr().err)
-    assert "1 could not be captioned: pictures/gone.png." in told
+    assert caption(listed, "--out", out) == 3
+    assert "1 picture captioned" in (told := capsys.readouterr().err)
+    assert "1 failed" in told
+    assert told.endswith(": pictures/gone.png.\n")
     assert len(out.read_text().splitlines()) == 4
 
 
@@ -130,17 +132,19 @@ def test_a_zip_is_read_as_it_is(folder: Path, tmp_path: Path) -> None:
 
 def test_beside_writes_what_training_programs_read(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "star.txt").write_text("written by hand")
-    assert caption(folder, "--beside") == 0
+    assert caption(folder, "--beside") == 3
     assert (folder / "star.txt").read_text() == "written by hand"
     assert (folder / "below" / "Star.txt").read_text() == f"{STAR}\n"
     assert sorted(path.name for path in folder.rglob("*.txt*")) == ["Star.txt", "star.txt"]
-    assert "broken.jpg" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert told.out.startswith("broken.jpg: ")
+    assert "2 pictures captioned, beside them; 1 failed (see above): broken.jpg." in told.err
 
 
 def test_another_server_captions_too(miniature: Server, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "c.jsonl"
     command = ["caption", str(folder), "--remote-url", miniature.url, "--out", str(out)]
-    assert main([*command, "--prompt", "What is in this picture?"]) == 0
+    assert main([*command, "--prompt", "What is in this picture?"]) == 3
     assert {row.get("caption") for row in rows_of(out)} == {STAR, None}
 
 
@@ -230,7 +234,7 @@ def test_a_member_of_a_zip_that_cannot_be_unpacked_is_one_row(folder: Path, tmp_
         entry = data.rindex(name.encode()) - 46  # of the central directory
         data[entry + field : entry + field + 1] = value
     where.write_bytes(data)
-    assert caption(where, "--out", tmp_path / "c.jsonl") == 0
+    assert caption(where, "--out", tmp_path / "c.jsonl") == 3
     rows = {row["file"]: row for row in rows_of(tmp_path / "c.jsonl")}
     assert rows["star.png"]["caption"] == STAR
     for name in ("locked.png", "odd.png", "torn.png"):
