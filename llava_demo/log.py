@@ -54,12 +54,8 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 
 def _log_current(*_: object, **__: object) -> None:
-    """In place of `traceback.print_exc`. Inputs that Gradio cannot read are no defect of ours: they get one line."""
-    error = sys.exc_info()[1]
-    if error and "preprocess_data" in (frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)):
-        logger.warning("the inputs of an event do not fit: %s", place_of(error))
-    else:
-        logger.warning("a library reported an exception", exc_info=True)
+    """In place of `traceback.print_exc`."""
+    logger.warning("a library reported an exception", exc_info=True)
 
 
 @contextmanager

@@ -67,7 +67,7 @@ def test_a_body_beyond_any_use_is_refused_by_its_length_alone(tiny: Server, path
         (b'{"data":' + b'{"a":' * 40 + b"1" + b"}" * 41, "nested more than 32 deep"),
         (b"\xff\xfe", "not valid JSON"),
         (b"[1]", "must be a JSON object"),
-        (b'{"data": "text"}', "data must be a list"),
+        (b'{"data": "text"}', "data is a string; it must be a list"),
     ],
 )
 @pytest.mark.parametrize("path", ["gradio_api/call/ask", "gradio_api/run/predict"])
@@ -286,6 +286,55 @@ def test_unknown_events_and_wrong_inputs_are_the_callers_fault(
     assert response.status_code == status
 
 
+FILE = {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}
+ARGUMENTS = "/ask takes image, prompt, temperature, "
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "words"),
+    [
+        ("call/ask", {"data": []}, f"data has 0 values; {ARGUMENTS}"),
+        ("call/info", {"data": [1]}, "data has 1 values; /info takes nothing"),
+        ("call/ask", {"data": "x"}, "data is a string; it must be a list"),
+        ("call/v2/ask", {"prompt": "x"}, f"image is missing; {ARGUMENTS}"),
+        ("call/v2/ask", {"image": FILE, "prompt": "x", "temprature": 1}, f"temprature is no argument; {ARGUMENTS}"),
+        ("call/send", {"data": []}, "no such endpoint"),
+        ("run/ask", {"data": [None]}, "ask takes 12 inputs; 1 were given."),
+        ("run/ask", {"data": [FILE, "x", *[1] * 8, None, None]}, "no upload of this server"),
+        ("run/chat", {"data": [[], *[1] * 8, None, None]}, "There are no messages"),
+    ],
+)
+def test_arguments_that_do_not_fit_an_endpoint_are_named(
+    tiny: Server, path: str, body: dict[str, object], words: str
+) -> None:
+    response = answered(tiny, f"gradio_api/{path}", json=body)
+    assert response.status_code in (400, 404)
+    assert words in response.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ([], "takes 12 inputs; 0 were given."),
+        ([{"text": "x", "files": [FILE]}], "no upload of this server"),
+        ([{"text": "x", "files": 5}], "right form: files: Input should be a valid list"),
+        ([{"text": "x", "files": []}, [], 9], "greater than maximum value 1"),
+        ([{"text": "x", "files": []}, [], "much"], "wrong kind"),
+    ],
+)
+def test_values_that_an_event_of_the_page_cannot_read_end_it_with_words(
+    tiny: Server, values: list[object], words: str
+) -> None:
+    [event] = [each for each in httpx.get(f"{tiny.url}config").json()["dependencies"] if each["api_name"] == "send"]
+    data = values + [1] * (len(event["inputs"]) - len(values)) * bool(values)
+    body = {"data": data, "fn_index": event["id"], "session_hash": f"s{hash(str(values))}"}
+    assert answered(tiny, "gradio_api/queue/join", json=body).status_code == 200
+    told = httpx.get(f"{tiny.url}gradio_api/queue/data", params={"session_hash": body["session_hash"]}, timeout=60).text
+    [ended] = [line for line in told.splitlines() if "process_completed" in line]
+    assert words in json.loads(ended.removeprefix("data: "))["output"]["error"]
+    assert "passwd" not in told
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
@@ -315,14 +364,14 @@ def test_no_event_of_the_page_answers_wrong_inputs_with_500(tiny: Server) -> Non
             assert response.status_code < 500, (event["api_name"], data)
 
 
-@pytest.mark.parametrize("endpoint", ["send", "retry", "ask"])
+@pytest.mark.parametrize("endpoint", ["send", "retry"])
 @pytest.mark.parametrize("value", [None, "x", {"path": "/etc/passwd"}])
 def test_inputs_that_no_event_can_read_are_one_line_of_the_log(
     endpoint: str, value: object, tiny: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     events = httpx.get(f"{tiny.url}config").json()["dependencies"]
     [event] = [each for each in events if each["api_name"] == endpoint]
-    data = [value] * (len(event["inputs"]) - (endpoint == "ask"))  # one too few, where the values themselves are read
+    data = [value] * len(event["inputs"])
     answered(tiny, "gradio_api/run/predict", json={"data": data, "fn_index": event["id"]})
     [record] = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert re.fullmatch(r"the inputs of an event do not fit: \w+(, from \w+)?, \w+/\w+\.py:\d+", record.message)

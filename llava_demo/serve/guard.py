@@ -4,6 +4,7 @@ It knows no model. A refusal has a message, in the format of the interface that 
 """
 
 import asyncio
+import inspect
 import json
 import logging
 import re
@@ -30,6 +31,7 @@ from llava_demo.serve.bodies import Bodies, IncomingBody, check_json
 from llava_demo.serve.gate import Gate
 from llava_demo.serve.origins import Origins
 from llava_demo.serve.uploads import UploadFolder
+from llava_demo.wire.bodies import MAX_SHOWN_CHARACTERS, kind_of
 from llava_demo.wire.mcp import refusal_of_call, refused, to_be_refused
 
 _SMALL_BYTES = 32_768  # JSON of this size is checked faster than a thread starts
@@ -146,10 +148,17 @@ class Guard:
         """
         if not isinstance(value, dict):
             raise InvalidRequest("The body must be a JSON object.")
+        if "data" in value and not isinstance(value["data"], list):
+            words = f"data is {kind_of(value['data'])}; it must be a list, one value for each input."
+            raise InvalidRequest(words, "data")
         functions = self._page.fns
-        name = path.removeprefix("/gradio_api/call/").removeprefix("v2/").rstrip("/")
-        if path.startswith("/gradio_api/call/") and name not in {each.api_name for each in functions.values()}:
-            raise UnknownRoute("There is no such endpoint; see /gradio_api/info.")
+        if path.startswith("/gradio_api/call/"):
+            name = path.removeprefix("/gradio_api/call/").removeprefix("v2/").rstrip("/")
+            known = {each.api_name: each.fn for each in functions.values() if each.api_visibility == "public"}
+            if name not in known:
+                raise UnknownRoute("There is no such endpoint; see /gradio_api/info.")
+            is_named = path.startswith("/gradio_api/call/v2/")
+            _check_arguments(name, inspect.signature(known[name]), value, is_named=is_named)
         index = value.get("fn_index")
         if (path.startswith("/gradio_api/queue/join") or index is not None) and (
             type(index) is not int or index not in functions  # for Python, True is 1
@@ -157,8 +166,6 @@ class Guard:
             raise UnknownRoute("The page has no such event; reload it.")
         if len(str(value.get("session_hash", ""))) > _MAX_SESSION_CHARACTERS:
             raise InvalidRequest(f"session_hash has over {_MAX_SESSION_CHARACTERS} characters.", "session_hash")
-        if "data" in value and not isinstance(value["data"], list):
-            raise InvalidRequest("data must be a list, one value for each input.", "data")
 
     async def _tool(self, call: Any, scope: Scope, body: IncomingBody, receive: Receive, answer: "_Answer") -> None:
         rules, app = self._rules, self._app
@@ -202,6 +209,7 @@ class _Answer:
         self._is_unchanging = _NAMED_BY_CONTENT.fullmatch(path) is not None
         self._method = scope["method"]
         self.unrouted: DemoError | None = None  # replaces Gradio's 404 or 405, which has no message
+        self._is_failure = False  # Gradio answers with 500
         self._allowed: str | None = None  # the methods that the route takes, for a 405
         self._send, self._origins = send, origins
 
@@ -209,13 +217,16 @@ class _Answer:
         """Pass a message on.
 
         Raises:
-            InvalidRequest: it replaces a 500 of Gradio, which has no message.
+            InvalidRequest: it replaces a 500 of Gradio, whose words only say something if they are an event's.
         """
         if self.unrouted:
             return
+        if self._is_failure:
+            raise InvalidRequest(_event_error(message["body"]) or "This request does not fit the page; reload it.")
         if message["type"] == "http.response.start":
             if message["status"] == 500 and not self._has_words:
-                raise InvalidRequest("This request does not fit the page; reload it.")
+                self._is_failure = True
+                return
             if not self._has_words and (message["status"] == 405 or (message["status"] == 404 and self._is_page)):
                 self.unrouted = unrouted(message["status"], self._method)
                 self._allowed = Headers(raw=message["headers"]).get("allow")
@@ -233,7 +244,7 @@ class _Answer:
         """Answer with an error, unless an answer has begun."""
         if self.status:
             return
-        self.unrouted, self._has_words = None, True
+        self.unrouted, self._has_words, self._is_failure = None, True, False
         request = Request(scope)
         response = await demo_error(request, error)
         if not is_rest(scope["path"]):
@@ -248,6 +259,33 @@ class _Answer:
         with suppress(LocalProtocolError):  # uvicorn has refused a body of broken chunks meanwhile, and hangs up
             await response(scope, receive, self.send)
         self.origin = origin
+
+
+def _event_error(body: bytes) -> str | None:
+    """The words in Gradio's answer for an event that failed; None where it has none."""
+    try:
+        words = json.loads(body)["error"]
+    except (ValueError, TypeError, LookupError):
+        return None
+    return words if isinstance(words, str) else None
+
+
+def _check_arguments(name: str, signature: inspect.Signature, body: dict[str, Any], *, is_named: bool) -> None:
+    """Raises:
+    InvalidRequest: an endpoint's arguments, `data` or by their names, are too many or too few.
+    """
+    parameters = signature.parameters
+    takes = f"/{name} takes {', '.join(parameters) or 'nothing'}"
+    if not is_named:
+        count = len(body.get("data") or ())
+        if count != len(parameters):
+            raise InvalidRequest(f"data has {count} values; {takes}: {len(parameters)} in all.", "data")
+        return
+    for unknown in body.keys() - parameters.keys() - {"oauth_token"}:  # which Gradio's client may send
+        raise InvalidRequest(f"{unknown[:MAX_SHOWN_CHARACTERS]} is no argument; {takes}.", unknown)
+    for each in parameters.values():
+        if each.default is each.empty and each.name not in body:
+            raise InvalidRequest(f"{each.name} is missing; {takes}.", each.name)
 
 
 def _put_right(scope: Scope) -> None:

@@ -1,13 +1,17 @@
 """The page: its layout, and which handler gets which event. It knows no model and no wire format."""
 
 import json
+import logging
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
+from gradio.exceptions import InvalidPathError
+from pydantic import ValidationError
 
 from llava_demo.engines import Engine
 from llava_demo.images.download import Downloads
+from llava_demo.log import place_of
 from llava_demo.settings import Settings
 from llava_demo.ui import panels
 from llava_demo.ui.code_panel import CodePanel, panel_html
@@ -20,6 +24,39 @@ from llava_demo.ui.sharing import Sharing, SharingPanel
 from llava_demo.ui.uploads import KEEP_UPLOADS_S, ReadUploads, leave_addresses_alone
 
 CHECK_FOR_OLD_UPLOADS_S = 3600
+
+_log = logging.getLogger(__name__)
+
+# What Gradio 6.31 raises for inputs that its components cannot read; the last four by accident.
+_UNFIT = (gr.Error, ValueError, OSError, TypeError, LookupError, AttributeError, RecursionError)
+
+
+class _Page(gr.Blocks):
+    """Tells callers what is wrong with the inputs of an event, where Gradio tells `{"error": null}` and logs values."""
+
+    async def preprocess_data(self, block_fn: Any, inputs: list[Any], *rest: Any, **options: Any) -> list[Any]:
+        if len(inputs) != len(block_fn.inputs):
+            words = f"{block_fn.api_name} takes {len(block_fn.inputs)} inputs; {len(inputs)} were given."
+            raise gr.Error(words, visible=False, print_exception=False)
+        try:
+            return await super().preprocess_data(block_fn, inputs, *rest, **options)
+        except _UNFIT as error:
+            _log.warning("the inputs of an event do not fit: %s", place_of(error))
+            # The page itself shows no message of Gradio's: js/asking.js says what is wrong.
+            raise gr.Error(_words_of(error), visible=False, print_exception=False) from None
+
+
+def _words_of(error: Exception) -> str:
+    """What is wrong with an input, without its value or a path."""
+    if isinstance(error, gr.Error):  # a slider's, for a value out of its range
+        return str(error.message)
+    if isinstance(error, InvalidPathError):
+        return "A file among the inputs is no upload of this server; upload it first, as handle_file(path) does."
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        return f"An input does not have the right form: {place and f'{place}: '}{first['msg']}."
+    return "An input is of the wrong kind; see /gradio_api/info."
 
 
 @dataclass(frozen=True)
@@ -38,7 +75,7 @@ def build_page(engine: Engine, settings: Settings) -> gr.Blocks:
     downloads = Downloads(settings.image_limits) if settings.fetch_urls else None
     read_image = ReadUploads(settings.image_limits)
     examples = Examples(lambda: engine.info.is_miniature)
-    with gr.Blocks(
+    with _Page(
         title="Ask a picture",
         fill_height=True,
         analytics_enabled=False,
