@@ -82,7 +82,13 @@ class TooManyImages(InvalidRequest):
 
 
 class PromptTooLong(InvalidRequest):
+    """More tokens than the context holds; the page offers to leave a picture out where that helps."""
+
     code = "context_length_exceeded"
+
+    def __init__(self, message: str, param: str | None = None, *, fits_without_pictures: bool = True) -> None:
+        super().__init__(message, param)
+        self.fits_without_pictures = fits_without_pictures  # as far as it is known
 
 
 class UnknownRoute(DemoError):

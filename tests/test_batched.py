@@ -178,8 +178,12 @@ def test_max_tokens_shrinks_to_what_is_left_of_the_context(tiny_batched: Batched
 
 
 def test_a_prompt_that_does_not_fit_is_refused_before_it_enters(tiny_llava: Llava, tiny_batched: BatchedEngine) -> None:
-    with pytest.raises(PromptTooLong, match=r"takes 2,0\d\d tokens \(a picture takes 16\).*model holds 1,024"):
+    with pytest.raises(PromptTooLong, match=r"takes 2,0\d\d tokens \(16 .* for pictures\).*model holds 1,024") as told:
         answer(tiny_batched, (Message("user", "é" * 1000, (picture(0),)),))
+    assert not told.value.fits_without_pictures
+    with pytest.raises(PromptTooLong) as told:
+        answer(tiny_batched, (Message("user", "é" * 495, (picture(0), picture(1))),))
+    assert told.value.fits_without_pictures
     small = batched_engine_of(tiny_llava, pages=20)
     with pytest.raises(PromptTooLong, match=r"takes 4\d\d tokens.*the memory of this machine holds 304"):
         answer(small, (Message("user", "é" * 200),))

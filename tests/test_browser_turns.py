@@ -171,6 +171,7 @@ def test_what_is_refused_stays_where_it_was_written(small: Server, open_tab: Ope
     tab.question.fill("typed")
     edit(tab, "What is in this picture?", long)
     expect(tab.refusal).to_contain_text("tokens")
+    expect(tab.refusal.get_by_role("button")).to_have_text("New chat")  # without its picture it would not fit either
     expect(editor).to_have_value(long)
     expect(editor).to_be_focused()
     editor.press("Escape")

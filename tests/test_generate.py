@@ -206,8 +206,14 @@ def test_max_tokens_shrinks_to_what_is_left_of_the_context(tiny_engine: Generate
 
 
 def test_a_prompt_that_does_not_fit_is_refused_with_the_numbers(tiny_engine: GenerateEngine) -> None:
-    with pytest.raises(PromptTooLong, match=r"takes 2,0\d\d tokens \(a picture takes 16\).* at least 16; .* 1,024"):
+    with pytest.raises(PromptTooLong, match=r"takes 2,0\d\d tokens \(16 .* pictures\).* at least 16; .* 1,024") as told:
         answer(tiny_engine, (Message("user", "é" * 1000, (picture(0),)),))
+    assert not told.value.fits_without_pictures
+    with pytest.raises(PromptTooLong, match=r"takes 2,0\d\d tokens, and its"):
+        answer(tiny_engine, (Message("user", "é" * 1000),))
+    with pytest.raises(PromptTooLong) as told:
+        answer(tiny_engine, (Message("user", "é" * 495, (picture(0), picture(1))),))
+    assert told.value.fits_without_pictures
     assert answer(tiny_engine).usage.completion_tokens == 24
 
 

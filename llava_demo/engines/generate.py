@@ -54,7 +54,8 @@ class GenerateEngine(ThreadEngine):
         llava, sampling = self.llava, job.request.sampling
         inputs = llava.prompt(job.request.messages, job.request.is_raw)
         ids = inputs["input_ids"]
-        room = answer_room(llava, ids.shape[1], sampling.max_tokens, llava.context_tokens)
+        of_pictures = int((ids == llava.image_token_id).sum())
+        room = answer_room(llava, sampling.max_tokens, ids.shape[1], of_pictures, llava.context_tokens)
         answer = Answer(llava.tokenizer, job.request, llava.end_ids)
         grammar = self._grammars.of(sampling.json_schema)
         sampler = _Sampler(Draw(sampling, ids[0], llava.image_token_id, llava.vocabulary, grammar))

@@ -163,8 +163,10 @@ def check_pictures(request: ChatRequest, info: EngineInfo) -> None:
         raise ImageTooLarge(f"The pictures have {pixels / 1e6:.0f} megapixels together; {most}.", "messages")
 
 
-def answer_room(llava: "Llava", prompt_tokens: int, max_tokens: int, held_tokens: int) -> int:
+def answer_room(llava: "Llava", max_tokens: int, prompt_tokens: int, of_pictures: int, held_tokens: int) -> int:
     """How many tokens the answer may have: `max_tokens`, or what the prompt leaves of `held_tokens`.
+
+    `of_pictures` is the number of the prompt's tokens that stand for pictures.
 
     Raises:
         PromptTooLong: too few are left for an answer.
@@ -172,10 +174,12 @@ def answer_room(llava: "Llava", prompt_tokens: int, max_tokens: int, held_tokens
     left, needed = held_tokens - prompt_tokens, min(max_tokens, MIN_ANSWER_TOKENS)
     if left < needed:
         holder = "the model holds" if held_tokens == llava.context_tokens else "the memory of this machine holds"
+        each = f" ({of_pictures:,} of them for pictures)" if of_pictures else ""
         raise PromptTooLong(
-            f"The conversation takes {prompt_tokens:,} tokens (a picture takes {llava.image_tokens:,}), and "
-            f"its answer at least {needed}; {holder} {held_tokens:,}. Send less, or start a new conversation.",
+            f"The conversation takes {prompt_tokens:,} tokens{each}, and its answer at least {needed}; "
+            f"{holder} {held_tokens:,}. Send less, or start a new conversation.",
             "messages",
+            fits_without_pictures=needed <= left + of_pictures,
         )
     return min(max_tokens, left)
 

@@ -191,8 +191,10 @@ def _progress(growth: Growth) -> str:
 
 def _refused(question: Question, error: InvalidRequest, is_taken: bool) -> Update:
     """The page as it was before the question, and the reason; js/asking.js puts the question back."""
-    is_full = isinstance(error, PromptTooLong | TooManyImages)
-    refusal = panels.refusal_html(str(error), is_full=is_full, was_taken=is_taken)
+    choices = panels.NEW_CHAT if isinstance(error, PromptTooLong | TooManyImages) else ""
+    if choices and not (isinstance(error, PromptTooLong) and not error.fits_without_pictures):
+        choices = panels.LEAVE_OUT + choices
+    refusal = panels.refusal_html(str(error), choices, is_taken)
     return _update(refusal=refusal, chat=question.before, progress="")
 
 

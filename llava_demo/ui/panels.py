@@ -124,16 +124,18 @@ def progress_html(tokens_per_s: float) -> str:
     return f"<p>Writing{f' · {tokens_per_s:.0f} tokens/s' if tokens_per_s else ''}</p>"
 
 
-def refusal_html(words: str, is_full: bool = False, was_taken: bool = False) -> str:
-    """Why a question was refused; js/context.js handles the buttons of a full conversation.
+LEAVE_OUT = '<button type="button" data-choice="leave-out">Leave out the oldest picture</button>'
+NEW_CHAT = '<button type="button" data-choice="new-chat">New chat</button>'
+
+
+def refusal_html(words: str, choices: str = "", was_taken: bool = False) -> str:
+    """Why a question was refused; js/context.js handles `choices`, the buttons of a full conversation.
 
     `was_taken`: the message box was emptied before, and js/asking.js fills it again.
     """
-    buttons = """<span class="choices">
-<button type="button" data-choice="leave-out">Leave out the oldest picture</button>
-<button type="button" data-choice="new-chat">New chat</button></span>"""
     taken = " data-was-taken" if was_taken else ""
-    return f'<p role="alert"{taken}>{escape(words)}{buttons if is_full else ""}</p>'
+    buttons = f'<span class="choices">{choices}</span>' if choices else ""
+    return f'<p role="alert"{taken}>{escape(words)}{buttons}</p>'
 
 
 def _miniature_notice() -> str:

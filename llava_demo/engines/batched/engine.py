@@ -162,7 +162,8 @@ class BatchedEngine(JobEngine):
         llava, sampling = self.llava, job.request.sampling
         prompt = self.images.prompt(job.request.messages, job.request.is_raw)
         held = min(llava.context_tokens, self.size.tokens - PAGE_TOKENS)
-        room = answer_room(llava, len(prompt.ids), sampling.max_tokens, held)
+        of_pictures = sum(len(picture.ids) for picture in prompt.pictures)
+        room = answer_room(llava, sampling.max_tokens, len(prompt.ids), of_pictures, held)
         ids = torch.tensor(prompt.ids, device=llava.model.device)
         draw = Draw(sampling, ids, llava.image_token_id, llava.vocabulary, self._grammars.of(sampling.json_schema))
         answer = Answer(llava.tokenizer, job.request, llava.end_ids)
