@@ -27,6 +27,7 @@ from llava_demo.engines import complete
 from llava_demo.engines.batched import engine as batched
 from llava_demo.engines.batched.batch import Batch
 from llava_demo.engines.batched.engine import BatchedEngine
+from llava_demo.engines.detokenizer import Detokenizer
 from llava_demo.engines.jobs import Job
 from llava_demo.engines.sampler import Draw
 from llava_demo.errors import EngineBusy, EngineUnavailable, GenerationFailed, InvalidRequest, PromptTooLong
@@ -521,6 +522,32 @@ def test_a_picture_that_cannot_be_read_fails_its_own_request_only(
         outcomes = await asyncio.gather(
             complete(tiny_batched, request()),
             complete(tiny_batched, request(with_picture(1))),
+            complete(tiny_batched, request()),
+            return_exceptions=True,
+        )
+        assert [type(outcome) for outcome in outcomes] == [Completion, GenerationFailed, Completion]
+
+    asyncio.run(scenario())
+    assert is_idle(tiny_batched)
+
+
+@pytest.mark.parametrize("where", ["add", "end"])
+def test_a_text_that_cannot_be_delivered_fails_its_own_request_only(
+    where: str, tiny_batched: BatchedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deliver = getattr(Detokenizer, where)
+
+    def fail(detokenizer: Detokenizer, *token: int) -> str:
+        if detokenizer._stop == ("fail here",):
+            raise _Fault
+        return str(deliver(detokenizer, *token))
+
+    monkeypatch.setattr(Detokenizer, where, fail)
+
+    async def scenario() -> None:
+        outcomes = await asyncio.gather(
+            complete(tiny_batched, request()),
+            complete(tiny_batched, request(stop=["fail here"])),
             complete(tiny_batched, request()),
             return_exceptions=True,
         )

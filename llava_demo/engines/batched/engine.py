@@ -269,18 +269,15 @@ class BatchedEngine(JobEngine):
             chat = self._chats.get(token.request)
             if chat is None:
                 continue  # it was cancelled
-            if token.token == BROKEN:
+            try:
+                end = _put(chat, token)
+            except Exception as error:  # noqa: BLE001, only this request fails
+                end = failure_of(error)
+            if end is not None:
                 self._leave(chat)
-                self.images.forget(chat.prompt)
-                self._end(chat.job, failure_of(FloatingPointError()))
-                continue
-            _put(chat.job, chat.answer.add(token.token, token.likelihood))
-            if token.is_last or chat.answer.is_whole:
-                _put(chat.job, chat.answer.rest())
-                self._leave(chat)
-                last = chat.answer.last(chat.request.prompt_tokens, chat.request.cached_tokens or 0)
-                grammar = chat.request.draw.grammar
-                self._end(chat.job, (grammar and grammar.failure) or last)
+                if token.token == BROKEN:
+                    self.images.forget(chat.prompt)
+                self._end(chat.job, end)
 
     def _leave(self, chat: _Chat) -> None:
         """Free what a chat holds, except for its slot."""
@@ -336,6 +333,17 @@ class BatchedEngine(JobEngine):
             job.put(EngineUnavailable(why))
 
 
-def _put(job: Job, chunk: Chunk) -> None:
-    if chunk != Chunk():
-        job.put(chunk)
+def _put(chat: _Chat, token: Drawn) -> Chunk | DemoError | None:
+    """Hand the text of a token to the caller; returns what ends the answer, if this token does."""
+    if token.token == BROKEN:
+        raise FloatingPointError
+    answer, request = chat.answer, chat.request
+    chunks = [answer.add(token.token, token.likelihood)]
+    if is_last := token.is_last or answer.is_whole:
+        chunks.append(answer.rest())
+    for chunk in filter(Chunk().__ne__, chunks):
+        chat.job.put(chunk)
+    if not is_last:
+        return None
+    grammar = request.draw.grammar
+    return (grammar and grammar.failure) or answer.last(request.prompt_tokens, request.cached_tokens or 0)
