@@ -15,11 +15,12 @@ from llava_demo.model.llava import Llava
 @pytest.fixture
 def cgroups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(memory, "CGROUPS", tmp_path)
+    monkeypatch.setattr(memory, "OWN_CGROUPS", tmp_path / "own")
     return tmp_path
 
 
 def limit(folder: Path, **files: str) -> None:
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
         (folder / name.replace("__", ".")).write_text(text)
 
@@ -42,6 +43,27 @@ def test_the_older_containers_too(cgroups: Path) -> None:
         memory__stat="total_inactive_file 5\n",
     )
     assert free_ram() == 2_000_005
+
+
+@pytest.mark.parametrize("tightest", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("own", "files"),
+    [
+        ("0::/pod/container\n", ("", "memory.max", "memory.current", "inactive_file")),
+        ("0::/pod/container\n", ("", "memory.high", "memory.current", "inactive_file")),
+        ("3:cpu,memory:/pod/container\n0::/\n", ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "")),
+    ],
+)
+def test_of_nested_groups_the_least_limit_counts(
+    own: str, files: tuple[str, str, str, str], tightest: int, cgroups: Path
+) -> None:
+    mount, limit_file, used_file, cached = files
+    (cgroups / "own").write_text(own)
+    for level, folder in enumerate(("", "pod", "pod/container")):
+        most = "3000000" if level == tightest else "9000000" if mount or level else "max"
+        texts = {limit_file: most, used_file: "1000000", "memory.stat": f"{cached or 'total_inactive_file'} 250000\n"}
+        limit(cgroups / mount / folder, **{name.replace(".", "__"): text for name, text in texts.items()})
+    assert free_ram() == 2_250_000
 
 
 def test_no_limit_is_written_as_max(cgroups: Path) -> None:

@@ -1,6 +1,7 @@
 """How many requests are answered at once on this machine: from its free memory to a `BatchSize`."""
 
-from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 
 import psutil  # type: ignore[import-untyped]
 import torch
@@ -17,7 +18,12 @@ TEXT_AND_ANSWER_TOKENS = 512  # in an ordinary chat, beside its picture
 SHARE_OF_RAM = 0.4  # share of the free memory for the cache; the rest is for the steps, and for other programs
 KEPT_ON_CPU, KEPT_ON_GPU = 1.0, 0.5  # number of earlier chats in the prefix cache, for each chat that may run
 ENCODING_BYTES = GIB  # left free on a GPU for the activations of the vision tower
-CGROUPS = Path("/sys/fs/cgroup")
+CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+_LIMITS = (  # controller; files of the limit and of what is used; cached files in memory.stat
+    ("", "memory.max", "memory.current", "inactive_file"),  # version 2
+    ("", "memory.high", "memory.current", "inactive_file"),
+    ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),  # version 1
+)
 
 
 def batch_size(llava: Llava, max_concurrent: int | None, gpu_memory: float = 0.85) -> tuple[BatchSize, str]:
@@ -62,17 +68,30 @@ def free_ram() -> int:
     transformers 5.23 asks the machine only, and so plans with memory that a container does not have.
     """
     free: int = psutil.virtual_memory().available
-    for limit_file, used_file, cached in (
-        ("memory.max", "memory.current", "inactive_file"),  # version 2
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),  # version 1
-    ):
+    for group, limit_file, used_file, cached in _cgroups():
         try:
-            limit = (CGROUPS / limit_file).read_text().strip()
-            used = int((CGROUPS / used_file).read_text())
-            stat = (CGROUPS / used_file).with_name("memory.stat").read_text().split()
+            limit = (group / limit_file).read_text().strip()
+            used = int((group / used_file).read_text())
+            stat = (group / "memory.stat").read_text().split()
         except (OSError, ValueError):
             continue
         if limit != "max":
             freeable = int(stat[stat.index(cached) + 1]) if cached in stat else 0  # cached files
             free = min(free, int(limit) - used + freeable)
     return max(free, 0)
+
+
+def _cgroups() -> Iterator[tuple[Path, str, str, str]]:
+    """The folders of this process's control groups and of those around them, with the names of their files.
+
+    A group's own limit may be "max" where one around it has a number, as systemd's and Kubernetes' have (cgroups(7)).
+    """
+    try:
+        own = [line.split(":", 2) for line in OWN_CGROUPS.read_text().splitlines()]
+    except OSError:  # not Linux
+        own = []
+    for controller, *files in _LIMITS:
+        own_paths = [PurePosixPath(path.lstrip("/")) for _, names, path in own if controller in names.split(",")]
+        for folder in {PurePosixPath(), *(each for path in own_paths for each in (path, *path.parents))}:
+            limit, used, cached = files
+            yield CGROUPS / controller / folder, limit, used, cached
