@@ -2,6 +2,8 @@
 
 import asyncio
 import math
+import subprocess
+import sys
 from collections.abc import Sequence
 from operator import eq
 from pathlib import Path
@@ -308,6 +310,23 @@ def test_a_copy_that_another_server_made_meanwhile_is_as_good(tmp_path: Path) ->
     before = sorted((tmp_path / "cache").rglob("*"))
     keep(llava.model, tmp_path / "cache" / "copy")
     assert sorted((tmp_path / "cache").rglob("*")) == before
+
+
+def test_a_copy_that_a_killed_server_left_unfinished_is_deleted_at_the_next_start(tmp_path: Path) -> None:
+    make_tiny_interleave(tmp_path / "original")
+    for name in ("unfinished-dead", "unfinished-alive"):
+        (tmp_path / "cache" / name / "copy").mkdir(parents=True)
+        (tmp_path / "cache" / name / "copy" / "model.safetensors").write_bytes(b"half")
+    hold = "import filelock, sys\nwith filelock.FileLock(sys.argv[1]): print(1, flush=True); sys.stdin.read()"
+    lock = tmp_path / "cache" / "unfinished-alive" / "lock"
+    with subprocess.Popen([sys.executable, "-c", hold, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout
+        other.stdout.readline()
+        for left in ["copy", "unfinished-alive"], ["copy"]:
+            Llava.load(str(tmp_path / "original"), PLAN_INT8, is_local=True, kept=tmp_path / "cache" / "copy")
+            assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == left
+            other.kill()
+            other.wait()
 
 
 def test_a_copy_that_cannot_be_kept_is_no_reason_not_to_answer(

@@ -27,7 +27,7 @@ from llava_demo.errors import InvalidRequest
 from llava_demo.images import Image, PictureMode, fit_of
 from llava_demo.model import checks, native
 from llava_demo.model.device import Plan, prefer_flash_to_cudnn
-from llava_demo.model.quantizer import keep, pack_weights, quantization_of
+from llava_demo.model.quantizer import delete_unfinished, keep, pack_weights, quantization_of
 
 # The format on the model card of llava-hf/llava-1.5-7b-hf: USER: <image>\n<prompt> ASSISTANT:
 MODEL_CARD_TEMPLATE = (
@@ -130,6 +130,8 @@ class Llava:
             model, found = load(device_map="auto")
         checks.check_weights(found)
         if plan.is_int8_on_cpu:
+            if kept:
+                delete_unfinished(kept.parent)
             if kept and not is_kept:
                 keep(model, kept)
             pack_weights(model)

@@ -1,11 +1,14 @@
 """How transformers quantizes a checkpoint while it loads, and the copy in 8 bits that loads again in seconds."""
 
 import logging
+import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
@@ -133,6 +136,16 @@ class _Quantize(ConversionOps):
         return {layer + name: value for name, value in zip(QUANTIZED, quantized(weight), strict=True)}
 
 
+_UNFINISHED, _LOCK = "unfinished-", "lock"  # a folder with a copy that is being written, and a file in it
+
+
+def delete_unfinished(folder: Path) -> None:
+    """Delete what processes that were killed have left in `folder`; they no longer hold the locks."""
+    for left in folder.glob(f"{_UNFINISHED}*"):
+        with suppress(OSError, Timeout, NotImplementedError), FileLock(left / _LOCK, blocking=False):
+            shutil.rmtree(left)
+
+
 def keep(model: PreTrainedModel, folder: Path) -> None:
     """Save a model, before its weights are packed, as a checkpoint that loads in seconds.
 
@@ -140,11 +153,12 @@ def keep(model: PreTrainedModel, folder: Path) -> None:
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix="unfinished-") as unfinished:
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=_UNFINISHED) as unfinished:
             saved = Path(unfinished) / "copy"
-            model.save_pretrained(saved, save_original_format=False, max_shard_size=KEPT_FILE)
-            saved.rename(folder)
-    except (OSError, SafetensorError) as error:
+            with FileLock(Path(unfinished) / _LOCK):
+                model.save_pretrained(saved, save_original_format=False, max_shard_size=KEPT_FILE)
+                saved.rename(folder)
+    except (OSError, SafetensorError, NotImplementedError) as error:  # the last: locks are unknown to the file system
         if not folder.exists():  # else another server has made the same copy meanwhile
             _log.warning("the copy in 8 bits is not kept: %s", getattr(error, "strerror", None) or error)
 
