@@ -105,7 +105,7 @@ def test_the_dialog_closes_with_escape_its_button_and_a_click_beside_it_and_keep
     tiny: Server, open_tab: Open
 ) -> None:
     tab = open_tab(tiny.url)
-    with tiny.slow():
+    with tiny.slow(0.2):
         tab.ask("Tell me a long story.")
         dialog = dialog_of(tab)
         choose(dialog, "curl")
