@@ -315,9 +315,9 @@ def test_everything_has_a_name_for_those_who_cannot_see_it(miniature: Server, op
 
 
 def test_a_link_fills_the_page_and_sends_nothing(miniature: Server, open_tab: Open) -> None:
-    query = "?prompt=What+color%3F&image=night-star.png&temperature=0&max_tokens=33&seed=7&top_p=9"
+    query = "?prompt=What+color+is+the+star%3F&image=night-star.png&temperature=0&max_tokens=33&seed=7&top_p=9"
     tab = open_tab(miniature.url + query)
-    expect(tab.question).to_have_value("What color?")
+    expect(tab.question).to_have_value("What color is the star?")
     expect(tab.thumbnails).to_have_count(1)
     expect(tab.page.locator("#temperature input[type=number]")).to_have_value("0")
     expect(tab.page.locator("#max_tokens input[type=number]")).to_have_value("33")
