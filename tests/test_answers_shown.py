@@ -199,11 +199,14 @@ SHIFTS = """() => {
 def test_a_picture_and_a_growing_answer_move_nothing_and_its_speed_is_told(tiny: Server, open_tab: Open) -> None:
     tab = open_tab(tiny.url)
     tab.set("max_tokens", 60)
+    # On a slow network a picture is sent before its thumbnail has come back.
+    tab.page.route("**/gradio_api/file=**", lambda _: None)
     tab.add({"name": "wide.png", "mimeType": "image/png", "buffer": png("gray", WIDE)})
     tab.page.evaluate(SHIFTS)
     with tiny.slow(0.05):
         tab.ask("Tell me a story. " * 30)
         expect(tab.page.locator("#progress")).to_contain_text(re.compile(r"Writing · \d+ tokens/s"))
+        tab.page.unroute("**/gradio_api/file=**")  # and they go on
         tab.wait_for_end()
     expect(tab.notes.last).to_contain_text("60 tokens")
     assert tab.page.evaluate("window.shifted") < 0.01

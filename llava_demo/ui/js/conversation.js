@@ -70,8 +70,20 @@ let sent = [];
 /** @param {HTMLImageElement} img */
 const pathOf = (img) => decodeURIComponent(img.src.split("/file=").pop());
 
-function rememberSize({ target: img }) {
+function rememberShown({ target: img }) {
   if (img.naturalWidth) sizes.set(pathOf(img), { width: img.naturalWidth, height: img.naturalHeight });
+}
+
+/**
+ * Read the size of an upload from its bytes: it may be sent before its thumbnail has come back from the server.
+ *
+ * @param {string} path the server's
+ * @param {Blob} picture
+ */
+export async function rememberSize(path, picture) {
+  const bitmap = await createImageBitmap(picture).catch(() => null); // what this browser cannot show has no room either
+  if (bitmap) sizes.set(path, { width: bitmap.width, height: bitmap.height });
+  bitmap?.close();
 }
 
 /** Gradio 6.31 draws the first picture of a page after its turn, and the browser loads it even later. */
@@ -94,7 +106,7 @@ export function start() {
   stayWhereTheReaderScrolled();
   copyTexts();
   copyAnswers();
-  document.addEventListener("load", rememberSize, { capture: true });
+  document.addEventListener("load", rememberShown, { capture: true });
   document.addEventListener("asking", ({ detail: { what, inputs } }) => {
     if (what === "send") sent = inputs[0].files.map(({ path }) => path);
   });

@@ -1,4 +1,5 @@
 // Adding pictures: dropped or pasted anywhere, or chosen. Each is prepared, uploaded and checked at once.
+import { rememberSize } from "./conversation.js";
 import { $, $$, isComposing, make, say, watch } from "./dom.js";
 import { prepared } from "./formats.js";
 import { askAbout, changeBox, Unreachable, upload } from "./server.js";
@@ -58,16 +59,20 @@ async function uploadedOrRefused(file) {
 async function uploaded(file, item) {
   const most = Number($("#refused").dataset.maxMegabytes);
   if (!file.size) throw new Error("This is an empty file, or a folder.");
-  const small = await prepared(file, most * MEGABYTE);
+  let small = await prepared(file, most * MEGABYTE);
   const has = Math.ceil((small.size / MEGABYTE) * 10) / 10;
   if (has > most) throw new Error(`The picture has ${has} MB; at most ${most} MB are taken.`);
-  const added = await upload(small, (part) => showProgress(item, part));
+  let added = await upload(small, (part) => showProgress(item, part));
   const { refusal, isUnreachable, jpeg } = await askAbout("check", added.path);
   if (isUnreachable) throw new Unreachable();
   if (refusal) throw new Error(refusal);
-  if (!jpeg) return added;
-  const shown = await (await fetch(jpeg)).blob(); // a HEIC or TIFF as a format that every browser shows
-  return upload(new File([shown], small.name.replace(/\.[^.]*$/, ".jpg"), { type: shown.type }), () => {});
+  if (jpeg) { // a HEIC or TIFF as a format that every browser shows
+    const blob = await (await fetch(jpeg)).blob();
+    small = new File([blob], small.name.replace(/\.[^.]*$/, ".jpg"), { type: blob.type });
+    added = await upload(small, () => {});
+  }
+  await rememberSize(added.path, small);
+  return added;
 }
 
 /**
