@@ -121,12 +121,12 @@ class SamplingParams:
             raise InvalidRequest(f"ignore_eos is {_shown(self.ignore_eos)}; it must be true or false.", "ignore_eos")
         if self.json_schema is not None:
             _check_schema(self.json_schema, self.ignore_eos)
-        is_list = isinstance(self.stop, list | tuple)
-        if not is_list or len(self.stop) > MAX_STOP_STRINGS or not all(_is_text(s) and s for s in self.stop):
-            raise InvalidRequest(f"stop must be at most {MAX_STOP_STRINGS} strings, none of them empty.", "stop")
+        _check_list("stop", self.stop, MAX_STOP_STRINGS, "strings, none of them empty")
+        if wrong := [each for each in self.stop if not (_is_text(each) and each)]:
+            most = f"at most {MAX_STOP_STRINGS} strings, none of them empty"
+            raise InvalidRequest(f"stop has {_shown(wrong[0])}; it must be {most}.", "stop")
         object.__setattr__(self, "stop", tuple(self.stop))
-        if not isinstance(self.stop_token_ids, list | tuple) or len(self.stop_token_ids) > MAX_STOP_TOKENS:
-            raise InvalidRequest(f"stop_token_ids must be at most {MAX_STOP_TOKENS} token ids.", "stop_token_ids")
+        _check_list("stop_token_ids", self.stop_token_ids, MAX_STOP_TOKENS, "token ids")
         ids = (_checked("stop_token_ids", token, 0, 2**31 - 1, is_whole=True) for token in self.stop_token_ids)
         object.__setattr__(self, "stop_token_ids", tuple(ids))
 
@@ -151,16 +151,24 @@ def _checked(name: str, value: Any, low: float, high: float, is_whole: bool) -> 
     return int(value) if is_whole else float(value)
 
 
+def _check_list(name: str, given: Any, most: int, what: str) -> None:
+    if not isinstance(given, list | tuple):
+        raise InvalidRequest(f"{name} is {_shown(given)}; it must be at most {most} {what}.", name)
+    if len(given) > most:
+        raise InvalidRequest(f"{name} has {len(given):,} values; it must be at most {most} {what}.", name)
+
+
 def _check_schema(schema: Any, ignores_end: bool) -> None:
     name, most = "response_format", MAX_SCHEMA_CHARACTERS
     if not _is_text(schema) or len(schema) > most:
-        raise InvalidRequest(f"A JSON schema must be text of at most {most:,} characters.", name)
+        given = f"has {len(schema):,} characters" if isinstance(schema, str) else f"is {_shown(schema)}"
+        raise InvalidRequest(f"The JSON schema {given}; it must be text of at most {most:,} characters.", name)
     try:
         is_object = isinstance(json.loads(schema), dict)
     except (ValueError, RecursionError):
         is_object = False
     if not is_object:
-        raise InvalidRequest("A JSON schema must be a JSON object.", name)
+        raise InvalidRequest(f"The JSON schema is {_shown(schema)}; it must be a JSON object.", name)
     if ignores_end:
         raise InvalidRequest("ignore_eos is true; JSON that satisfies a schema has an end.", "ignore_eos")
 

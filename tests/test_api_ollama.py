@@ -145,6 +145,8 @@ def test_what_is_served_is_told(client: Client) -> None:
 @pytest.mark.parametrize(
     ("fields", "status", "words"),
     [
+        ({"model": ""}, 400, "model is a string; it must be a string that is not empty"),
+        ({"options": {"repeat_last_n": "all"}}, 400, "options.repeat_last_n is a string; it must be a whole number"),
         ({"model": "mistral"}, 404, "'mistral' is not served here"),
         ({"options": {"temperature": 9}}, 400, "options.temperature is 9"),
         ({"options": {"num_predict": 0}}, 400, "options.num_predict is 0"),
@@ -153,7 +155,7 @@ def test_what_is_served_is_told(client: Client) -> None:
         ({"options": {"num_predict": "many"}}, 400, "options.num_predict is a string; it must be a whole number"),
         ({"options": {"no_such_knob": 1}}, 400, "options.no_such_knob is not supported"),
         ({"options": {"repeat_penalty": 1.5, "repeat_last_n": 64}}, 400, "repeat_last_n is not supported"),
-        ({"format": "xml"}, 400, 'format is a string; it must be "json" or a JSON schema'),
+        ({"format": "xml"}, 400, "format is 'xml'; it must be \"json\" or a JSON schema"),
         ({"format": {"not": {}}}, 400, "JSON schema cannot be followed here: Unimplemented keys"),
         ({"think": True}, 400, "think is not supported"),
         ({"tool_choice": "required"}, 400, "leave it out: the answer is text, or JSON by a schema"),

@@ -173,8 +173,8 @@ def test_a_slow_host_delays_nobody_else(web: Web) -> None:
         ("/status/204", "answered with status 204"),
         ("/status/500", "answered with status 500"),
         ("/status/301", "answered with status 301"),
-        ("/to/file:///etc/passwd", "http and https addresses only"),
-        ("/to/ftp://pictures.test/a", "http and https addresses only"),
+        ("/to/file:///etc/passwd", "http and https addresses only; this one has no host"),
+        ("/to/ftp://pictures.test/a", "http and https addresses only; this one begins with ftp:"),
     ],
 )
 def test_what_is_no_answer_with_a_picture_is_refused(web: Web, path: str, words: str) -> None:

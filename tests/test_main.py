@@ -136,7 +136,7 @@ def test_ask_ends_before_a_stop_string(tiny_folder: str, capsys: pytest.CaptureF
         (["ask", QUESTION, "--temperature", "nan"], "temperature is nan; it must be a number from 0 to 2."),
         (["ask", QUESTION, "--top-k", "warm"], "top_k is 'warm'; it must be a whole number from 0 to 1000."),
         (["ask", QUESTION, "--seed", "-1"], "seed is -1"),
-        (["ask", QUESTION, "--stop", ""], "stop must be at most 4 strings, none of them empty."),
+        (["ask", QUESTION, "--stop", ""], "stop has ''; it must be at most 4 strings, none of them empty."),
         (["ask", QUESTION, "--image-mode", "zoom"], "--image-mode is 'zoom'; it must be one of pad, crop, resize."),
         (["ask", QUESTION, "--port", "1"], "unrecognized arguments: --port"),
         (["check", "--dtype", "int3"], "--dtype is 'int3'"),

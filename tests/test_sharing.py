@@ -90,7 +90,7 @@ def json_with(**changed: object) -> bytes:
         (json_with(format="other"), "its format is not"),
         (json_with(sampling={"speed": 1}), "not of the right form"),
         (json_with(sampling={"temperature": 9}), "temperature is 9"),
-        (json_with(sampling={"stop": 5}), "stop must be"),
+        (json_with(sampling={"stop": 5}), "stop is 5; it must be"),
         (json_with(messages=[{"role": "nobody", "content": "x"}]), "messages"),
     ],
 )

@@ -131,7 +131,7 @@ def test_a_picture_comes_in_many_forms(image: Any) -> None:
         ("\ufffd\u20ac", "neither base64, nor a data URL, nor bytes"),
         ("http://example.org/cat.png", "fetches no web addresses"),
         ("data:image/png;base64,@", "not valid base64"),
-        (5, "must be a list of byte values or a string"),
+        (5, "image is a number; it must be a list of byte values or a string"),
         ({"0": 137}, "must be a list of byte values or a string"),
         (True, "must be a list of byte values or a string"),
     ],
@@ -174,7 +174,7 @@ def test_prompt_and_messages_at_once_are_refused_in_cloudflares_words() -> None:
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"prompt": 5}, "prompt is a number; it must be a string"),
+        ({"prompt": 5}, "prompt is 5; it must be a string"),
         ({"prompt": ["a"]}, "prompt is a list; it must be a string"),
         ({"prompt": "x" * 6145}, "6,145 characters; at most 6,144"),
         ({"messages": "hello"}, "must be a list"),
@@ -182,13 +182,13 @@ def test_prompt_and_messages_at_once_are_refused_in_cloudflares_words() -> None:
         ({"messages": [{"role": "user", "content": "x" * 6145}]}, "at most 6,144"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "role is 'robot'"),
         ({"messages": [{"role": "user"}]}, "content is missing"),
-        ({"raw": 1}, "raw is a number; it must be true or false"),
+        ({"raw": 1}, "raw is 1; it must be true or false"),
         ({"raw": "true"}, "raw is a string; it must be true or false"),
         ({"max_tokens": 0}, "max_tokens is 0"),
         ({"temperature": True}, "temperature is True"),
         ({"top_k": 1.5}, "top_k is 1.5; it must be a whole number"),
         ({"seed": "7"}, "seed is '7'"),
-        ({"stop": 5}, "stop must be at most"),
+        ({"stop": 5}, "stop is 5; it must be at most"),
     ],
 )
 def test_a_value_that_is_not_allowed_is_refused_by_its_name(fields: dict[str, Any], words: str) -> None:

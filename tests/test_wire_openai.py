@@ -143,6 +143,28 @@ def test_a_schema_may_stand_where_other_servers_look_for_it(schema: Any) -> None
 
 
 @pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"stop": ["a", ""]}, "stop has ''; it must be at most 4 strings, none of them empty."),
+        ({"stop": [None]}, "stop has None; it must be"),
+        ({"stop": list("abcde")}, "stop has 5 values; it must be at most 4 strings"),
+        ({"stop_token_ids": [1] * 129}, "stop_token_ids has 129 values; it must be at most 128 token ids."),
+        ({"logit_bias": {"5": 1}}, "logit_bias is not supported here with an object, only with {}; leave it out."),
+        ({"typical_p": 0.5}, "typical_p is not supported here with 0.5, only with 1; leave it out."),
+        ({"json_schema": "x" * 70_000}, "The JSON schema has 70,000 characters; it must be text of at most 65,536"),
+        ({"json_schema": "[1]"}, "The JSON schema is '[1]'; it must be a JSON object."),
+        ({"stream": "yes"}, "stream is a string; it must be true or false."),
+        ({"model": ["a"]}, "model is a list; it must be a string."),
+        ({"n": "a secret prompt"}, "n is a string; it must be a whole number from 1 to 4."),
+    ],
+)
+def test_a_refusal_says_what_was_given_and_what_is_allowed(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        call_from(asked(**fields))
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("given", "param"),
     [
         ({"type": "xml"}, "response_format.type"),
@@ -218,7 +240,7 @@ def test_what_changes_the_answer_and_is_not_done_is_refused(fields: dict[str, An
     with pytest.raises(UnsupportedParameter) as caught:
         call_from(asked(**fields))
     assert caught.value.param == next(iter(fields))[:40]
-    assert len(str(caught.value)) < 120
+    assert len(str(caught.value)) < 140
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,11 @@ _FAILURES = (
     OSError,  # raised by the DNS lookup
     UnicodeError,  # a name too long for DNS
 )
+_WHY = {
+    socket.gaierror: "its host is not known",
+    UnicodeError: "its host is no name",
+    httpcore.ProtocolError: "it does not answer in HTTP",
+}
 
 
 def is_public(address: str) -> bool:
@@ -97,7 +102,8 @@ class Downloads:
         except TimeoutError as error:
             raise InvalidImage(f"The picture's address did not deliver it within {WITHIN_S:g} seconds.") from error
         except _FAILURES as error:
-            raise InvalidImage("The picture could not be fetched from its address.") from error
+            why = next((words for kind, words in _WHY.items() if isinstance(error, kind)), "it cannot be reached")
+            raise InvalidImage(f"The picture could not be fetched from its address: {why}.") from error
 
     async def _outcome(self, url: str) -> bytes | InvalidRequest:
         try:
@@ -225,7 +231,8 @@ def _checked(url: str, base: httpx.URL | None = None) -> httpx.URL:
     except (httpx.InvalidURL, ValueError) as error:
         raise InvalidImage("The picture's address is no valid URL.") from error
     if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise InvalidImage("A picture is fetched from http and https addresses only.")
+        scheme = f"begins with {parsed.scheme[:20]}:" if parsed.host else "has no host"
+        raise InvalidImage(f"A picture is fetched from http and https addresses only; this one {scheme}.")
     if parsed.userinfo:
         raise InvalidImage("The picture's address holds a user name or a password; leave it out.")
     return parsed

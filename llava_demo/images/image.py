@@ -7,6 +7,8 @@ import base64
 import binascii
 import hashlib
 import math
+import re
+import reprlib
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
@@ -22,6 +24,8 @@ from llava_demo.images.decode import Fit, ImageLimits
 
 REMEMBERED_BYTES = 128 * 2**20  # decoded pictures kept for follow-up questions: 380 of LLaVA-1.5's squares
 CARRIED_SIDE = 1024  # a square up to this side stays with its `Image`
+
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]{0,20}):", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,8 @@ class Image:
             raise InvalidImage("This server fetches no web addresses; send the picture's bytes as a data URL.")
         head, comma, body = url.partition(",")
         if not comma or head[:5].lower() != "data:":
-            raise InvalidImage("A picture must be given as a data URL, data:image/jpeg;base64,...")
+            allowed = "a data URL, data:image/jpeg;base64,..., or http: or https: where the server fetches pictures"
+            raise InvalidImage(f"The picture's address is {_form_of(url)}; it must be {allowed}.")
         if head.lower().replace(" ", "").endswith(";base64"):
             return cls.from_base64(unquote(body) if "%" in body else body, limits)
         _check_bytes(len(body) - 2 * body.count("%"), limits)
@@ -130,6 +135,13 @@ class Image:
         return f"data:{self.mime_type};base64,{base64.b64encode(self.data).decode()}"
 
 
+def _form_of(address: str) -> str:
+    """What an address is that is not taken; a path is not repeated."""
+    if scheme := _SCHEME.match(address):
+        return "a data URL without a comma" if scheme[1].lower() == "data" else f"one of {scheme[1]}:"
+    return f"a text of {len(address):,} characters" if address else "empty"
+
+
 def bytes_from_numbers(values: list[Any]) -> bytes:
     """Bytes from numbers 0 to 255 in JSON, which may be written as 255.0.
 
@@ -142,7 +154,10 @@ def bytes_from_numbers(values: list[Any]) -> bytes:
             raise TypeError
         return bytes(map(_whole, values) if float in kinds else values)
     except (TypeError, ValueError, OverflowError) as error:
-        raise InvalidImage("The picture must be a list of whole numbers from 0 to 255.") from error
+        wrong = next(value for value in values if type(value) not in (int, float) or value not in range(256))
+        is_huge = isinstance(wrong, int) and wrong.bit_length() > 64
+        given = "a huge number" if is_huge else reprlib.repr(wrong)
+        raise InvalidImage(f"The picture's bytes hold {given}; they must be whole numbers from 0 to 255.") from error
 
 
 def _whole(number: float) -> int:

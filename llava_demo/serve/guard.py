@@ -147,7 +147,7 @@ class Guard:
         UnknownRoute: the page has no such event or endpoint; Gradio 6.31 answers with 500.
         """
         if not isinstance(value, dict):
-            raise InvalidRequest("The body must be a JSON object.")
+            raise InvalidRequest(f"The body is {kind_of(value)}; it must be a JSON object.")
         if "data" in value and not isinstance(value["data"], list):
             words = f"data is {kind_of(value['data'])}; it must be a list, one value for each input."
             raise InvalidRequest(words, "data")

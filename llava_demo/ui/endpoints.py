@@ -29,6 +29,7 @@ from llava_demo.images.download import Downloads
 from llava_demo.metrics import AnswerRecord
 from llava_demo.ui.answering import Growth, caller_of_event, request_of_event
 from llava_demo.ui.uploads import Uploads, leave_addresses_alone
+from llava_demo.wire.bodies import kind_of
 from llava_demo.wire.messages import ImageFromUrl, messages_from
 
 
@@ -66,7 +67,7 @@ def add_endpoints(page: gr.Blocks, engine: Engine, limits: ImageLimits, download
     async def ask(image: Any, prompt: Any, *knobs: Any) -> AsyncGenerator[str, None]:
         def request(from_url: ImageFromUrl) -> ChatRequest:
             if not isinstance(prompt, str):
-                raise InvalidRequest("prompt must be a string.", "prompt")
+                raise InvalidRequest(f"prompt is {kind_of(prompt)}; it must be a string.", "prompt")
             question = Message("user", prompt, (uploads.opened(image, from_url),))
             return ChatRequest((question,), _sampling_from(knobs), caller=caller_of_event())
 

@@ -1,7 +1,7 @@
 """Request bodies as pydantic models; a refusal names the place, what was given, and what is allowed."""
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -68,34 +68,35 @@ def body_from(model: type[B], given: Any) -> B:
         UnsupportedParameter: a field is unknown, or asks for something that is not supported here.
     """
     if not isinstance(given, dict):
-        raise InvalidRequest("The body must be a JSON object.")
+        raise InvalidRequest(f"The body is {kind_of(given)}; it must be a JSON object.")
     try:
         return model.model_validate(given)
     except ValidationError as error:
-        raise refusal_of(error, with_values=model.without_effect) from None  # pydantic's message quotes the input
+        raise refusal_of(error, without_effect=model.without_effect) from None  # pydantic's message quotes the input
 
 
-def refusal_of(error: ValidationError, root: str = "", with_values: Collection[str] = ()) -> InvalidRequest:
+def refusal_of(
+    error: ValidationError, root: str = "", without_effect: Mapping[str, tuple[Any, ...]] = {}
+) -> InvalidRequest:
     """The first of pydantic's errors as ours; `root` is the name of what was validated."""
     first = error.errors(include_url=False)[0]
-    place = place_of(first["loc"], root)
-    if first["type"] == "extra_forbidden":
-        which = " with this value" if first["loc"][-1] in with_values else ""
+    place, kind, given = place_of(first["loc"], root), first["type"], first["input"]
+    if kind == "extra_forbidden":
+        values = without_effect.get(str(first["loc"][-1]), ())
+        allowed = " or ".join(json.dumps(value) for value in values if len(values) == 1 or not isinstance(value, dict))
+        which = f" with {shown(given)}, only with {allowed}" if allowed else ""
         instead = _INSTEAD.get(str(first["loc"][-1]), "leave it out")
         return UnsupportedParameter(f"{place} is not supported here{which}; {instead}.", place)
-    if first["type"] == "string_unicode":
+    if kind == "string_unicode":
         return InvalidRequest(f"{place or 'The body'} has half a character: a lone surrogate.", place or None)
-    if first["type"] == "not_a_part":
-        return InvalidRequest(f"{place} {first['msg']}.", place)
-    expected = str(first.get("ctx", {}).get("expected", _EXPECTED.get(first["type"], first["msg"])))
-    given = first["input"]
-    one_of, shown = "", kind_of(given)
-    if first["type"] == "wrong" and isinstance(given, int | float) and not isinstance(given, bool):
-        shown = repr(given)[:MAX_SHOWN_CHARACTERS]
-    if first["type"] == "literal_error":
-        expected = expected.replace("'", "")
-        one_of, shown = "one of ", repr(given[:MAX_SHOWN_CHARACTERS]) if isinstance(given, str) else shown
-    return InvalidRequest(f"{place} is {shown}; it must be {one_of}{expected}.", place)
+    expected = str(first.get("ctx", {}).get("expected", _EXPECTED.get(kind, first["msg"])))
+    is_word = kind in ("literal_error", "wrong_word")  # else a text may be a prompt or a picture
+    words = shown(given) if is_word or not isinstance(given, str) else kind_of(given)
+    if kind == "not_a_part" and isinstance(given, dict):
+        words = f"a part with type {shown(given.get('type'))}"
+    if kind == "literal_error":
+        expected = "one of " + expected.replace("'", "")
+    return InvalidRequest(f"{place} is {words}; it must be {expected}.", place)
 
 
 @contextmanager
@@ -129,9 +130,19 @@ def kind_of(value: Any) -> str:
     return "missing or null" if value is None else names.get(type(value), f"a {type(value).__name__}")
 
 
-def wrong(expected: str) -> PydanticCustomError:
-    """The error that a validator raises: "messages[0] is a number; it must be `expected`"."""
-    return PydanticCustomError("wrong", "{expected}", {"expected": expected})
+def shown(value: Any) -> str:
+    """A value for messages, cut; of a list or an object the kind."""
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        return repr(value if not isinstance(value, str) else value[:MAX_SHOWN_CHARACTERS])[: MAX_SHOWN_CHARACTERS + 2]
+    return kind_of(value)
+
+
+def wrong(expected: str, kind: Literal["wrong", "wrong_word"] = "wrong") -> PydanticCustomError:
+    """The error that a validator raises: "messages[0] is a number; it must be `expected`".
+
+    A "wrong_word" is shown; any other text may be a prompt or a picture.
+    """
+    return PydanticCustomError(kind, "{expected}", {"expected": expected})
 
 
 # What to do instead of sending an unsupported field, if not just to leave it out.
@@ -146,6 +157,8 @@ _EXPECTED = {
     "list_type": "a list",
     "dict_type": "an object",
     "model_type": "an object",
+    "int_type": "a whole number",
+    "string_too_short": "a string that is not empty",
 }
 
 

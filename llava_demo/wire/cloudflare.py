@@ -30,7 +30,7 @@ from llava_demo.errors import (
     WrongMethod,
 )
 from llava_demo.images import Image, ImageLimits
-from llava_demo.wire.bodies import Knobs
+from llava_demo.wire.bodies import Knobs, kind_of
 from llava_demo.wire.messages import Pictures, Turns, is_web_address, messages_of
 from llava_demo.wire.openai import UsageJSON, usage_json
 
@@ -125,7 +125,7 @@ def image_from(value: Any, limits: ImageLimits) -> Image:
     if isinstance(value, list):
         return Image.from_ints(value, limits)
     if not isinstance(value, str):
-        raise InvalidImage("image must be a list of byte values or a string.", "image")
+        raise InvalidImage(f"image is {kind_of(value)}; it must be a list of byte values or a string.", "image")
     if is_web_address(value):
         return _not_fetched(value)
     if value[:5].lower() == "data:":

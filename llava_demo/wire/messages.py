@@ -25,7 +25,7 @@ ImageFromUrl = Callable[[str], Image]  # the picture that was fetched from a URL
 
 _TEXT_TYPES = ("text", "input_text", "output_text")
 _IMAGE_TYPES = ("image_url", "input_image", "image")
-_DATA_URL = 'a data URL or {"url": a data URL}'
+_URL = 'a URL (data:, or http and https where this server fetches pictures) or {"url": one}'
 # LLaVA-1.5 knows two speakers: a tool's output counts as the user's.
 _ROLES: dict[str, Role] = {"developer": "system", "tool": "user", "function": "user"}
 
@@ -57,7 +57,7 @@ def _source_in(field: str) -> BeforeValidator:
             return value
         if isinstance(value, str):
             return {field: value}
-        raise wrong(_DATA_URL)
+        raise wrong(_URL)
 
     return BeforeValidator(source, json_schema_input_type=str | Source)
 
@@ -92,7 +92,7 @@ def _type_of(part: Any) -> str | None:
 
 Part = Annotated[
     Annotated[TextPart, Tag("<text>")] | Annotated[ImagePart, Tag("<image>")],
-    Discriminator(_type_of, "not_a_part", 'must be a part with type "text" or "image_url"'),
+    Discriminator(_type_of, "not_a_part", 'a part with type "text" or "image_url"'),
 ]
 
 
@@ -243,7 +243,7 @@ def _sources_in(place: str, part: ImagePart) -> Iterator[tuple[str, Source]]:
         found.append((place, part))
     if not found:
         place = f"{place}.{'image' if part.type == 'image' else 'image_url'}"
-        raise InvalidRequest(f"{place} is missing or null; it must be {_DATA_URL}.", place)
+        raise InvalidRequest(f"{place} is missing or null; it must be {_URL}.", place)
     yield from found
 
 

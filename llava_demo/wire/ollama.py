@@ -80,7 +80,7 @@ class Options(Knobs):
 def _format(value: Any) -> Any:
     if value == "json" or isinstance(value, dict):
         return value
-    raise wrong('"json" or a JSON schema')
+    raise wrong('"json" or a JSON schema', "wrong_word")
 
 
 class _Asked(Body):
