@@ -12,7 +12,7 @@ from starlette.datastructures import QueryParams
 from llava_demo.chat import Message, SamplingParams
 from llava_demo.errors import InvalidImage, InvalidRequest
 from llava_demo.images import Image, ImageLimits
-from llava_demo.ui.saved import FORMAT, Saved, archive_of, saved_from
+from llava_demo.ui.saved import FORMAT, Note, Saved, archive_of, saved_from
 from llava_demo.ui.sharing import filling_from, link_to
 
 USUAL = SamplingParams(top_p=0.7)
@@ -27,6 +27,11 @@ SAVED = Saved(
     ),
     CHANGED,
     "tiny",
+    (
+        Note(after=2, title="4 tokens · cut at max tokens", tokens=20),
+        Note(after=4, title="The answer broke off", text="Why"),
+    ),
+    (2,),
 )
 
 
@@ -73,6 +78,7 @@ def test_its_json_alone_is_enough_and_the_rest_is_for_people() -> None:
         assert archive.read("pictures/3.png") == BLUE.data
     assert "![A picture](pictures/2.png)" in text
     assert "Is &lt;b&gt; a tag?" in text
+    assert "Yes &amp; no.\n\n*4 tokens · cut at max tokens*" in text
 
 
 def json_with(**changed: object) -> bytes:
@@ -90,6 +96,10 @@ def json_with(**changed: object) -> bytes:
         (json_with(format="other"), "its format is not"),
         (json_with(sampling={"speed": 1}), "not of the right form"),
         (json_with(sampling={"temperature": 9}), "temperature is 9"),
+        (
+            json_with(notes=[{"after": "2", "title": "Stopped"}]),
+            r"notes\[0\].after is a string; it must be a whole number",
+        ),
         (json_with(sampling={"stop": 5}), "stop is 5; it must be"),
         (json_with(messages=[{"role": "nobody", "content": "x"}]), "messages"),
     ],

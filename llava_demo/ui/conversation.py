@@ -61,6 +61,18 @@ def is_note(entry: Entry) -> bool:
     return bool(_title(entry))
 
 
+def notes_of(history: list[Entry]) -> list[tuple[int, Entry]]:
+    """The notes, each with the number of the messages of `messages_from` before it."""
+    found, count, role = [], 0, ""
+    for entry in history:
+        if is_note(entry):
+            found.append((count, entry))
+        elif entry["role"] == "user" or text_of(entry).strip():
+            count += entry["role"] != role
+            role = entry["role"]
+    return found
+
+
 def has_advice(history: list[Entry], words: str) -> bool:
     """Whether the reader got this advice before."""
     return any(_title(entry) == words for entry in history)
@@ -149,6 +161,12 @@ def shown(text: str) -> str:
     if html.unescape(text) != text:
         text = text.replace("&", "&amp;")
     return re.sub(r"<(?=[a-zA-Z/!?])", "&lt;", text)
+
+
+def pictures_of(history: list[Entry]) -> list[dict[str, Any]]:
+    """The parts of the user's entries that are pictures."""
+    parts = (part for entry in history if entry["role"] == "user" for part in entry["content"])
+    return [part for part in parts if part.get("type") != "text"]
 
 
 def _read_by_model(entries: Iterable[Entry]) -> list[Entry]:

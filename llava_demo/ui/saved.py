@@ -10,12 +10,27 @@ from typing import Any
 from llava_demo.chat import Message, SamplingParams
 from llava_demo.errors import InvalidRequest
 from llava_demo.images import Image, ImageLimits
+from llava_demo.wire.bodies import Body, body_from
 from llava_demo.wire.messages import messages_from, messages_json
 
 FORMAT = "ask-a-picture conversation 1"
 MAX_JSON_BYTES = 200 * 2**20  # unpacked: six pictures of 20 MB in base64, and room
 
 _ENDINGS = {"image/jpeg": "jpg", "image/svg+xml": "svg"}
+
+
+class Note(Body):
+    """A line on the page that the model never reads: an answer's numbers, or why it is incomplete."""
+
+    after: int  # so many messages
+    title: str
+    text: str = ""
+    tokens: int | None = None  # of the conversation up to here without its pictures
+
+
+class _Marks(Body):
+    notes: list[Note] | None = None
+    left_out: list[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -25,6 +40,8 @@ class Saved:
     messages: tuple[Message, ...]
     sampling: SamplingParams
     model: str  # the model that wrote the answers
+    notes: tuple[Note, ...] = ()
+    left_out: tuple[int, ...] = ()  # numbers, from 1 on, of the pictures that the model no longer reads
 
 
 def archive_of(saved: Saved) -> bytes:
@@ -57,7 +74,10 @@ def saved_from(data: bytes, limits: ImageLimits) -> Saved:
     known = asdict(SamplingParams()).keys()
     if not isinstance(sampling, dict) or not sampling.keys() <= known:
         raise InvalidRequest("The saved conversation's sampling is not of the right form.", "sampling")
-    return Saved(messages_from(body.get("messages"), limits=limits), SamplingParams(**sampling), str(body.get("model")))
+    marks = body_from(_Marks, {name: body[name] for name in _Marks.model_fields if name in body})
+    messages = messages_from(body.get("messages"), limits=limits)
+    model, notes, left_out = str(body.get("model")), tuple(marks.notes or ()), tuple(marks.left_out or ())
+    return Saved(messages, SamplingParams(**sampling), model, notes, left_out)
 
 
 def _json(saved: Saved) -> dict[str, Any]:
@@ -66,6 +86,8 @@ def _json(saved: Saved) -> dict[str, Any]:
         "model": saved.model,
         "sampling": asdict(saved.sampling),
         "messages": messages_json(saved.messages),
+        "notes": [note.model_dump(exclude_defaults=True) for note in saved.notes],
+        "left_out": saved.left_out,
     }
 
 
@@ -82,11 +104,12 @@ def _json_of(data: bytes) -> bytes:
 def _markdown(saved: Saved, names: list[str]) -> str:
     left = iter(names)
     parts = [f"# A conversation with {saved.model}"]
-    for message in saved.messages:
+    for number, message in enumerate(saved.messages, 1):
         parts.append("**Question**" if message.role == "user" else "**Answer**")
         parts += [f"![A picture]({next(left)})" for _ in message.images]
         if message.text:
             parts.append(html.escape(message.text, quote=False).replace("\n", "  \n"))
+        parts += [f"*{html.escape(note.title, quote=False)}*" for note in saved.notes if note.after == number]
     return "\n\n".join(parts) + "\n"
 
 

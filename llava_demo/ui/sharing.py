@@ -6,6 +6,7 @@ A link sends nothing by itself.
 import asyncio
 import filecmp
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import PurePath
 from typing import Any
 from urllib.parse import urlencode
@@ -22,9 +23,9 @@ from llava_demo.images.download import Downloads
 from llava_demo.ui import conversation, panels
 from llava_demo.ui.code_panel import page_address
 from llava_demo.ui.controls import SamplingControls
-from llava_demo.ui.conversation import Entry
+from llava_demo.ui.conversation import LEFT_OUT, Entry
 from llava_demo.ui.examples import Examples
-from llava_demo.ui.saved import Saved, archive_of, saved_from
+from llava_demo.ui.saved import Note, Saved, archive_of, saved_from
 from llava_demo.ui.uploads import ReadUploads
 
 _SHARED = """<h2>Share</h2>
@@ -161,17 +162,42 @@ class Sharing:
 
     def _archive(self, history: list[Entry], knobs: tuple[Any, ...]) -> str:
         """The path of the ZIP."""
+        pictures = conversation.pictures_of(history)
+        left_out = [number for number, part in enumerate(pictures, 1) if part.get("alt_text") == LEFT_OUT]
+        for part in pictures:
+            part["alt_text"] = None  # else it would not be among the messages
         messages = conversation.messages_from(history, self._read_image)
         if not messages:
             raise InvalidRequest("There is no conversation to save yet.")
-        data = archive_of(Saved(messages, self._controls.sampling_from(knobs), self._engine.info.model))
-        return _written(data, "conversation.zip")
+        notes = tuple(_note_of(after, entry) for after, entry in conversation.notes_of(history))
+        model, sampling = self._engine.info.model, self._controls.sampling_from(knobs)
+        return _written(archive_of(Saved(messages, sampling, model, notes, tuple(left_out))), "conversation.zip")
 
     def _saved(self, data: bytes) -> tuple[Saved, list[Entry]]:
         saved = saved_from(data, self._limits)
         if any(message.role == "system" for message in saved.messages):
             raise InvalidRequest("The saved conversation has a system message, which the page cannot show.")
-        return saved, [entry for message in saved.messages for entry in _entries_of(message)]
+        groups = [_entries_of(message) for message in saved.messages]
+        left_out = set(saved.left_out)
+        for number, part in enumerate(conversation.pictures_of(list(chain(*groups))), 1):
+            if number in left_out:
+                part["alt_text"] = LEFT_OUT
+        for note in saved.notes:
+            if 0 < note.after <= len(groups):
+                groups[note.after - 1].append(_entry_of(note))
+        return saved, list(chain(*groups))
+
+
+def _note_of(after: int, entry: Entry) -> Note:
+    metadata = entry["metadata"]
+    title = "Interrupted" if metadata.get("status") == "pending" else metadata["title"]  # as js/entries.js has it
+    tokens = metadata.get("id") if isinstance(metadata.get("id"), int) else None
+    return Note(after=after, title=title, text=conversation.text_of(entry), tokens=tokens)
+
+
+def _entry_of(note: Note) -> Entry:
+    title = conversation.shown(note.title)
+    return conversation.failure_entry(title, note.text) if note.text else conversation.byline_entry(title, note.tokens)
 
 
 def _last_question(history: list[Entry]) -> dict[str, Any]:
