@@ -172,9 +172,12 @@ def test_in_a_small_window_one_can_still_ask_and_read_and_buttons_are_large_enou
     for name, size in {"200 % zoom": (640, 410), "landscape": (844, 390), "keyboard open": (390, 420)}.items():
         with as_phone(tab, *size):
             expect(tab.question, name).to_be_in_viewport(ratio=1)
+            expect(tab.page.locator("#status .lamp"), name).to_be_in_viewport(ratio=0.9)
             expect(tab.answers.last, name).to_be_in_viewport()
             assert not tab.page.evaluate("document.documentElement.scrollWidth > innerWidth"), name
             assert min(tab.page.evaluate(sizes)) >= 44
+            if size[0] > 600:  # else there is room for the lamp only
+                expect(tab.page.locator("#served b"), name).to_be_in_viewport(ratio=0.9)
     tab.page.evaluate(
         """() => {
             Object.defineProperty(visualViewport, "height", { value: innerHeight - 300 }); // Safari's keyboard
