@@ -53,15 +53,12 @@ def test_its_answers_are_true(marks_in, name):
     assert len(wrong) <= len(marks) * _WRONG_SHARE[name], wrong
 
 
-_FALSE_SHARE = {"letters": 0.1}  # told apart least: O from 0
-
-
 @pytest.mark.parametrize("family", near_misses.FAMILIES)
 def test_next_to_its_world_it_says_nothing_untrue(llava, family):
     """A sample of the table of near misses in the model card."""
     said = list(verdicts(llava, family, pictures=20))
     false = [(asked.question, answer) for verdict, asked, answer in said if verdict == "false"]
-    assert len(false) <= _FALSE_SHARE.get(family, 0.05) * len(said), false
+    assert len(false) <= 0.05 * len(said), false
 
 
 def test_in_four_bits_it_answers_as_truthfully(marks_in):

@@ -23,10 +23,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     export.add_argument("run", type=Path, help="folder of the run")
     export.add_argument("folder", type=Path, help=f"where to save it (ours: {MINIATURE.name}/)")
     export.add_argument(
-        "--caution", type=float, default=0.0, help="raise the logit of declining by this much (default 0; ours: -0.25)"
+        "--caution", type=float, default=0.0, help="raise the logit of declining by this much (default 0)"
     )
     export.add_argument(
-        "--before", type=Path, metavar="RUN", help="keep two thirds of what this earlier run had learned"
+        "--before",
+        type=Path,
+        nargs="+",
+        default=(),
+        metavar="RUN",
+        help="earlier runs; the weights are the mean of all, and one that is named twice counts twice",
     )
     evaluate = commands.add_parser(
         "evaluate", help="measure truth per type of question, through processor and generate"

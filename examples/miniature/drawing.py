@@ -100,7 +100,12 @@ def _draw_digit(picture: Image.Image, scene: Scene, rng: random.Random) -> Box:
     x0, y0, x1, y1 = brush.textbbox((0, 0), scene.digit, font=font, stroke_width=stroke)
     x = (width - (x1 - x0)) / 2 + rng.uniform(-0.18, 0.18) * scene.difficulty * width - x0
     y = (height - (y1 - y0)) / 2 + rng.uniform(-0.1, 0.1) * scene.difficulty * height - y0
-    brush.text((x, y), scene.digit, font=font, fill=255, stroke_width=stroke)
+    if scene.digit == "O" and rng.random() < 0.6:
+        _draw_ring(brush, rng, (x + x0, y + y0, x + x1, y + y1))
+    else:
+        brush.text((x, y), scene.digit, font=font, fill=255, stroke_width=stroke)
+    if scene.kind == "other" and rng.random() < 0.5:
+        layer = _narrowed(layer, rng.uniform(0.65, 1))
     if rng.random() < 0.4 * scene.difficulty:
         layer = layer.rotate(rng.uniform(-12, 12), Image.Resampling.BILINEAR)
     picture.paste(scene.digit_rgb, (0, 0), layer)
@@ -112,6 +117,23 @@ def _draw_digit(picture: Image.Image, scene: Scene, rng: random.Random) -> Box:
         frame.left + frame.width * right / width,
         frame.top + frame.height * bottom / height,
     )
+
+
+def _draw_ring(brush: ImageDraw.ImageDraw, rng: random.Random, box: Box) -> None:
+    """An O as in fonts of typewriters and of screens, which training does not have: a box with round corners."""
+    x0, y0, x1, y1 = box
+    height = y1 - y0
+    width = min(x1 - x0, height * rng.uniform(0.55, 1))
+    stroke = max(1, round(height * rng.uniform(0.06, 0.2)))
+    brush.rounded_rectangle((x0, y0, x0 + width, y1), width * rng.uniform(0.2, 0.5), outline=255, width=stroke)
+
+
+def _narrowed(layer: Image.Image, share: float) -> Image.Image:
+    """A letter as narrow as in fonts that training does not have."""
+    width, height = layer.size
+    narrow = Image.new("L", layer.size, 0)
+    narrow.paste(layer.resize((max(8, round(width * share)), height)), (round(width * (1 - share) / 2), 0))
+    return narrow
 
 
 def _coarse(picture: Image.Image, rng: random.Random, side: int) -> Image.Image:

@@ -40,9 +40,10 @@ _DARK = ("red", "green", "blue", "purple", "black")
 _RADII = {1: (0.24, 0.09, 0.38), 2: (0.19, 0.1, 0.28), 3: (0.19, 0.1, 0.23)}
 # What a thing of the world is exchanged for, so that training shows where the world ends.
 _LETTERS = {
-    "0": "OQDCU", "1": "ILTJ", "2": "ZSR", "3": "BEJS", "4": "AHY", "5": "SJE", "6": "GCEB", "7": "TZYF",
+    "0": "OOOQDCU", "1": "ILTJ", "2": "ZSR", "3": "BEJS", "4": "AHY", "5": "SJE", "6": "GCEB", "7": "TZYF",
     "8": "BSRX", "9": "PQRg",
 }  # fmt: skip
+_ROUND_LETTERS = 0.4  # share of the letters that are like a 0, which fonts tell apart least
 _LIKE = {
     "circle": ("oval", "half", "three quarters"),
     "square": ("rectangle", "rectangle", "diamond", "trapezium", "pentagon", "parallelogram"),
@@ -112,7 +113,7 @@ class World:
     def sample(self, rng: random.Random, kind: Kind | None = None) -> Scene:
         kind = kind or rng.choices((*_KNOWN, "other"), self.mix)[0]
         if kind == "other" and rng.random() < self.lookalikes * self.difficulty:
-            return exchanged(rng, self.sample(rng, rng.choices(_KNOWN, (0.82, 0.18))[0]))
+            return exchanged(rng, self.sample(rng, rng.choices(_KNOWN, (0.75, 0.25))[0]))
         frame = _frame(rng, self.difficulty)
         if kind == "other":
             return Scene(kind, frame, difficulty=self.difficulty)
@@ -154,7 +155,8 @@ class World:
 def exchanged(rng: random.Random, scene: Scene) -> Scene:
     """The scene with a letter for its digit, or with another shape for one of its shapes: of kind `other`."""
     if scene.digit:
-        return replace(scene, kind="other", digit=rng.choice(_LETTERS[scene.digit]))
+        digit = "0" if rng.random() < _ROUND_LETTERS else scene.digit
+        return replace(scene, kind="other", digit=rng.choice(_LETTERS[digit]))
     objects = list(scene.objects)
     (place,) = rng.choices(range(len(objects)), [2 if o.shape == "circle" else 1 for o in objects])
     usable = list(_LIKE[objects[place].shape])

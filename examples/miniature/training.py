@@ -8,6 +8,7 @@ killed run goes on from there. A run may begin with what an exported checkpoint 
 import dataclasses
 import random
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,17 +75,15 @@ def train(run: Run) -> None:
             torch.multiprocessing.spawn(_teach, (run, name), nprocs=run.processes)
 
 
-def export(folder: Path, target: Path, caution: float = 0.0, before: Path | None = None) -> None:
+def export(folder: Path, target: Path, caution: float = 0.0, before: Sequence[Path] = ()) -> None:
     """Save what the run in `folder` has learned so far as an ordinary `from_pretrained` folder, in fp16.
 
-    `caution` is added, on average, to the logit of declining where an answer begins. `before` is the run that this one
-    went on from; two thirds of each weight are then its.
+    `caution` is added, on average, to the logit of declining where an answer begins. `before` are runs that this one
+    went on from: each weight is then the mean of all.
     """
     model, processor = build(), saved_processor(folder / "processor")
-    learned = _latest(folder)
-    if before:
-        learned = {name: (2 * weight + learned[name]) / 3 for name, weight in _latest(before).items()}
-    model.load_state_dict(learned)
+    states = [_latest(each) for each in (folder, *before)]
+    model.load_state_dict({name: torch.stack([state[name] for state in states]).mean(0) for name in states[0]})
     if caution:
         _make_cautious(model, Packer(processor), caution)
     model.eval().half().save_pretrained(target)
