@@ -22,8 +22,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: beside the 
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """One worker more than there are cores: a third of their time they wait for browsers and servers."""
-    return (os.cpu_count() or 1) + 1
+    """Two workers more than there are cores: a third of their time they wait for browsers and servers."""
+    return (os.cpu_count() or 1) + 2
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
