@@ -161,7 +161,8 @@ def _check_list(name: str, given: Any, most: int, what: str) -> None:
 def _check_schema(schema: Any, ignores_end: bool) -> None:
     name, most = "response_format", MAX_SCHEMA_CHARACTERS
     if not _is_text(schema) or len(schema) > most:
-        given = f"has {len(schema):,} characters" if isinstance(schema, str) else f"is {_shown(schema)}"
+        is_long = isinstance(schema, str) and len(schema) > most
+        given = f"has {len(schema):,} characters" if is_long else f"is {_shown(schema)}"
         raise InvalidRequest(f"The JSON schema {given}; it must be text of at most {most:,} characters.", name)
     try:
         is_object = isinstance(json.loads(schema), dict)
