@@ -269,7 +269,8 @@ GROUPS = {
 
 def add_options(parser: argparse.ArgumentParser, groups: Sequence[str] = tuple(GROUPS)) -> None:
     """Add an option for each field of `groups`. Options that are not given stay out of the namespace."""
-    parser.epilog = f"The options of {', '.join(groups)} are also variables: --image-mode is LLAVA_IMAGE_MODE."
+    variables = f"The options of {', '.join(groups)} are also variables: --image-mode is LLAVA_IMAGE_MODE."
+    parser.epilog = f"{parser.epilog} {variables}" if parser.epilog else variables
     for group in groups:
         section = parser.add_argument_group(group)
         for name in GROUPS[group]:

@@ -20,7 +20,7 @@ from servers import Server
 from llava_demo import log
 from llava_demo.__main__ import main
 from llava_demo.chat import KNOBS, ChatRequest, Message, SamplingParams
-from llava_demo.cli import COMMANDS
+from llava_demo.cli import COMMANDS, SOME_FAILED
 from llava_demo.engines import complete
 from llava_demo.engines.generate import GenerateEngine
 from llava_demo.images import Image
@@ -250,6 +250,12 @@ def test_the_help_of_ask_has_every_knob_and_the_options_that_concern_it(capsys: 
         assert f"--{name.replace('_', '-')}" not in text
     for knob in KNOBS.values():
         assert knob.doc in " ".join(text.split())
+
+
+def test_the_help_of_caption_has_its_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["caption", "--help"])
+    assert f"{SOME_FAILED} if pictures failed" in " ".join(capsys.readouterr().out.split())
 
 
 def test_an_unknown_variable_is_named_with_the_nearest_known_one(
