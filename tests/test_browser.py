@@ -271,6 +271,10 @@ def test_a_phone_needs_no_sideways_scroll(miniature: Server, open_tab: Open) -> 
     assert not tab.page.evaluate(is_too_wide)
     tab.page.locator("#panel .toggle-button").tap()
     expect(tab.page.locator("#temperature")).not_to_be_in_viewport()
+    tab.page.get_by_role("button", name="Settings").tap()
+    expect(tab.page.locator("#temperature")).to_be_in_viewport()
+    tab.page.keyboard.press("Escape")
+    expect(tab.page.locator("#temperature")).not_to_be_in_viewport()
 
 
 def test_dark_follows_the_system_until_somebody_chooses(tiny: Server, open_tab: Open) -> None:

@@ -254,6 +254,13 @@ def test_a_refusal_names_the_file_comes_at_once_and_goes_with_it(tiny: Server, o
     expect(refused).to_contain_text("empty file")
     expect(tab.cards.first).to_be_visible()  # nothing was sent, and nothing lost
     expect(tab.thumbnails).to_have_count(2)
+    tab.ask("What is this?")
+    expect(refused).to_have_count(0)
+    tab.wait_for_end()
+    tab.page.locator("#box input[type=file]").set_input_files([file("empty.png", b"")])
+    expect(refused).to_have_count(1)
+    tab.page.locator("#new-chat").click()
+    expect(refused).to_have_count(0)
 
 
 def test_a_server_that_cannot_be_reached_is_told_with_the_file(tiny: Server, open_tab: Open) -> None:

@@ -149,14 +149,15 @@ async function put(conversation) {
 
 /** @param {Conversation} conversation */
 function become(conversation) {
-  if (conversation.id !== current.id) isChanged = false;
+  const isOther = conversation.id !== current.id;
+  if (isOther) isChanged = false;
   current = conversation;
   hold(conversation.id);
   remember(conversation.id);
   toShow = { chat: conversation.entries, box: conversation.draft, isFirst: !isReady };
   $("#show-kept").click();
   document.dispatchEvent(new Event("conversation-kept"));
-  document.dispatchEvent(new Event("conversation-shown"));
+  document.dispatchEvent(new CustomEvent("conversation-shown", { detail: { isOther } }));
 }
 
 /** Start an empty conversation; the present one stays in the list. @param {Draft} [draft] - moves to the new one */

@@ -1,5 +1,5 @@
 // The panel with the settings: the masthead's switch opens and closes it.
-import { $ } from "./dom.js";
+import { $, isComposing } from "./dom.js";
 import { prefer, preference } from "./preferences.js";
 
 const WIDE_PX = 1180; // at least as wide, the window has room for it beside the conversation
@@ -19,6 +19,12 @@ function fitMasthead() {
 export function start() {
   fitMasthead();
   $("#panel-switch").addEventListener("click", toggle);
+  addEventListener("keydown", (event) => {
+    if (event.key !== "Escape" || isComposing(event) || !isOpen() || innerWidth >= WIDE_PX || $("dialog[open]")) return;
+    event.stopImmediatePropagation(); // it lies over the page, and an answer below it goes on
+    toggle();
+    $("#panel-switch").focus();
+  }, { capture: true });
   if (preference("panel") === "open" && innerWidth >= WIDE_PX) toggle();
   new MutationObserver(() => {
     $("#panel-switch").setAttribute("aria-expanded", String(isOpen()));

@@ -16,12 +16,16 @@ let isSendingNext = false; // Enter was pressed before all pictures were there
  * @param {Iterable<File>} files
  */
 export async function add(files) {
-  for (const item of $$("#refused li:not(:has(.again))")) item.remove(); // those with "Try again" stay
+  forgetRefused();
   for (const arriving of [...files].map(uploadedOrRefused)) { // uploaded at once, and added in the given order
     const added = await arriving;
     if (added) changeBox(({ text, files: before }) => ({ text, files: [...before, added] }));
   }
   sendNext();
+}
+
+function forgetRefused() {
+  for (const item of $$("#refused li:not(:has(.again))")) item.remove(); // those with "Try again" stay
 }
 
 function sendNext() {
@@ -216,5 +220,7 @@ export function start() {
   takeChoices();
   sendWhenAllIsThere();
   forgetRefusals();
+  document.addEventListener("asking", ({ detail }) => { if (detail.what === "send") forgetRefused(); });
+  document.addEventListener("conversation-shown", ({ detail }) => { if (detail?.isOther) forgetRefused(); });
   watch("#box", nameThumbnails);
 }
