@@ -5,12 +5,11 @@ They are frozen, comparable, checked when they are made, and know nothing of I/O
 """
 
 import json
-import reprlib
 import unicodedata
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from llava_demo.errors import InvalidRequest
+from llava_demo.errors import InvalidRequest, shown
 from llava_demo.images import Image
 
 Role = Literal["system", "user", "assistant"]
@@ -47,12 +46,12 @@ class Message:
 
     def __post_init__(self) -> None:
         if self.role not in ("system", "user", "assistant"):
-            raise InvalidRequest(f"role is {_shown(self.role)}; it must be system, user or assistant.", "messages")
+            raise InvalidRequest(f"role is {shown(self.role)}; it must be system, user or assistant.", "messages")
         if isinstance(self.text, str) and len(self.text) > MAX_MESSAGE_CHARACTERS:
             most = f"at most {MAX_MESSAGE_CHARACTERS:,} are allowed"
             raise InvalidRequest(f"A message has {len(self.text):,} characters; {most}.", "messages")
         if not _is_text(self.text):
-            raise InvalidRequest(f"A message's text is {_shown(self.text)}; it must be valid Unicode text.", "messages")
+            raise InvalidRequest(f"A message's text is {shown(self.text)}; it must be valid Unicode text.", "messages")
         if self.images and self.role != "user":
             raise InvalidRequest(f"Only the user's messages may hold pictures; a {self.role} message does.", "messages")
 
@@ -118,13 +117,13 @@ class SamplingParams:
             checked = _checked("top_logprobs", self.top_logprobs, 0, MAX_TOP_LOGPROBS, is_whole=True)
             object.__setattr__(self, "top_logprobs", checked)
         if not isinstance(self.ignore_eos, bool):
-            raise InvalidRequest(f"ignore_eos is {_shown(self.ignore_eos)}; it must be true or false.", "ignore_eos")
+            raise InvalidRequest(f"ignore_eos is {shown(self.ignore_eos)}; it must be true or false.", "ignore_eos")
         if self.json_schema is not None:
             _check_schema(self.json_schema, self.ignore_eos)
         _check_list("stop", self.stop, MAX_STOP_STRINGS, "strings, none of them empty")
         if wrong := [each for each in self.stop if not (_is_text(each) and each)]:
             most = f"at most {MAX_STOP_STRINGS} strings, none of them empty"
-            raise InvalidRequest(f"stop has {_shown(wrong[0])}; it must be {most}.", "stop")
+            raise InvalidRequest(f"stop has {shown(wrong[0])}; it must be {most}.", "stop")
         object.__setattr__(self, "stop", tuple(self.stop))
         _check_list("stop_token_ids", self.stop_token_ids, MAX_STOP_TOKENS, "token ids")
         ids = (_checked("stop_token_ids", token, 0, 2**31 - 1, is_whole=True) for token in self.stop_token_ids)
@@ -147,13 +146,13 @@ def _checked(name: str, value: Any, low: float, high: float, is_whole: bool) -> 
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not low <= value <= high or (is_whole and value != int(value)):  # NaN is in no range
         kind = "a whole number" if is_whole else "a number"
-        raise InvalidRequest(f"{name} is {_shown(value)}; it must be {kind} from {low} to {high}.", name)
+        raise InvalidRequest(f"{name} is {shown(value)}; it must be {kind} from {low} to {high}.", name)
     return int(value) if is_whole else float(value)
 
 
 def _check_list(name: str, given: Any, most: int, what: str) -> None:
     if not isinstance(given, list | tuple):
-        raise InvalidRequest(f"{name} is {_shown(given)}; it must be at most {most} {what}.", name)
+        raise InvalidRequest(f"{name} is {shown(given)}; it must be at most {most} {what}.", name)
     if len(given) > most:
         raise InvalidRequest(f"{name} has {len(given):,} values; it must be at most {most} {what}.", name)
 
@@ -162,14 +161,14 @@ def _check_schema(schema: Any, ignores_end: bool) -> None:
     name, most = "response_format", MAX_SCHEMA_CHARACTERS
     if not _is_text(schema) or len(schema) > most:
         is_long = isinstance(schema, str) and len(schema) > most
-        given = f"has {len(schema):,} characters" if is_long else f"is {_shown(schema)}"
+        given = f"has {len(schema):,} characters" if is_long else f"is {shown(schema)}"
         raise InvalidRequest(f"The JSON schema {given}; it must be text of at most {most:,} characters.", name)
     try:
         is_object = isinstance(json.loads(schema), dict)
     except (ValueError, RecursionError):
         is_object = False
     if not is_object:
-        raise InvalidRequest(f"The JSON schema is {_shown(schema)}; it must be a JSON object.", name)
+        raise InvalidRequest(f"The JSON schema is {shown(schema)}; it must be a JSON object.", name)
     if ignores_end:
         raise InvalidRequest("ignore_eos is true; JSON that satisfies a schema has an end.", "ignore_eos")
 
@@ -190,13 +189,6 @@ def _is_text(value: Any) -> bool:
         return isinstance(value, str) and value.encode() is not None
     except UnicodeEncodeError:
         return False
-
-
-def _shown(value: Any) -> str:
-    """The value that was given, cut to a length that fits a message."""
-    if isinstance(value, int) and value.bit_length() > 128:  # Python does not write out numbers of 4,300 digits
-        return "a huge number"
-    return reprlib.repr(value)
 
 
 @dataclass(frozen=True)

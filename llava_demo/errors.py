@@ -25,6 +25,9 @@ Every endpoint shows `str(error)` to its caller. So a message says what is wrong
 never holds a path, a prompt or a traceback.
 """
 
+import reprlib
+from typing import Any
+
 
 class DemoError(Exception):
     """An error for the caller; `status` is the HTTP status, `code` is for programs."""
@@ -144,3 +147,10 @@ class EngineUnavailable(DemoError):
 
 class EngineBusy(EngineUnavailable):
     code = "engine_busy"
+
+
+def shown(value: Any) -> str:
+    """The value that was given, cut to a length that fits a message."""
+    if isinstance(value, int) and value.bit_length() > 128:  # Python does not write out numbers of 4,300 digits
+        return "a huge number"
+    return reprlib.repr(value)

@@ -8,7 +8,6 @@ import binascii
 import hashlib
 import math
 import re
-import reprlib
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from urllib.parse import unquote, unquote_to_bytes
 
 import PIL.Image
 
-from llava_demo.errors import ImageTooLarge, InvalidImage
+from llava_demo.errors import ImageTooLarge, InvalidImage, shown
 from llava_demo.images import workers
 from llava_demo.images.decode import Fit, ImageLimits
 
@@ -155,9 +154,9 @@ def bytes_from_numbers(values: list[Any]) -> bytes:
         return bytes(map(_whole, values) if float in kinds else values)
     except (TypeError, ValueError, OverflowError) as error:
         wrong = next(value for value in values if type(value) not in (int, float) or value not in range(256))
-        is_huge = isinstance(wrong, int) and wrong.bit_length() > 64
-        given = "a huge number" if is_huge else reprlib.repr(wrong)
-        raise InvalidImage(f"The picture's bytes hold {given}; they must be whole numbers from 0 to 255.") from error
+        raise InvalidImage(
+            f"The picture's bytes hold {shown(wrong)}; they must be whole numbers from 0 to 255."
+        ) from error
 
 
 def _whole(number: float) -> int:
