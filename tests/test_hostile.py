@@ -66,6 +66,28 @@ def test_a_body_in_chunks_without_a_length_is_read_and_bounded(tiny: Server) -> 
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/gradio_api/queue/join", "/gradio_api/upload", "/login"])
+def test_a_refusal_reaches_a_client_that_is_still_sending(tiny: Server, path: str) -> None:
+    """A socket that is closed before all is read resets the connection."""
+    with connected(tiny) as connection:
+        connection.sendall(head(path, f"Content-Length: {2**32}"))
+        assert connection.recv(1, socket.MSG_PEEK)  # the refusal is here
+        for _ in range(8):
+            connection.sendall(bytes(2**20))
+        connection.shutdown(socket.SHUT_WR)
+        answer = b"".join(iter(lambda: connection.recv(65_536), b""))
+    assert status_of(answer) == 413
+
+
+def test_a_client_that_sends_on_after_its_refusal_is_let_go(tiny: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LimitedProtocol, "discard_s", 0.2)
+    with connected(tiny) as connection:
+        connection.sendall(head("/gradio_api/upload", f"Content-Length: {2**32}"))
+        with pytest.raises(ConnectionError):
+            while True:
+                connection.sendall(bytes(2**16))
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/gradio_api/queue/join", "/gradio_api/upload", "/login"])
 def test_chunks_and_lengths_that_lie_are_refused(tiny: Server, path: str) -> None:
     for wrong in (
         head(path, "Content-Length: -1"),

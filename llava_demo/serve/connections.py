@@ -7,6 +7,7 @@ from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Any
 
+import h11
 from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -16,6 +17,7 @@ HEAD_S = 15.0  # from the connection to the last byte of a request's head
 NEXT_HEAD_S = 75.0
 UNREAD_S = 60.0  # how long a client may read nothing of its answer
 LINGER_S = 5.0  # how long a closed connection may take the end of its answer
+DISCARD_S = 30.0  # how long the rest of a body is read after an answer that came before its end; nginx has the same
 MAX_CONNECTIONS = 4096
 SHARE = 4  # one address may have a quarter of them
 SPARE_HANDLES = 64  # for the model's files, uploads, sockets to other servers, and refusals
@@ -46,12 +48,12 @@ class LimitedProtocol(H11Protocol):
 
     most = MAX_CONNECTIONS
     is_proxy: Callable[[str], bool] = staticmethod(lambda _: False)  # the clients of a proxy share its address
-    head_s, next_head_s, unread_s, linger_s = HEAD_S, NEXT_HEAD_S, UNREAD_S, LINGER_S
+    head_s, next_head_s, unread_s, linger_s, discard_s = HEAD_S, NEXT_HEAD_S, UNREAD_S, LINGER_S, DISCARD_S
     _head_deadline: asyncio.TimerHandle | None = None
     _read_deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        super().connection_made(_Unhurried(transport, self))  # type: ignore[arg-type]
         if len(self.connections) > self.most or self._has_its_share():
             _log.warning("a connection was refused: there are %d of %d", len(self.connections), self.most)
             transport.write(BUSY)
@@ -64,6 +66,15 @@ class LimitedProtocol(H11Protocol):
             return False  # tunnels and proxies on this machine carry all clients
         clients = [getattr(each, "client", None) for each in self.connections]
         return sum(client is not None and client[0] == host for client in clients) > self.most // SHARE
+
+    @property
+    def has_unread_body(self) -> bool:
+        """Whether the client is still sending a body; or something else that is no HTTP."""
+        return self.conn.their_state in (h11.SEND_BODY, h11.ERROR)
+
+    def data_received(self, data: bytes) -> None:
+        if not self.transport.is_closing():
+            super().data_received(data)
 
     def handle_events(self) -> None:
         cycle = self.cycle
@@ -103,6 +114,33 @@ class LimitedProtocol(H11Protocol):
         if self._head_deadline is not None:
             self._head_deadline.cancel()
             self._head_deadline = None
+
+
+class _Unhurried:
+    """A connection's transport, whose `close` first reads what the client is still sending.
+
+    A socket that is closed with bytes unread resets the connection, and the client loses the answer: it sees a broken
+    network instead of the refusal of its request. (nginx calls it lingering close.)
+    """
+
+    def __init__(self, transport: asyncio.Transport, protocol: LimitedProtocol) -> None:
+        self._transport, self._protocol = transport, protocol
+        self._is_closing = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def is_closing(self) -> bool:
+        return self._is_closing or self._transport.is_closing()
+
+    def close(self) -> None:
+        if self.is_closing() or not (self._protocol.has_unread_body and self._transport.can_write_eof()):
+            self._transport.close()
+            return
+        self._is_closing = True
+        self._transport.write_eof()
+        self._transport.resume_reading()
+        self._protocol.loop.call_later(self._protocol.discard_s, self._transport.abort)
 
 
 def limit_connections(config: Config, app: Any, is_proxy: Callable[[str], bool]) -> None:
