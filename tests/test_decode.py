@@ -327,7 +327,9 @@ def test_a_large_profile_and_large_metadata_do_not_cost_a_picture(format: str) -
 
 def test_a_comment_of_megabytes_does_not_cost_a_gif_or_a_jpeg() -> None:
     red = PIL.Image.new("RGB", (16, 16), "red")
-    assert row(encoded(red, "GIF", comment=b"a" * 3 * 2**20))[0] == (255, 0, 0)
+    assert row(encoded(red, "GIF", comment=b"a" * 15 * 2**20))[0] == (255, 0, 0)
+    clear = PIL.Image.new("RGBA", (16, 16), (255, 0, 0, 0))
+    assert row(encoded(clear, "GIF", comment=b"a" * 15 * 2**20))[0] == (255, 255, 255)
     jpeg = encoded(red, "JPEG")
     comments = (b"\xff\xfe\xff\xff" + bytes(65_533)) * 60
     assert row(jpeg[:2] + comments + jpeg[2:])[0][0] > 240

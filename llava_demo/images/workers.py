@@ -27,8 +27,8 @@ from llava_demo.errors import EngineUnavailable, ImageTooLarge, InvalidImage
 from llava_demo.images.decode import Fit, Header, ImageLimits, header_of, pixels_of
 from llava_demo.images.opened import formats
 
-LIMIT_S = 2.0  # CPU time for decoding one picture
-QUICK_S = 0.8  # for a header, and for pixels at the first try: a photo of 12 megapixels takes 0.2 to 0.7
+LIMIT_S = 2.0  # CPU time for reading a header, and for decoding pixels
+QUICK_S = 0.8  # the same at the first try: the pixels of a photo of 12 megapixels take 0.2 to 0.7
 HEADER_PROCESSES, QUICK_PROCESSES, SLOW_PROCESSES = 2, 4, 2
 MAX_MEMORY_BYTES = 2 * 2**30  # of a process; the largest picture with transparency takes a third
 
@@ -91,18 +91,22 @@ class Decoding:
 
 def header(data: bytes, limits: ImageLimits) -> Header:
     """`decode.header_of` in a worker. Raises what it raises, or `TookTooLong`."""
-    answer, _ = _pools.headers.submit(Decoding(data, limits=asdict(limits)).answered, QUICK_S).result()
+    answer, _ = _answered_in_time(Decoding(data, limits=asdict(limits)), _pools.headers)
     return Header(**answer)
 
 
 def pixels(data: bytes, fit: Fit | None = None) -> PIL.Image.Image:
     """`decode.pixels_of` in a worker. Raises what it raises, or `TookTooLong`."""
     call = Decoding(data, fit=fit and asdict(fit))
-    try:
-        answer, body = _pools.quick.submit(call.answered, QUICK_S).result()
-    except TookTooLong:
-        answer, body = _pools.slow.submit(call.answered, LIMIT_S).result()
+    answer, body = _answered_in_time(call, _pools.quick)
     return PIL.Image.frombytes("RGB", tuple(answer["size"]), body)
+
+
+def _answered_in_time(call: Decoding, pool: ThreadPoolExecutor) -> tuple[dict[str, Any], bytes]:
+    try:
+        return pool.submit(call.answered, QUICK_S).result()
+    except TookTooLong:
+        return _pools.slow.submit(call.answered, LIMIT_S).result()
 
 
 async def pixels_for_caller(data: bytes, fit: Fit | None = None) -> PIL.Image.Image:
