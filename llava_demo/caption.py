@@ -87,7 +87,8 @@ def sources_of(places: Sequence[str]) -> list[PictureFile]:
 def _sources(place: str) -> Iterable[PictureFile]:
     path = Path(place)
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+        named = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+        files = [file for file in named if file.is_file() or not file.exists()]  # a link to nothing is told, too
         found = [_file(file, file.relative_to(path).as_posix()) for file in files]
     elif path.suffix.lower() == ".zip" and path.is_file():
         found = list(_zipped(path))

@@ -22,7 +22,7 @@ from llava_demo.environment import (
     reach_own_address,
     unusable_variables,
 )
-from llava_demo.errors import DemoError, InvalidImage, InvalidRequest
+from llava_demo.errors import DemoError, InvalidImage, InvalidRequest, shown
 from llava_demo.images import Image, ImageLimits
 from llava_demo.metrics import AnswerRecord
 from llava_demo.settings import OneLineParser, SettingError, Settings, add_options, unknown_variables
@@ -114,7 +114,9 @@ def ask(arguments: Sequence[str], program: str) -> int:
         usage=f"{program} [options] [IMAGE ...] PROMPT",
         description="Stream one answer to the terminal. Standard output holds the answer and nothing else.",
     )
-    parser.add_argument("words", nargs="+", metavar="IMAGE ... PROMPT", help="picture files, then the question")
+    parser.add_argument(
+        "words", nargs="+", metavar="IMAGE ... PROMPT", help="picture files, no web addresses, then the question"
+    )
     _add_sampling_options(parser, SamplingParams())
     add_options(parser, ("model", "remote", "pictures"))
     given = vars(parser.parse_intermixed_args(arguments))
@@ -246,6 +248,8 @@ def _is_file(word: str) -> bool:
 
 
 def _image(path: str, limits: ImageLimits) -> Image:
+    if path.startswith(("http://", "https://")):
+        raise InvalidRequest(f"{shown(path)} is an address. Pictures are read from files here; download it first.")
     try:
         return Image.from_path(path, limits)
     except InvalidImage as error:

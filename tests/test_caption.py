@@ -177,6 +177,12 @@ def test_pictures_of_any_kind_are_found(tmp_path: Path) -> None:
     assert {row["file"] for row in rows_of(tmp_path / "c.jsonl")} == {"a.webp", "b.tiff"}
 
 
+def test_a_link_to_nothing_is_an_error_row(tmp_path: Path) -> None:
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    assert caption(tmp_path, "--out", tmp_path / "c.jsonl") == 3
+    assert rows_of(tmp_path / "c.jsonl") == [{"file": "gone.png", "error": "No such file or directory"}]
+
+
 def test_pictures_of_one_name_in_two_places_are_two(tmp_path: Path) -> None:
     for place in ("one", "other"):
         (tmp_path / place).mkdir()

@@ -117,6 +117,11 @@ def test_what_is_answered_and_logged_on_one_terminal_are_lines_of_their_own() ->
     assert b"\nThe circle is red.\n" in shown
 
 
+def test_ask_says_that_it_takes_no_addresses(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ask", "https://example.org/cat.jpg", QUESTION, "--model", "miniature"]) == 1
+    assert "'https://example.org/cat.jpg' is an address." in capsys.readouterr().err
+
+
 def test_ask_ends_before_a_stop_string(tiny_folder: str, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--model", tiny_folder, "--temperature", "0", "--max-tokens", "40"]
     assert main(["ask", QUESTION, *options]) == 0
