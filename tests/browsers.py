@@ -4,6 +4,7 @@ Where there is no Chromium the tests that need one are skipped, unless REQUIRE_B
 """
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -48,7 +49,8 @@ class Tab:
         self.cards = page.locator("#conversation button.example")
         self.answers = page.locator("#conversation [data-testid=bot]:not(:has(.thought-group))")
         self.notes = page.locator("#conversation .thought-group")
-        self.failures = page.locator("#conversation .thought-group .content")
+        # An answer's numbers have an empty one for a moment, without height.
+        self.failures = page.locator("#conversation .thought-group .content").filter(has_text=re.compile(r"\S"))
         self.pictures = page.locator("#conversation [data-testid=user] img")
         self.thumbnails = page.locator("#box .thumbnail-item")
         self.refusal = page.locator("#refusal p")

@@ -199,6 +199,7 @@ def test_a_failure_is_told_in_place_and_the_next_question_is_answered(miniature:
     expect(tab.conversation).not_to_contain_text("secret")
     tab.button("Retry").click()
     expect(tab.answers.last).to_contain_text("red circle")
+    tab.wait_for_end()
     expect(tab.failures).to_have_count(0)
 
     with miniature.broken():
@@ -399,6 +400,10 @@ def test_a_conversation_is_saved_to_a_file_and_opened_in_another_browser(
     expect(other.page.locator("#share-said")).to_contain_text("no saved conversation")
     expect(other.answers.last).to_contain_text("blue")
     assert not [path for path in Path(get_upload_folder()).iterdir() if path.is_file()]  # as unfinished uploads are
+    chooser.set_input_files({"name": "notes.zip", "mimeType": "application/zip", "buffer": b"Buy milk."})
+    expect(other.page.locator("#not-opened")).to_contain_text("notes.zip is no saved conversation")
+    chooser.set_input_files(str(tmp_path / "conversation.zip"))
+    expect(other.page.locator("#not-opened")).to_have_count(0)
 
 
 def test_keys_of_an_input_method_are_its_own(tiny: Server, open_tab: Open) -> None:

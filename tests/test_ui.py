@@ -210,6 +210,9 @@ def test_a_growing_answer_grows_and_ends_with_the_whole(tiny_engine: GenerateEng
     numbers = numbers_of(growth.record, tiny_engine.info.context_tokens)
     assert "60 tokens" in numbers
     assert "cut at max tokens" in numbers
+    assert "tokens/s" in numbers
+    growth.record.first_token_s = growth.record.total_s  # as of another server that sends an answer in one piece
+    assert "tokens/s" not in numbers_of(growth.record, tiny_engine.info.context_tokens)
     assert growth.record.usage
     assert "cut at the end of the context" in numbers_of(growth.record, growth.record.usage.total_tokens)
 

@@ -12,6 +12,7 @@ from llava_demo.metrics import AnswerRecord
 
 # At most ten updates/s, with the question's and the last one; a page with six turns and four pictures manages 79.
 UPDATE_S = 0.125
+_ONE_PIECE_S = 0.005  # an answer that was written in less came in one piece, whose speed nobody knows
 
 
 class Growth:
@@ -69,7 +70,7 @@ def numbers_of(measured: AnswerRecord, context_tokens: int) -> str:
     tokens = measured.usage.completion_tokens
     words = [f"{tokens:,} token{'s' * (tokens != 1)}", f"first after {measured.first_token_s:.2f} s"]
     writing_s = measured.total_s - measured.first_token_s
-    if tokens > 1 and writing_s > 0:
+    if tokens > 1 and writing_s > _ONE_PIECE_S:
         words.append(f"{(tokens - 1) / writing_s:.0f} tokens/s")
     if measured.finish_reason == "length":
         is_full = measured.usage.total_tokens >= context_tokens
