@@ -35,6 +35,7 @@ from llava_demo.settings import Settings
 
 FREED_WITHIN_S = 8.0  # on a busy machine; answers that are hung up in tests would take longer
 MAX_QUEUE = 4
+STEPS_TILL_LATER, LATER_STEP_S = 60, 0.4  # 512 tokens take 3 minutes
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,17 @@ class Server:
 
     @contextmanager
     def slow(self, step_s: float = 0.02) -> Iterator[None]:
-        """Within the block every step of the model takes `step_s` longer, the prompt's too."""
-        with self._before_each_step(lambda *_: time.sleep(step_s)):
+        """Within the block every step of the model takes `step_s` longer, the prompt's too.
+
+        From step `STEPS_TILL_LATER` on, it takes `LATER_STEP_S` at least: a long answer outlasts any browser that a
+        busy machine holds up.
+        """
+        steps = itertools.count()
+
+        def wait(*_: object) -> None:
+            time.sleep(step_s if next(steps) < STEPS_TILL_LATER else max(step_s, LATER_STEP_S))
+
+        with self._before_each_step(wait):
             yield
 
     @contextmanager

@@ -24,7 +24,7 @@ from llava_demo.engines.generate import GenerateEngine
 CIRCLE_AND_SQUARE = Path(__file__).parents[1] / "examples" / "circle-and-square.png"
 RED = {"name": "red.png", "mimeType": "image/png", "buffer": png()}
 SOMETHING = re.compile(r"\S")
-FREED_S = 30.0  # what was held back by the network comes through a busy machine; the answers would take 51 seconds
+FREED_S = 30.0  # what was held back by the network comes through a busy machine; the answers would take 3 minutes
 MAY_LOG = "Failed to load resource"  # the browser's own words for each request without a network
 
 Open = Callable[..., Tab]
