@@ -278,6 +278,10 @@ class Captions:
     out: Path | None  # None: beside the pictures
     done: int  # by earlier runs, and by this one; failures count
     failed: list[str] = field(default_factory=list)  # names of the pictures without a caption
+    before: int = field(init=False)  # done by earlier runs, as the names in `out` say
+
+    def __post_init__(self) -> None:
+        self.before = self.done
 
     @classmethod
     def of(cls, places: Sequence[str], out: Path | None) -> "Captions":
@@ -320,7 +324,8 @@ class Captions:
             words += f"; {len(self.failed)} failed ({why}): {_some(self.failed)}"
         if total is not None and self.done < total:
             return f"{words}; {total - self.done} are left. The same command continues from there."
-        return f"{words}."
+        # Names, since those of another folder may be the same.
+        return f"{words}." + f" {self.before} of these names were there before." * bool(self.before)
 
 
 def _some(names: Sequence[str]) -> str:

@@ -94,6 +94,15 @@ def certificates_are_read_once() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def requests_of_tests_are_patient() -> Iterator[None]:
+    """httpx 0.28 gives up after 5 seconds by default, which a server on a busy machine may take."""
+    with pytest.MonkeyPatch.context() as patch:
+        for phase in ("connect", "read", "write", "pool"):
+            patch.setattr(f"httpx._config.DEFAULT_TIMEOUT_CONFIG.{phase}", 60.0)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def uploads_of_these_tests_only(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Gradio 6.31 names an upload by its hash, and a server that ends deletes its own: others that share it lose it."""
     with pytest.MonkeyPatch.context() as patch:

@@ -183,7 +183,7 @@ def test_in_a_small_window_one_can_still_ask_and_read_and_buttons_are_large_enou
             expect(tab.answers.last, name).to_be_in_viewport()
             assert not tab.page.evaluate("document.documentElement.scrollWidth > innerWidth"), name
             assert min(tab.page.evaluate(sizes)) >= 44
-            tab.page.wait_for_function(f"({SMALL})().length === 0", timeout=20_000)
+            tab.page.wait_for_function(f"({SMALL})().length === 0")
             if size[0] > 600:  # else there is room for the lamp only
                 expect(tab.page.locator("#served b"), name).to_be_in_viewport(ratio=0.9)
     tab.page.evaluate(

@@ -83,7 +83,7 @@ console.log(JSON.stringify([whole.message.content, streamed, failure]));
 """
     (node_folder / "ollama.mjs").write_text(script, encoding="utf-8")
     done = subprocess.run(
-        ["node", "ollama.mjs", str(DRAWING)], cwd=node_folder, capture_output=True, text=True, timeout=120
+        ["node", "ollama.mjs", str(DRAWING)], cwd=node_folder, capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr
     whole, streamed, failure = json.loads(done.stdout)

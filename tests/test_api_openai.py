@@ -458,7 +458,7 @@ def test_hanging_up_at_any_time_frees_the_engine(tiny: Server, fields: dict[str,
             tiny.wait_until(running=1, waiting=0)
             with posted(tiny, LONG | fields):  # in line: nothing of its answer is there yet
                 tiny.wait_until(running=1, waiting=fields.get("n", 1))
-            tiny.wait_until(running=1, waiting=0, limit_s=1)
+            tiny.wait_until(running=1, waiting=0)
         tiny.wait_until_free()
 
 

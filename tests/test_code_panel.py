@@ -51,7 +51,7 @@ def test_the_copied_code_asks_again_what_was_asked(miniature: Server, open_tab: 
     assert miniature.url.rstrip("/") in code
     (tmp_path / DRAWING.name).write_bytes(DRAWING.read_bytes())
     (tmp_path / "code.py").write_text(code, encoding="utf-8")
-    done = subprocess.run([sys.executable, "code.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "code.py"], cwd=tmp_path, capture_output=True, text=True, timeout=240)
     assert tab.answers.last.inner_text() in done.stdout, done.stderr
 
 

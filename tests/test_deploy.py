@@ -32,7 +32,7 @@ def deploy(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str
         | variables,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
     )
 
 

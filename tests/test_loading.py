@@ -236,7 +236,7 @@ def test_serve_ends_with_the_reason_where_the_weights_cannot_be_read(tiny_folder
     for path in Path(tiny_folder).iterdir():
         content = path.read_bytes()
         (tmp_path / path.name).write_bytes(content[:100] if path.suffix == ".safetensors" else content)
-    done = run(["-m", "llava_demo", "serve", "--model", tmp_path, "--port", str(free_port())], ROOT, timeout=120)
+    done = run(["-m", "llava_demo", "serve", "--model", tmp_path, "--port", str(free_port())], ROOT, timeout=240)
     assert done.returncode == 1
     assert f"{tmp_path.name} could not be loaded" in done.stderr
     assert "Traceback" not in done.stderr

@@ -239,7 +239,7 @@ def test_help_and_bad_options_answer_before_anything_heavy_is_imported(command: 
     )
     arguments = [command, "--help"] if command else ["--help"]
     done = subprocess.run(
-        [sys.executable, "-c", program, *arguments], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", program, *arguments], cwd=ROOT, capture_output=True, text=True, check=True, timeout=MAX_S
     )
     assert done.stdout.startswith(f"usage: python -m llava_demo {command}")
     assert done.stderr == "[]\n"
@@ -297,7 +297,7 @@ def test_check_fails_where_no_remote_server_answers(tiny: Server, capsys: pytest
     ],
 )
 def test_errors_name_the_program_that_was_called(command: list[str], program: str) -> None:
-    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=MAX_S)
     assert done.stderr.startswith(f"{program}: ")
     assert done.stderr.count("\n") == 1
 
@@ -312,7 +312,7 @@ def test_errors_name_the_program_that_was_called(command: list[str], program: st
 )
 def test_an_old_python_and_a_missing_package_are_one_line(block: str, words: str) -> None:
     program = f"import sys; {block}; sys.argv = ['app.py']; import runpy; runpy.run_path('app.py', run_name='__main__')"
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=MAX_S)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith(words)
     assert "Traceback" not in done.stderr
@@ -331,7 +331,7 @@ def test_a_command_ends_without_freeing_what_it_imported_and_without_its_threads
         "program.main = lambda program: print(program) or 3\n"
         "program.entry()"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=MAX_S)
     assert (done.returncode, done.stdout, done.stderr) == (3, "llava-demo\nput away", "")
 
 
@@ -350,7 +350,7 @@ def test_something_is_said_before_anything_heavy_is_imported(tiny_folder: str) -
             cwd=ROOT,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=MAX_S,
         )
         said, then = done.stderr.splitlines()
         assert said.startswith(("Starting", "Loading"))

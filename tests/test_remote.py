@@ -367,6 +367,6 @@ def test_neither_torch_nor_transformers_is_imported() -> None:
         f"page, url = launch(Settings(remote_url='{NOWHERE}', port={free_port()}), prevent_thread_lock=True)\n"
         "page.close(verbose=False)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     assert "remote on another server" in done.stdout

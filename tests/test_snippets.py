@@ -190,7 +190,7 @@ def in_shell(folder: Path, code: str, _: Path) -> str:
 
 def output_of(command: list[str], folder: Path) -> str:
     environment = os.environ | {"PYTHONIOENCODING": "utf-8"}
-    done = subprocess.run(command, cwd=folder, capture_output=True, timeout=120, env=environment)
+    done = subprocess.run(command, cwd=folder, capture_output=True, timeout=240, env=environment)
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout.decode()
 

@@ -149,7 +149,9 @@ def test_a_limit_below_what_a_server_needs_is_one_line(limit: str, words: str) -
     """Gradio ended with 40 lines, or with none where standard error is a file."""
     command = f"ulimit {limit} && exec {sys.executable} -m llava_demo serve --model miniature"
     environment = BARE | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(["/bin/sh", "-c", command], env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        ["/bin/sh", "-c", command], env=environment, capture_output=True, text=True, timeout=START_LIMIT_S
+    )
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
     assert words in done.stderr
 
@@ -187,7 +189,9 @@ def test_a_folder_that_is_gone_is_one_line(tmp_path: Path) -> None:
     )
     (tmp_path / "gone").mkdir()
     environment = BARE | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(["/bin/sh", "-c", leave], env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        ["/bin/sh", "-c", leave], env=environment, capture_output=True, text=True, timeout=START_LIMIT_S
+    )
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
     assert "The folder that this was started in is gone" in done.stderr
 
