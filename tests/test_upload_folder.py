@@ -73,9 +73,9 @@ def test_a_server_that_starts_deletes_what_earlier_runs_left_and_at_its_end_all(
     Clock(monkeypatch).later_s = KEEP_S + 1
     folder.start()
     assert not old.exists()
-    new = add(tmp_path, "new")
+    add(tmp_path, "new")
     folder.close()
-    assert not new.exists()
+    assert not tmp_path.exists()
 
 
 def test_a_callers_oldest_uploads_make_room_for_its_new_ones(

@@ -58,10 +58,13 @@ class UploadFolder:
         threading.Thread(target=self._sweep_hourly, name="sweep", daemon=True).start()
 
     def close(self) -> None:
-        """Delete all files, those that the page shows too."""
+        """Delete all files, those that the page shows too, and the folder."""
         self._end.set()
         self._kept = set()
         self._delete(lambda _: True)
+        for folder, *_ in [] if self._is_shared else os.walk(self._folder, topdown=False):
+            with suppress(OSError):  # something new is in it
+                Path(folder).rmdir()
 
     def sweep(self) -> None:
         """Delete old files."""
