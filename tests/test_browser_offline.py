@@ -175,6 +175,8 @@ def test_nothing_that_is_done_without_a_network_is_lost(
         expect(tab.answers.last).to_contain_text("red circle")
         expect(tab.page.locator(".toast-body")).to_have_count(0)
     expect_reachable(tab)
+    expect(tab.thumbnails).to_have_count(1)  # it was uploaded as soon as that could be
+    expect(kept_back).to_have_count(0)
     editor.press("Enter")
     expect(tab.answers.last).to_contain_text("two")
     expect(tab.refusal).to_have_count(0)
@@ -182,9 +184,11 @@ def test_nothing_that_is_done_without_a_network_is_lost(
     with cable.cut():
         tab.button("Undo").click()
         expect(tab.question).to_have_value("How many shapes are there?\nWhat color is the square?")
-        expect(tab.thumbnails).to_have_count(1)
+        expect(tab.thumbnails).to_have_count(2)
+        tab.page.locator("#box input[type=file]").set_input_files([RED])  # type: ignore[list-item]
+        expect(kept_back).to_contain_text("cannot be reached")
     tab.question.press("Enter")  # with the picture that was kept back
-    expect(tab.pictures).to_have_count(2)
+    expect(tab.pictures).to_have_count(3)
     expect(kept_back).to_have_count(0)
     expect_the_same_page(tab)
 

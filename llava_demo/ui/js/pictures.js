@@ -105,7 +105,8 @@ function showProgress(item, part) {
 
 /**
  * Say above the message box why a file was not added, until that is removed or another file is added. A pasted picture
- * exists nowhere else: one that could not be uploaded stays and can be tried again.
+ * exists nowhere else: one that could not be uploaded stays, and is tried again by a click, by the next question, and once
+ * the server is back.
  *
  * @param {File} file
  * @param {Error} error
@@ -119,9 +120,14 @@ function refuse(file, error) {
 
 /** @param {HTMLElement} item @param {File} file */
 function tryAgain(item, file) {
+  const hadFocus = item.contains(document.activeElement);
   item.remove();
   add([file]);
-  $("#box textarea").focus();
+  if (hadFocus) $("#box textarea").focus();
+}
+
+function tryAllAgain() {
+  for (const button of $$("#refused .again")) button.click();
 }
 
 /**
@@ -180,7 +186,7 @@ function sendWhenAllIsThere() {
     event.stopImmediatePropagation();
     isSendingNext = true;
     say("Sent as soon as all is there…");
-    for (const button of again) button.click();
+    tryAllAgain();
   };
   document.addEventListener("keydown", (event) => {
     const asks = event.key === "Enter" && !event.shiftKey && !isComposing(event);
@@ -221,6 +227,7 @@ export function start() {
   sendWhenAllIsThere();
   forgetRefusals();
   document.addEventListener("asking", ({ detail }) => { if (detail.what === "send") forgetRefused(); });
+  document.addEventListener("server-back", tryAllAgain);
   document.addEventListener("conversation-shown", ({ detail }) => { if (detail?.isOther) forgetRefused(); });
   watch("#box", nameThumbnails);
 }

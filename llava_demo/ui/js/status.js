@@ -4,6 +4,7 @@ import { $, root } from "./dom.js";
 const EVERY_MS = 3000;
 const PATIENCE_MS = 8000; // a network that drops all packets reports nothing
 let answering = "";
+let isLost = false; // the server
 
 /** @param {{status: string, running: number, waiting: number, model?: string, engine?: string, stage?: string}} status */
 function show({ status, running, waiting, model, engine, stage }) {
@@ -11,7 +12,10 @@ function show({ status, running, waiting, model, engine, stage }) {
   const others = waiting - ($("#conversation .loading-spinner") ? 1 : 0); // without this page's question
   const words = status !== "ready" ? [stage || status] : [running && `${running} answering`, others > 0 && `${others} waiting`];
   $(".masthead .load").textContent = words.filter(Boolean).join(", ");
-  if (model === undefined) return; // the server cannot be reached
+  const wasLost = isLost;
+  isLost = model === undefined;
+  if (isLost) return;
+  if (wasLost) document.dispatchEvent(new CustomEvent("server-back"));
   const answers = JSON.stringify([model, engine, status === "ready"]);
   if (answering && answers !== answering) $("#answers-changed").click(); // the model is loaded now, or a remote server is up
   answering = answers;
