@@ -1,5 +1,6 @@
 """Servers in processes of their own, which can be killed as machines die."""
 
+import itertools
 import os
 import shutil
 import socket
@@ -22,13 +23,25 @@ from tests.fork_server import Program, can_have
 ROOT = Path(__file__).parents[1]
 START_LIMIT_S = 240  # of a process that imports torch and loads a model, on a machine that does other things too
 LIFE_LIMIT_S = 900
+# Below those that Linux gives to clients, which would take a port between its choice and the server's start.
+FIRST_PORT, WORKERS, TURNS = 16_000, 16, 1000
+_turns = itertools.count(os.getpid())
 
 
 def free_port() -> int:
+    """A port of 127.0.0.1 that no other worker of pytest-xdist chooses."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    ports = (FIRST_PORT + turn % TURNS * WORKERS + worker % WORKERS for turn in _turns)
+    return next(port for port in ports if _is_free(port))
+
+
+def _is_free(port: int) -> bool:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 @dataclass(frozen=True)

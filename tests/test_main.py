@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from pictures import png
+from processes import free_port
 from servers import Server
 
 from llava_demo import log
@@ -279,8 +280,7 @@ def test_an_unknown_variable_is_named_with_the_nearest_known_one(
 
 
 def test_check_fails_where_no_remote_server_answers(tiny: Server, capsys: pytest.CaptureFixture[str]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    address = f"http://127.0.0.1:{free_port()}/v1"
     assert main(["check", "--remote-url", address]) == 1
     assert capsys.readouterr().err.splitlines()[-1] == f"python -m llava_demo check: no server answers at {address}."
     assert main(["check", "--remote-url", f"{tiny.url}v1"]) == 0
@@ -382,8 +382,7 @@ def test_a_reader_that_has_read_enough_ends_the_answer_without_a_traceback(tiny_
 
 
 def test_serve_answers_on_its_port_until_ctrl_c(tiny_folder: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     with started("serve", "--model", tiny_folder, "--port", str(port)) as process:
         assert process.stdout

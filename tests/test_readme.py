@@ -3,7 +3,6 @@
 import os
 import re
 import shlex
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ import pytest
 import yaml
 from huggingface_hub import SpaceCard, SpaceCardData, SpaceHardware
 from packaging.requirements import Requirement
+from processes import free_port
 from readme import README, ROOT, written
 
 from llava_demo.settings import Settings
@@ -39,9 +39,7 @@ def snippets(title: str) -> list[tuple[str, str]]:
 @contextmanager
 def serving(command: str) -> Iterator[str]:
     """Run a command of the README that serves the page, on a free port; gives its address once it is ready."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     words = [sys.executable, *shlex.split(command)[1:]]
     if "--port" in words:
         words[words.index("--port") + 1] = str(port)
