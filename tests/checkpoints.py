@@ -231,11 +231,13 @@ def _text_config(words: PreTrainedTokenizerFast) -> LlamaConfig:
 
 
 def _save(model: LlavaForConditionalGeneration, processor: LlavaProcessor, folder: Path) -> None:
-    noise = torch.Generator().manual_seed(0)
+    noise, more = torch.Generator().manual_seed(0), torch.Generator().manual_seed(1)
     with torch.no_grad():
         for weights in model.parameters():
             if weights.ndim > 1:  # ten times sharper than at the start of a training: pictures change the answer
                 weights.normal_(std=0.2, generator=noise)
+            elif len(weights.unique()) > 1:  # drawn by chance: CLIP's class, the end of a row of tiles, some biases
+                weights.normal_(std=0.2, generator=more)
         model.lm_head.weight[: len(SPECIAL)] = 0  # special tokens are never the likeliest: answers get long
     model.generation_config.bos_token_id = START_ID
     model.generation_config.eos_token_id = END_ID
