@@ -47,6 +47,8 @@ HELD_OUT: dict[str, tuple[str, ...]] = {
     "is_number": ("Could this be a {d}?", "Can we say that this is a {d}?", "In the picture, is the number a {d}?", "Am I right that this is a {d}?"),
     "number_color": ("What color would you say the number is?", "I would like to know the color of the number.", "In the picture, what color is the number?"),
     "then_color": ("Can you also tell me its color?", "And what color would that be?", "What color does that one have?"),
+    "it_color": ("Could you name its color?", "Of what color is it?", "What color has this thing?"),
+    "it_where": ("Whereabouts is it?", "Where can it be found?", "At what place is it drawn?"),
     "then_where": ("Can you also tell me where it is?", "And in which place?", "Whereabouts is it?"),
     "then_how_many": ("How many of those?", "And how many would that be?"),
     "then_count": ("And what about the {p}, how many?", "And how many {p} can you see?"),

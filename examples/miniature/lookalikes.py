@@ -25,7 +25,7 @@ def _stretched(count: int, size: float) -> Callable[[random.Random], list[Point]
     """An ellipse or a rectangle, wide or tall."""
 
     def unit(rng: random.Random) -> list[Point]:
-        ratio = rng.uniform(1.2, 1.9)
+        ratio = 1.2 + 0.7 * rng.random() ** 1.5  # what is nearest to one is hardest
         a, b = (1, 1 / ratio) if rng.random() < 0.5 else (1 / ratio, 1)
         return [(a * u, b * v) for u, v in polygon(0, 0, size, count, math.pi / count)]
 

@@ -27,6 +27,8 @@ _ODD = (  # hue in degrees, saturation, value: colours that none of the miniatur
     ((48, 80), (0.4, 1), (0.3, 0.62)),  # olive, khaki
     ((-12, 8), (0.5, 1), (0.25, 0.52)),  # maroon
     ((0, 24), (0.35, 0.6), (0.85, 1)),  # salmon
+    *[((-8, 8), (0.45, 0.78), (0.52, 0.67))] * 3,  # a reddish brown
+    *[((22, 46), (0.55, 0.95), (0.6, 0.84))] * 2,  # ochre
     ((0, 360), (0, 0.16), (0.3, 0.66)),  # gray
     ((66, 84), (0.6, 1), (0.75, 1)),  # yellow-green
     ((0, 360), (0, 0.02), (0.97, 1)),  # white
@@ -51,7 +53,7 @@ class _Neighbour(Graphic):
     def paint(self) -> Image.Image:
         families = {
             self.few: 4.0, self.many: 0.4, self.glyph: 6.0, self.long_number: 0.8, self.stretched: 6.5,
-            self.odd_shape: 9.0, self.outlined: 0.8, self.odd_color: 6.5, self.odd_ground: 0.5, self.turned: 1.6,
+            self.odd_shape: 9.0, self.outlined: 0.8, self.odd_color: 6.5, self.odd_ground: 1.2, self.turned: 1.6,
             self.mixed: 0.8, self.touching: 0.8, self.cut: 0.5, self.tiny: 0.3, self.window: 0.5, self.tilted: 0.5,
         }  # fmt: skip
         self.rng.choices(list(families), list(families.values()))[0]()
@@ -156,7 +158,9 @@ class _Neighbour(Graphic):
             self.known(*spot, color)
 
     def glyph(self) -> None:
-        text = self.rng.choice(string.ascii_uppercase * 3 + _LIKE_DIGITS * 4 + string.ascii_lowercase + _SIGNS)
+        text = self.rng.choice(
+            string.ascii_uppercase * 3 + _LIKE_DIGITS * 4 + string.ascii_lowercase + "o" * 6 + _SIGNS + "?" * 4
+        )
         self.written(text, self.rng.uniform(0.45, 1.1) * self.short)
 
     def long_number(self) -> None:
@@ -259,8 +263,14 @@ class _Neighbour(Graphic):
         else:
             self.with_known(lambda x, y, r: self.known(x, y, r, self.odd()))
 
+    def tint(self) -> RGB:
+        """A light ground that is no white: beige, cream, light blue."""
+        hue, saturation, value = self.rng.random(), self.rng.uniform(0.09, 0.25), self.rng.uniform(0.86, 1)
+        r, g, b = colorsys.hsv_to_rgb(hue, saturation, value)
+        return int(r * 255), int(g * 255), int(b * 255)
+
     def odd_ground(self) -> None:
-        self.paint_ground(self.odd())
+        self.paint_ground(self.odd() if self.rng.random() < 0.4 else self.tint())
         self.known_or_digit()
 
     # Together, cut, or in something else ---------------------------------------------------------------------------

@@ -35,6 +35,7 @@ _OF_SHAPES = {  # how often each type is asked about shapes
     "where": 3.0, "background": 0.9, "number": 0.15, "has_number": 0.15, "is_number": 0.1, "number_color": 0.1,
     "off_topic": 1.5,
 }  # fmt: skip
+_IT = 0.05  # share of the dialogues about shapes that begin with a question about "it"
 _MAY_BE_SEVERAL = ("color", "is_color", "shape", "where")  # "the circle", where there are two of them
 _OF_DIGITS = {
     "describe": 1.6, "number": 2.2, "number_color": 1.2, "has_number": 0.7, "is_number": 1.4, "background": 0.6,
@@ -87,10 +88,10 @@ class Asker:
                 shape, color = o.shape, o.color
             else:
                 shape, color = rng.choice(SHAPES), rng.choice(COLORS)
-                if kind == "b" and scene.objects and rng.random() < 0.7:
-                    if rng.random() < 0.5:
+                if kind == "b" and scene.objects and rng.random() < 0.8:  # one thing's shape, perhaps another's color
+                    if rng.random() < 0.7:
                         shape = rng.choice(scene.objects).shape
-                    else:
+                    if rng.random() < 0.7:
                         color = rng.choice(scene.objects).color
             found = (None if kind == "c" else shape, None if kind == "s" else color)
             if wants_present or not scene.matching(*found) or rng.random() < 0.05:
@@ -105,7 +106,7 @@ class Asker:
         return Turn(self.ask("count_all"), how_many(len(scene.objects)), "count_all", matching(scene))
 
     def count(self, scene: Scene) -> Turn:
-        target = self._target(scene, 0.75, "ssc")
+        target = self._target(scene, 0.7, "ssbb")
         return self._counted("count", scene, *target)
 
     def exists(self, scene: Scene) -> Turn:
@@ -132,6 +133,15 @@ class Asker:
             lambda o: f"{'Yes' if o.color == asked else 'No'}, the {shape} is {o.color}.",
             asked,
         )
+
+    def it(self, scene: Scene) -> Turn:
+        """What is asked about "it" before anything was said; of several things, how many there are."""
+        asked = self.rng.choice(("color", "color", "where"))
+        question, found = self.ask(f"it_{asked}"), matching(scene)
+        if len(found) > 1:
+            return Turn(question, how_many(len(found)), "it", found)
+        (only,) = scene.objects
+        return Turn(question, f"It is {only.color if asked == 'color' else place(only)}.", "it", found)
 
     def shape(self, scene: Scene) -> Turn:
         _, color = self._target(scene, 0.88, "c")
@@ -219,6 +229,8 @@ class Asker:
 
     def dialogue(self, scene: Scene) -> list[Turn]:
         """One to three turns about one picture, now and then up to twenty."""
+        if scene.kind == "shapes" and self.rng.random() < _IT:
+            return [self.it(scene)]
         exchanges = self.rng.randint(3, 6) if self.rng.random() < 0.04 else 1
         return [turn for _ in range(exchanges) for turn in self._exchange(scene)]
 

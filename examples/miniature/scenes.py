@@ -40,7 +40,7 @@ _DARK = ("red", "green", "blue", "purple", "black")
 _RADII = {1: (0.24, 0.09, 0.38), 2: (0.19, 0.1, 0.28), 3: (0.19, 0.1, 0.23)}
 # What a thing of the world is exchanged for, so that training shows where the world ends.
 _LETTERS = {
-    "0": "OOOQDCU", "1": "ILTJ", "2": "ZSR", "3": "BEJS", "4": "AHY", "5": "SJE", "6": "GCEB", "7": "TZYF",
+    "0": "OOOQDCUo", "1": "ILTJ", "2": "ZSR", "3": "BEJS", "4": "AHY", "5": "SJE", "6": "GCEB", "7": "TZYF?",
     "8": "BSRX", "9": "PQRg",
 }  # fmt: skip
 _ROUND_LETTERS = 0.4  # share of the letters that are like a 0, which fonts tell apart least

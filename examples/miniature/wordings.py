@@ -291,4 +291,18 @@ PATTERNS: dict[str, tuple[str, ...]] = {
         "(I want|I would like|Give me|I need) the <c> of the <w>.",
     ),
     **LATER_PATTERNS,
+    "it_color": (
+        "(What|Which) <c> is (it|this|that|the <obj>|the <pic>|shown)<t>?",
+        "(What|Which|What's the|Which is the|Name the) <c>(|?|.)",
+        "(What is|What's|Tell me|Name|Say) (its <c>|the <c>|the <c> of it|the <c> of the <obj>)(|?|.)",
+        "(What|Which) <c> does (it|this|the <obj>) have<t>?",
+        "<tell> (what|which) <c> (it|this|the <obj>) is(.|?)",
+        "In (what|which) <c> is (it|this|the <obj>) (drawn|painted|filled)<t>?",
+    ),
+    "it_where": (
+        "Where is (it|this|the <obj>)<t>?",
+        "<tell> where (it|the <obj>) is<t>(.|?)",
+        "(In (what|which)|Which|What) (place|part|corner|area) (is|holds) (it|the <obj>)(| in)<t>?",
+        "Where<t>(?|.)",
+    ),
 }  # fmt: skip
