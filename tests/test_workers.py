@@ -156,6 +156,15 @@ def test_a_process_that_was_ended_from_outside_is_replaced() -> None:
         assert Image.from_bytes(png(size=(30 + number, 20))).pixels
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="has no such signals")
+def test_a_process_that_hangs_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Image.from_bytes(png(size=(40, 20))).pixels
+    monkeypatch.setattr(workers, "SILENT_S", 2.0)
+    for child in decoders():
+        os.kill(child.pid, signal.SIGSTOP)
+    assert Image.from_bytes(png(size=(41, 20))).pixels
+
+
 def test_signals_for_the_server_leave_its_decoders_alone() -> None:
     assert Image.from_bytes(png(size=(50, 20))).pixels
     children = decoders()

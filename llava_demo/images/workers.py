@@ -30,6 +30,7 @@ from llava_demo.images.opened import formats
 LIMIT_S = 2.0  # CPU time for reading a header, and for decoding pixels
 QUICK_S = 0.8  # the same at the first try: the pixels of a photo of 12 megapixels take 0.2 to 0.7
 HEADER_PROCESSES, QUICK_PROCESSES, SLOW_PROCESSES = 2, 4, 2
+SILENT_S = 60.0  # wall time after which a worker that does nothing, such as a stopped one, is ended and replaced
 MAX_MEMORY_BYTES = 2 * 2**30  # of a process; the largest picture with transparency takes a third
 
 _LENGTHS = struct.Struct(">II")  # lengths of the JSON and of the bytes after it
@@ -62,7 +63,7 @@ class Decoding:
 
         Raises:
             TookTooLong: it took longer than the limit.
-            InvalidImage, ImageTooLarge: as `header_of` and `pixels_of` raise them; or the decoder crashed.
+            InvalidImage, ImageTooLarge: as `header_of` and `pixels_of` raise them; or the decoder crashed or hung.
             CancelledError: `cancel` was called.
         """
         for _ in range(2):  # a worker may have been killed from outside since its last picture
@@ -163,8 +164,14 @@ class _Worker:
     def ask(self, question: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
         assert self._process.stdin
         assert self._process.stdout
-        _write(self._process.stdin, question, data)
-        return _read(self._process.stdout)
+        guard = threading.Timer(SILENT_S, self.kill)
+        guard.daemon = True
+        guard.start()
+        try:
+            _write(self._process.stdin, question, data)
+            return _read(self._process.stdout)
+        finally:
+            guard.cancel()
 
     def kill(self) -> None:
         self._process.kill()
