@@ -17,7 +17,7 @@ from pictures import encoded, png
 
 from llava_demo.engines import Engine, complete
 from llava_demo.errors import InvalidImage
-from llava_demo.images import Fit, Image, workers
+from llava_demo.images import Fit, Image, ImageLimits, workers
 
 GIVE_UP_S = 60  # of a test on a machine that does other things too
 
@@ -158,11 +158,16 @@ def test_a_process_that_was_ended_from_outside_is_replaced() -> None:
 
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="has no such signals")
 def test_a_process_that_hangs_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert Image.from_bytes(png(size=(40, 20))).pixels
-    monkeypatch.setattr(workers, "SILENT_S", 2.0)
+    monkeypatch.setattr(workers, "SILENT_S", 15.0)  # its replacement has as long to start
+    for number in range(workers.HEADER_PROCESSES):
+        assert workers.header(png(size=(40 + number, 20)), ImageLimits())
     for child in decoders():
         os.kill(child.pid, signal.SIGSTOP)
-    assert Image.from_bytes(png(size=(41, 20))).pixels
+    try:
+        assert workers.header(png(size=(50, 20)), ImageLimits())
+    finally:
+        for child in decoders():
+            os.kill(child.pid, signal.SIGCONT)
 
 
 def test_signals_for_the_server_leave_its_decoders_alone() -> None:
