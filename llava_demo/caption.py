@@ -324,8 +324,10 @@ class Captions:
             words += f"; {len(self.failed)} failed ({why}): {_some(self.failed)}"
         if total is not None and self.done < total:
             return f"{words}; {total - self.done} are left. The same command continues from there."
+        if not self.before:
+            return f"{words}."
         # Names, since those of another folder may be the same.
-        return f"{words}." + f" {self.before} of these names were there before." * bool(self.before)
+        return f"{words}. {self.before} of these names {'was' if self.before == 1 else 'were'} there before."
 
 
 def _some(names: Sequence[str]) -> str:
