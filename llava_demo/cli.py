@@ -148,7 +148,7 @@ def caption(arguments: Sequence[str], program: str) -> int:
     )
     parser.add_argument("--prompt", default=CAPTION_PROMPT, help="what is asked of each picture (default: %(default)s)")
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--out", type=Path, metavar="FILE", help=f".jsonl or .csv (default: {CAPTIONS})")
+    where.add_argument("--out", type=Path, metavar="FILE", help=f".jsonl or .csv (default: {CAPTIONS} here)")
     where.add_argument("--beside", action="store_true", help="write photo.txt beside photo.jpg in place of one file")
     _add_sampling_options(parser, CAPTION_SAMPLING)
     add_options(parser, ("model", "remote", "pictures"))

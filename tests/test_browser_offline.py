@@ -24,7 +24,6 @@ from llava_demo.engines.generate import GenerateEngine
 CIRCLE_AND_SQUARE = Path(__file__).parents[1] / "examples" / "circle-and-square.png"
 RED = {"name": "red.png", "mimeType": "image/png", "buffer": png()}
 SOMETHING = re.compile(r"\S")
-FREED_S = 30.0  # what was held back by the network comes through a busy machine; the answers would take 3 minutes
 MAY_LOG = "Failed to load resource"  # the browser's own words for each request without a network
 
 Open = Callable[..., Tab]
@@ -275,7 +274,7 @@ def test_a_network_that_swallows_everything_and_closes_nothing_is_noticed(
         with cable.silent():
             tab.stop.click()
             expect(tab.notes.last).to_have_text("Stopped")
-        tiny.wait_until(running=0, waiting=0, limit_s=FREED_S)
+        tiny.wait_until_free()
         tab.ask("Tell me another one.")
         expect(tab.answers).to_have_count(2)
         tab.page.evaluate("fetch('health/live')")  # what is sent over a used connection is sent again when that breaks
@@ -287,7 +286,7 @@ def test_a_network_that_swallows_everything_and_closes_nothing_is_noticed(
             lose_patience(tab)
             expect(tab.refusal).to_contain_text("The server cannot be reached.")
             expect(tab.question).to_have_value("And then?")
-        tiny.wait_until(running=0, waiting=0, limit_s=FREED_S)
+        tiny.wait_until_free()
     events = cable.events
     tab.question.press("Enter")
     expect(tab.answers).to_have_count(3)
