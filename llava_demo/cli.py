@@ -299,7 +299,8 @@ def _memory(is_on_gpu: bool) -> str:
     else:
         import psutil  # type: ignore[import-untyped]
 
-        memory = psutil.virtual_memory()
-        free, total = memory.available, memory.total
+        from llava_demo.model.ram import free_ram
+
+        free, total = free_ram(), psutil.virtual_memory().total
         taken, place = psutil.Process().memory_info().rss, "the machine"
     return f"{taken / 2**30:.1f} GB taken, {free / 2**30:.1f} of {total / 2**30:.1f} GB of {place} free"

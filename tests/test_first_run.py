@@ -22,8 +22,8 @@ import torch
 import transformers.models.llava.modeling_llava, transformers.models.clip.modeling_clip
 from llava_demo.__main__ import main
 from llava_demo.engines import checkpoint, load
-from llava_demo.engines.batched import engine, memory
-from llava_demo.model import device, llava, native
+from llava_demo.engines.batched import engine
+from llava_demo.model import device, llava, native, ram
 
 device.SMALL_BYTES = 0  # so that the tiny checkpoint counts as a real one
 native.library()  # compiled once, not by each child
@@ -37,7 +37,7 @@ for line in sys.stdin:  # a start each, in a process of its own that has importe
             x.replace(hub.ENDPOINT, start["url"]) for x in (hub.ENDPOINT, hub.HUGGINGFACE_CO_URL_TEMPLATE)
         )
         if start["free_gb"]:
-            memory.free_ram = lambda: int(start["free_gb"] * 2**30)
+            ram.free_ram = lambda: int(start["free_gb"] * 2**30)
         code = main(["check", *start["options"]])
         sys.stdout.flush(), sys.stderr.flush()
         os._exit(code)

@@ -20,13 +20,12 @@ from safetensors.torch import load_file, save_file
 
 from llava_demo.chat import ChatRequest, Message, SamplingParams
 from llava_demo.engines import Engine, complete, load
-from llava_demo.engines.batched import memory
 from llava_demo.engines.batched.engine import BatchedEngine
 from llava_demo.engines.checkpoint import LLAVA_7B, Checkpoint, chosen_checkpoint
 from llava_demo.engines.generate import GenerateEngine
 from llava_demo.engines.load import load_engine
 from llava_demo.errors import EngineUnavailable
-from llava_demo.model import MINIATURE
+from llava_demo.model import MINIATURE, ram
 from llava_demo.model.device import Hardware
 from llava_demo.settings import Settings
 
@@ -189,7 +188,7 @@ def test_where_batching_cannot_run_generate_answers_and_says_why(
 
 
 def test_with_too_little_memory_generate_answers(tiny_folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "free_ram", lambda: 1000)
+    monkeypatch.setattr(ram, "free_ram", lambda: 1000)
     engine = load_engine(Settings(model=tiny_folder))
     assert isinstance(engine, GenerateEngine)
     assert "one chat takes 528" in engine.info.reasons[-1]

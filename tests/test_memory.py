@@ -6,16 +6,17 @@ import psutil
 import pytest
 from checkpoints import PLAN_INT8
 
-from llava_demo.engines.batched import memory
-from llava_demo.engines.batched.memory import GIB, batch_size, free_ram, gpu_budget, token_bytes
+from llava_demo.engines.batched.memory import GIB, batch_size, gpu_budget, token_bytes
 from llava_demo.errors import EngineUnavailable
+from llava_demo.model import ram
 from llava_demo.model.llava import Llava
+from llava_demo.model.ram import free_ram
 
 
 @pytest.fixture
 def cgroups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(memory, "CGROUPS", tmp_path)
-    monkeypatch.setattr(memory, "OWN_CGROUPS", tmp_path / "own")
+    monkeypatch.setattr(ram, "CGROUPS", tmp_path)
+    monkeypatch.setattr(ram, "OWN_CGROUPS", tmp_path / "own")
     return tmp_path
 
 
@@ -84,7 +85,7 @@ def test_in_8_bits_a_token_takes_an_eighth_of_that_and_its_scales(tiny_folder: s
 
 def test_memory_decides_how_many_chats_there_are(tiny_llava: Llava, monkeypatch: pytest.MonkeyPatch) -> None:
     chat = 16 + 512
-    monkeypatch.setattr(memory, "free_ram", lambda: int(5.5 * chat * token_bytes(tiny_llava) / 0.4))
+    monkeypatch.setattr(ram, "free_ram", lambda: int(5.5 * chat * token_bytes(tiny_llava) / 0.4))
     size, words = batch_size(tiny_llava, None)
     assert size.requests == 5
     assert 5 * chat <= size.tokens <= 5.5 * chat
@@ -93,13 +94,13 @@ def test_memory_decides_how_many_chats_there_are(tiny_llava: Llava, monkeypatch:
 
 
 def test_memory_that_nobody_could_fill_is_left_alone(tiny_llava: Llava, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "free_ram", lambda: 2**50)
+    monkeypatch.setattr(ram, "free_ram", lambda: 2**50)
     size, _ = batch_size(tiny_llava, None)
     assert (size.requests, size.tokens) == (16, 2 * 16 * (16 + 512))
 
 
 def test_too_little_for_one_chat_is_told(tiny_llava: Llava, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "free_ram", lambda: 100 * token_bytes(tiny_llava))
+    monkeypatch.setattr(ram, "free_ram", lambda: 100 * token_bytes(tiny_llava))
     with pytest.raises(EngineUnavailable, match="room for 40 tokens in memory; one chat takes 528"):
         batch_size(tiny_llava, None)
 

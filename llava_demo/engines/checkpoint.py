@@ -92,7 +92,7 @@ def files_of(checkpoint: Checkpoint) -> Path:
 def _automatic(hardware: "Hardware") -> Checkpoint:
     if hardware.has_gpu:
         return _automatic_on_gpu(hardware)
-    from llava_demo.engines.batched.memory import free_ram
+    from llava_demo.model.ram import free_ram
 
     why = hardware.why_no_gpu
     better = f"LLaVA-1.5-7B, too, runs without a GPU, with --model {LLAVA_7B}: {LLAVA_7B_ON_CPU}."

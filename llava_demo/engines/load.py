@@ -99,10 +99,10 @@ def _planned(checkpoint: Checkpoint, hardware: "Hardware", settings: Settings) -
     Raises:
         EngineUnavailable: it is not a checkpoint, or there is too little memory for it; known before a download.
     """
-    from llava_demo.engines.batched.memory import free_ram
     from llava_demo.model.checks import check_config
     from llava_demo.model.device import GIB, Weights, Wishes, bytes_needed, planned
     from llava_demo.model.llava import Llava, config_of
+    from llava_demo.model.ram import free_ram
 
     with _failures_named(checkpoint):
         config = config_of(checkpoint.source, checkpoint.is_local)

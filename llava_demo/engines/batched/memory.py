@@ -1,15 +1,12 @@
 """How many requests are answered at once on this machine: from its free memory to a `BatchSize`."""
 
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
-
-import psutil  # type: ignore[import-untyped]
 import torch
 
 from llava_demo.engines.batched.attention import CacheShape
 from llava_demo.engines.batched.pages import PAGE_TOKENS
 from llava_demo.engines.batched.schedule import BIG_CHUNK, BatchSize
 from llava_demo.errors import EngineUnavailable
+from llava_demo.model import ram
 from llava_demo.model.llava import Llava
 
 GIB = 2**30
@@ -18,12 +15,6 @@ TEXT_AND_ANSWER_TOKENS = 512  # in an ordinary chat, beside its picture
 SHARE_OF_RAM = 0.4  # share of the free memory for the cache; the rest is for the steps, and for other programs
 KEPT_ON_CPU, KEPT_ON_GPU = 1.0, 0.5  # number of earlier chats in the prefix cache, for each chat that may run
 ENCODING_BYTES = GIB  # left free on a GPU for the activations of the vision tower
-CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
-_LIMITS = (  # controller; files of the limit and of what is used; cached files in memory.stat
-    ("", "memory.max", "memory.current", "inactive_file"),  # version 2
-    ("", "memory.high", "memory.current", "inactive_file"),
-    ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),  # version 1
-)
 
 
 def batch_size(llava: Llava, max_concurrent: int | None, gpu_memory: float = 0.85) -> tuple[BatchSize, str]:
@@ -34,7 +25,7 @@ def batch_size(llava: Llava, max_concurrent: int | None, gpu_memory: float = 0.8
     """
     device = llava.model.device
     is_gpu = device.type == "cuda"
-    free, total = torch.cuda.mem_get_info(device) if is_gpu else (free_ram(), 0)
+    free, total = torch.cuda.mem_get_info(device) if is_gpu else (ram.free_ram(), 0)
     budget = gpu_budget(free, total, gpu_memory) if is_gpu else int(free * SHARE_OF_RAM)
     wanted = max_concurrent or (CHATS_ON_GPU if is_gpu else CHATS_ON_CPU)
     each = token_bytes(llava)
@@ -60,38 +51,3 @@ def token_bytes(llava: Llava) -> int:
     """Bytes for one token of a chat: its keys and values in all layers, and its row of features."""
     features: int = llava.model.config.get_text_config().hidden_size * llava.model.dtype.itemsize
     return CacheShape.of(llava.model).token_bytes + features
-
-
-def free_ram() -> int:
-    """Bytes of memory that this process may still take: those of the machine, or of a container with a limit.
-
-    transformers 5.23 asks the machine only, and so plans with memory that a container does not have.
-    """
-    free: int = psutil.virtual_memory().available
-    for group, limit_file, used_file, cached in _cgroups():
-        try:
-            limit = (group / limit_file).read_text().strip()
-            used = int((group / used_file).read_text())
-            stat = (group / "memory.stat").read_text().split()
-        except (OSError, ValueError):
-            continue
-        if limit != "max":
-            freeable = int(stat[stat.index(cached) + 1]) if cached in stat else 0  # cached files
-            free = min(free, int(limit) - used + freeable)
-    return max(free, 0)
-
-
-def _cgroups() -> Iterator[tuple[Path, str, str, str]]:
-    """The folders of this process's control groups and of those around them, with the names of their files.
-
-    A group's own limit may be "max" where one around it has a number, as systemd's and Kubernetes' have (cgroups(7)).
-    """
-    try:
-        own = [line.split(":", 2) for line in OWN_CGROUPS.read_text().splitlines()]
-    except OSError:  # not Linux
-        own = []
-    for controller, *files in _LIMITS:
-        own_paths = [PurePosixPath(path.lstrip("/")) for _, names, path in own if controller in names.split(",")]
-        for folder in {PurePosixPath(), *(each for path in own_paths for each in (path, *path.parents))}:
-            limit, used, cached = files
-            yield CGROUPS / controller / folder, limit, used, cached
